@@ -1,0 +1,69 @@
+# make quickstart   train the quick-start session; again: resume it, or say it is finished
+# make test         every test that needs neither SLURM nor a night
+# make check        format, lint, types, layers, architecture: the same as in CI
+# make nightly      the long tests
+# make clean        remove .venv and caches; runs/ stays
+#
+# PYTHON       the Python (3.10 or newer) that .venv is made from
+# TORCH_INDEX  a package index to take torch from. Many machines' default index serves the
+#              CUDA build, several GB, also where there is no GPU; the small CPU build is at
+#              TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test check format nightly clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+venv: $(STAMP)
+
+# On a machine with a GPU whose Python already has torch, that torch is kept: it fits the
+# driver, which no index knows.
+$(STAMP): pyproject.toml constraints/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "Phaseline needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V). Call make PYTHON=..." >&2; exit 2; }
+	@mkdir -p $(VENV)
+	@if nvidia-smi -L >/dev/null 2>&1 && $(PYTHON) -c 'import torch' 2>/dev/null; then \
+	  echo "A GPU and a torch are here: keeping that torch."; \
+	  $(PYTHON) -m venv --system-site-packages $(VENV); \
+	  grep -v '^torch==' constraints/cpu.txt > $(VENV)/constraints.txt; \
+	else \
+	  $(PYTHON) -m venv $(VENV); \
+	  cp constraints/cpu.txt $(VENV)/constraints.txt; \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(VENV)/constraints.txt torch; \
+	fi
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)
+	@$(VENV)/bin/phaseline launch configs/quickstart.yaml
+
+# Tests that start ranks want both cores for themselves; the others share them.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or slurm or nightly)' tests
+	$(VENV)/bin/pytest -m 'distributed and not (slurm or nightly)' tests
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest -q tests/architecture
+
+format: $(STAMP)
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+
+nightly: $(STAMP)
+	$(VENV)/bin/pytest -m 'nightly and not slurm' --timeout 3600 tests
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""The exception root and its few children.
+
+Every message says what failed, where, what was found and what is allowed, and how to
+mend it. Only the command line maps these classes to exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a session's attempt ended, as `phaseline launch` and batch scripts report it."""
+
+    FINISHED = 0
+    FAILED = 1
+    USAGE = 2
+    GATE = 3
+    NO_PROGRESS = 4
+    STOPPED = 75
+
+
+class PhaselineError(Exception):
+    """Root of every error that Phaseline raises on purpose."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        path: Where in the configuration, as `phases[1].optimizer.lr`.
+        location: File and line, as `configs/a.yaml:31`, or the override's text.
+        problem: What was found and what is allowed.
+        fix: What to write instead.
+    """
+
+    path: str
+    location: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        where = f" ({self.location})" if self.location else ""
+        return f"{self.path or 'configuration'} {self.problem}{where}. {self.fix}"
+
+
+class ConfigurationError(PhaselineError):
+    """The configuration cannot be used. Carries every fault that was found."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = len(self.faults)
+        head = f"{count} fault{'s' if count != 1 else ''} in the configuration:"
+        super().__init__("\n".join([head, *(f"  {fault}" for fault in self.faults)]))
+
+
+class UsageError(PhaselineError):
+    """The command was called with something that it cannot work on."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SessionError(PhaselineError):
+    """The session directory is in a state that does not allow what was asked."""
+
+
+class SessionBusyError(SessionError):
+    """Another process holds the session's lease."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SessionChangedError(SessionError):
+    """The configuration differs from the one that the session was started with."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DataError(PhaselineError):
+    """A data source or a prepared data set cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CheckpointError(PhaselineError):
+    """A checkpoint cannot be written, read or trusted."""
+
+
+class WorldError(PhaselineError):
+    """The ranks do not form the world that was asked for, or one of them is lost."""
+
+
+class EngineError(PhaselineError):
+    """An engine does not do what the configuration says."""
+
+
+class AnomalyError(PhaselineError):
+    """Training went wrong in its numbers, so it was stopped before it could do harm."""
