@@ -1,0 +1,1 @@
+"""Rules that span settings, one function each; `cross_checks` collects them."""

@@ -1,0 +1,63 @@
+"""Sizes of batches against sequences and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from phaseline.config.batch_layout import BatchLayout
+from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.sections import PhaseSection, num_sequences_or_tokens
+from phaseline.errors import ConfigurationError
+
+
+def tokens_are_whole_sequences(place: Place) -> Iterator[Finding]:
+    """A global batch in tokens is a whole number of sequences."""
+    if _is_whole(place.phase):
+        return
+    tokens, length = (
+        num_sequences_or_tokens(place.phase.batch.global_size),
+        place.phase.data.sequence_length,
+    )
+    below, above = tokens // length * length, -(-tokens // length) * length
+    sizes = " or ".join(f"'{size} tokens'" for size in (below, above) if size)
+    yield Finding(
+        place.loc("batch", "global_size"),
+        f"is {place.phase.batch.global_size!r}; it must be a multiple of data.sequence_length, {length}",
+        f"Set it to {sizes}.",
+    )
+
+
+def micro_batch_fits_the_batch(place: Place) -> Iterator[Finding]:
+    """A micro-batch is no larger than the global batch."""
+    if not _is_whole(place.phase):
+        return
+    global_size = place.phase.batch.sequences(place.phase.data.sequence_length)
+    if place.phase.batch.micro_size > global_size:
+        yield Finding(
+            place.loc("batch", "micro_size"),
+            f"is {place.phase.batch.micro_size}, but the global batch has {global_size} sequences",
+            f"Set it to at most {global_size}.",
+        )
+
+
+def batch_spreads_over_the_ranks(place: Place) -> Iterator[Finding]:
+    """Where the number of ranks is given, little of the batch is padding."""
+    per_node = place.config.cluster.processes_per_node
+    if per_node is None or not _is_whole(place.phase):
+        return
+    global_size = place.phase.batch.sequences(place.phase.data.sequence_length)
+    if place.phase.batch.micro_size > global_size:
+        # Said by the rule above.
+        return
+    try:
+        BatchLayout.derive(
+            global_size, place.phase.batch.micro_size, place.config.cluster.nodes * per_node
+        )
+    except ConfigurationError as error:
+        for fault in error.faults:
+            yield Finding(place.loc("batch"), fault.problem, fault.fix)
+
+
+def _is_whole(phase: PhaseSection) -> bool:
+    size = phase.batch.global_size
+    return isinstance(size, int) or num_sequences_or_tokens(size) % phase.data.sequence_length == 0

@@ -1,0 +1,129 @@
+"""A phase against its engine, its data, its evaluation and the phase before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.known import OBJECTIVES, SOURCES
+
+_SHAPE_WORDS = {"text": "text", "pairs": "pairs of prompt and completion"}
+
+
+def zero_stage_has_an_effect(place: Place) -> Iterator[Finding]:
+    """Only DeepSpeed has ZeRO stages."""
+    engine = place.phase.engine
+    if engine.kind == "plain" and "zero_stage" in engine.model_fields_set:
+        yield Finding(
+            place.loc("engine", "zero_stage"),
+            f"is {engine.zero_stage}, which has no effect with the engine plain",
+            "Remove it, or set engine.kind to deepspeed.",
+            unused=True,
+        )
+
+
+def weight_has_an_effect(place: Place) -> Iterator[Finding]:
+    """Only a mixture has shares."""
+    sources = place.phase.data.sources
+    if len(sources) == 1 and "weight" in sources[0].model_fields_set:
+        yield Finding(
+            place.loc("data", "sources", 0, "weight"),
+            f"is {sources[0].weight:g}, which has no effect with a single source",
+            "Remove it, or add another source.",
+            unused=True,
+        )
+
+
+def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
+    """Of what is built in; the user's own tell their shape when they are built."""
+    wanted = OBJECTIVES.get(place.phase.objective)
+    for source_idx, entry in enumerate(place.phase.data.sources):
+        source = SOURCES.get(entry.source)
+        if wanted is None or source is None or source.shape == wanted:
+            continue
+        fitting = " or ".join(name for name, known in SOURCES.items() if known.shape == wanted)
+        yield Finding(
+            place.loc("data", "sources", source_idx, "source"),
+            f"is {entry.source!r}, which gives {_SHAPE_WORDS[source.shape]}, "
+            f"but the objective {place.phase.objective} trains on {_SHAPE_WORDS[wanted]}",
+            f"Use {fitting}, or another objective.",
+        )
+
+
+def inherited_weights_exist(place: Place) -> Iterator[Finding]:
+    """The first phase has nothing to inherit."""
+    inherit = place.phase.inherit
+    is_given = "weights" in inherit.model_fields_set
+    if place.idx == 0 and is_given and inherit.weights == "previous":
+        yield Finding(
+            place.loc("inherit", "weights"),
+            "is 'previous', but the first phase has none before it",
+            "Remove it: the first phase starts from fresh weights.",
+            unused=True,
+        )
+
+
+def kept_optimizer_exists(place: Place) -> Iterator[Finding]:
+    """Optimizer state is kept only for the same weights and optimizer."""
+    if place.phase.inherit.optimizer != "keep":
+        return
+    loc = place.loc("inherit", "optimizer")
+    if place.idx == 0:
+        yield Finding(
+            loc, "is 'keep', but the first phase has none before it", "Set it to reset here."
+        )
+        return
+    if place.phase.inherit.weights == "fresh":
+        yield Finding(
+            loc,
+            "is 'keep' while inherit.weights is 'fresh': the state belongs to other weights",
+            "Set inherit.optimizer to reset, or inherit.weights to previous.",
+        )
+    before = place.config.phases[place.idx - 1].optimizer.name
+    if place.phase.optimizer.name != before:
+        yield Finding(
+            loc,
+            f"is 'keep', but phases[{place.idx - 1}] is trained with {before} and this one "
+            f"with {place.phase.optimizer.name}",
+            "Set it to reset, or use the same optimizer.",
+        )
+
+
+def held_out_prompts_have_pairs(place: Place) -> Iterator[Finding]:
+    """Only pairs have prompts that can be held out."""
+    samples = place.phase.evaluate.samples
+    if samples is None or samples.held_out_prompts == 0:
+        return
+    if OBJECTIVES.get(place.phase.objective) == "text":
+        yield Finding(
+            place.loc("evaluate", "samples", "held_out_prompts"),
+            f"is {samples.held_out_prompts}, but {place.phase.objective} trains on text, "
+            "which has no prompts",
+            "Remove it and list texts to continue in `prompts`; it is for sft.",
+            unused=True,
+        )
+
+
+def samples_have_prompts(place: Place) -> Iterator[Finding]:
+    """Samples continue at least one prompt."""
+    samples = place.phase.evaluate.samples
+    if samples is not None and not samples.prompts and samples.held_out_prompts == 0:
+        yield Finding(
+            place.loc("evaluate", "samples"),
+            "has no effect: it has neither `prompts` nor `held_out_prompts`",
+            "Add for example `prompts: ['def add(a, b):']`, or remove the section.",
+        )
+
+
+def position_ranges_are_inside(place: Place) -> Iterator[Finding]:
+    """Reported positions exist in held-out sequences."""
+    length = place.phase.evaluate.sequence_length or place.phase.data.sequence_length
+    for range_idx, item in enumerate(place.phase.evaluate.position_ranges):
+        first, last = map(int, item.split("-"))
+        if last >= length:
+            inside = f" Set for example {first}-{length - 1}." if first < length else ""
+            yield Finding(
+                place.loc("evaluate", "position_ranges", range_idx),
+                f"is {item!r}, but held-out sequences have the positions 0 to {length - 1}",
+                f"Shorten the range, or raise evaluate.sequence_length.{inside}",
+            )

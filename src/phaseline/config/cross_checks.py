@@ -1,0 +1,110 @@
+"""Runs every rule that spans settings and puts what they find at its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from phaseline.config.checks import batches, model, names, phases, schedules
+from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.sections import Config
+from phaseline.config.tree import Loc, Node, path_text
+from phaseline.errors import Fault
+
+SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    model.model_is_described_once,
+    model.model_config_has_a_type,
+    model.factory_arguments_have_a_factory,
+    model.vocabulary_covers_the_tokenizer,
+    names.model_factory_can_be_found,
+    names.tokenizer_source_is_known,
+    names.phase_names_are_unique,
+    names.exported_phases_exist,
+)
+PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
+    names.objective_is_known,
+    names.sources_are_known,
+    names.optimizer_is_known,
+    names.callbacks_can_be_found,
+    phases.sources_have_the_objective_shape,
+    phases.weight_has_an_effect,
+    model.positions_cover_the_sequences,
+    batches.tokens_are_whole_sequences,
+    batches.micro_batch_fits_the_batch,
+    batches.batch_spreads_over_the_ranks,
+    schedules.wsd_has_a_decay,
+    schedules.decay_has_an_effect,
+    schedules.final_rate_has_an_effect,
+    schedules.inverse_sqrt_has_a_warmup,
+    schedules.warmup_and_decay_fit,
+    schedules.epochs_have_one_source,
+    schedules.intervals_are_in_steps_or_tokens,
+    phases.zero_stage_has_an_effect,
+    phases.inherited_weights_exist,
+    phases.kept_optimizer_exists,
+    phases.held_out_prompts_have_pairs,
+    phases.samples_have_prompts,
+    phases.position_ranges_are_inside,
+)
+
+
+def find_contradictions(config: Config, root: Node, *, is_partial: bool = False) -> list[Fault]:
+    """Applies every rule.
+
+    Args:
+        config: The merged configuration.
+        root: The merged tree, for lines.
+        is_partial: Whether settings that could not be read are left out of `config`; a rule
+            that needs one of them then says nothing.
+    """
+    findings = list(_apply_rules(config, is_partial=is_partial))
+    findings = [
+        finding for finding in findings if not _is_default_of_others(finding, findings, root)
+    ]
+    return _locate(findings, root)
+
+
+def _apply_rules(config: Config, *, is_partial: bool) -> Iterator[Finding]:
+    # What is left out of a section raises AttributeError when it is looked at.
+    forgiven = AttributeError if is_partial else ()
+    for rule in SESSION_RULES:
+        try:
+            yield from list(rule(config))
+        except forgiven:
+            continue
+    for idx, phase in enumerate(getattr(config, "phases", ()) if is_partial else config.phases):
+        for phase_rule in PHASE_RULES:
+            try:
+                yield from list(phase_rule(Place(config, idx, phase)))
+            except forgiven:
+                continue
+
+
+def _is_default_of_others(finding: Finding, findings: list[Finding], root: Node) -> bool:
+    """Whether a setting without effect comes from `defaults` and has one in another phase."""
+    node = root.find(finding.loc)
+    if not finding.unused or node is None or node.origin[:1] != ("defaults",):
+        return False
+    num_phases = len((root.find(("phases",)) or root).items or ())
+    heirs = [
+        ("phases", idx, *finding.loc[2:])
+        for idx in range(num_phases)
+        if root.origin_of(("phases", idx, *finding.loc[2:])) == node.origin
+    ]
+    without_effect = {other.loc for other in findings if other.unused}
+    return any(loc not in without_effect for loc in heirs)
+
+
+def _locate(findings: list[Finding], root: Node) -> list[Fault]:
+    """Faults with file and line; what is wrong with a default in several phases is said once."""
+    groups: dict[tuple[Loc, str, str], list[Finding]] = {}
+    for finding in findings:
+        origin = root.origin_of(finding.loc)
+        groups.setdefault((origin, finding.problem, finding.fix), []).append(finding)
+    faults = []
+    for (origin, problem, fix), members in groups.items():
+        loc = members[0].loc
+        location = (root.find(loc) or root.nearest(loc)).location
+        is_default_of_one = origin[0] != loc[0] and len(members) == 1
+        path = path_text(loc if is_default_of_one else origin)
+        faults.append(Fault(path, location, problem, fix))
+    return faults

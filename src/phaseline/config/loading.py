@@ -1,0 +1,87 @@
+"""Reads a session file into a configuration, or says everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from phaseline.config.cross_checks import find_contradictions
+from phaseline.config.faults import faults_of
+from phaseline.config.merging import merge_defaults
+from phaseline.config.overrides import apply_overrides
+from phaseline.config.partial import partial_config
+from phaseline.config.sections import Config
+from phaseline.config.tree import Node
+from phaseline.config.yaml_reading import read_file
+from phaseline.errors import ConfigurationError, Fault
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration and where it belongs.
+
+    Attributes:
+        config: The whole session, `defaults` merged into the phases.
+        session_dir: The session directory.
+        source: The file it was read from.
+    """
+
+    config: Config
+    session_dir: Path
+    source: Path
+
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, session_dir: Path | None = None
+) -> LoadedConfig:
+    """Reads, merges and checks a session file.
+
+    Args:
+        path: The YAML file.
+        overrides: Each `path=value`, as `phases[pretrain].optimizer.lr=1e-3`.
+        session_dir: The session directory; None: `<session.root>/<session.name>`.
+
+    Raises:
+        ConfigurationError: The file cannot be used; every fault that was found.
+    """
+    path = Path(path)
+    root, faults_of_overrides = apply_overrides(read_file(path), overrides)
+    root, faults_of_defaults = merge_defaults(root)
+    config, faults = _validate(root)
+    faults = [*faults_of_overrides, *faults_of_defaults, *faults]
+    if faults or config is None:
+        raise ConfigurationError(_in_file_order(faults))
+    directory = session_dir or Path(config.session.root) / config.session.name
+    return LoadedConfig(config=config, session_dir=Path(directory), source=path)
+
+
+def _validate(root: Node) -> tuple[Config | None, list[Fault]]:
+    """The configuration, and all that speaks against it."""
+    plain = root.plain()
+    try:
+        # Strict, and through JSON: there a list is what a tuple is given as, a text is no
+        # number, and true is no 1.
+        config = Config.model_validate_json(json.dumps(plain), strict=True)
+    except ValidationError as error:
+        faults = faults_of(error, root)
+        partial = partial_config(plain)
+        if partial is not None:
+            faults += find_contradictions(partial, root, is_partial=True)
+        return None, faults
+    return config, find_contradictions(config, root)
+
+
+def _in_file_order(faults: list[Fault]) -> list[Fault]:
+    """By line, as one goes through the file to mend it; overrides come last."""
+
+    def line_of(fault: Fault) -> float:
+        line = fault.location.rpartition(":")[2]
+        is_override = fault.location.startswith("-o ")
+        return int(line) if line.isdigit() and not is_override else math.inf
+
+    return sorted(faults, key=line_of)

@@ -1,0 +1,425 @@
+"""What a session file may say: one frozen model per section, unknown keys refused.
+
+Nothing here imports torch. Rules that span sections live in `cross_checks.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from phaseline.config.tree import found_text
+from phaseline.units import Duration
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about keys, no silent conversion of kinds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SessionSection(Section):
+    """Who this session is."""
+
+    name: str = Field(
+        examples=["quickstart"],
+        description="The session's name; its directory is `<root>/<name>`.",
+    )
+    root: str = Field("runs", description="Folder that holds session directories.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, examples=["0"], description="Seed of weights, data order and dropout."
+    )
+    notes: str = Field("", description="Free text for people; may change at any time.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, value: str) -> str:
+        return require_name(value)
+
+
+class ModelSection(Section):
+    """Which model is trained: exactly one of `config` and `factory`."""
+
+    config: dict[str, Any] | None = Field(
+        None,
+        examples=["{model_type: llama, hidden_size: 128}"],
+        description="A transformers configuration: `model_type` and its fields, as `hidden_size`. "
+        "The vocabulary size comes from the tokenizer unless it is given.",
+    )
+    factory: str | None = Field(
+        None,
+        examples=["my_package.models:build"],
+        description="`module:attribute` of a function `(vocab_size: int, **arguments) -> torch.nn.Module`.",
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for `factory`."
+    )
+
+
+class TrainTokenizer(Section):
+    """A byte-level BPE tokenizer that is trained on a source and cached."""
+
+    source: str = Field(
+        examples=["python_stdlib"], description="Data source whose text it is trained on."
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
+    vocab_size: int = Field(4096, ge=260, le=1_000_000, description="Entries in the vocabulary.")
+
+
+class TokenizerSection(Section):
+    """How text becomes tokens: `train`, or plain bytes if it is absent."""
+
+    train: TrainTokenizer | None = Field(
+        None, description="Train a byte-level BPE and cache it; null: one token per byte."
+    )
+
+
+class SourceSection(Section):
+    """One source of samples and its share of the mixture."""
+
+    source: str = Field(
+        examples=["python_stdlib"], description="Registered name or `module:attribute`."
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
+    weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the others.")
+
+
+class DataSection(Section):
+    """What a phase trains on."""
+
+    sources: tuple[SourceSection, ...] = Field(
+        min_length=1,
+        examples=["[{source: python_stdlib}]"],
+        description="The mixture. `source: NAME` with `arguments` stands for a single one.",
+    )
+    sequence_length: int = Field(ge=8, examples=["256"], description="Tokens per sequence.")
+    held_out_frac: float = Field(
+        0.02, gt=0, lt=1, description="Share of the documents that is only ever validated on."
+    )
+
+
+class BatchSection(Section):
+    """Sizes of batches; accumulation is derived from them and the world size."""
+
+    global_size: int | str = Field(
+        examples=["32"],
+        json_schema_extra={"allowed": "a number of sequences, or of tokens as '8192 tokens'"},
+        description="Sequences per optimizer step over all ranks, or `'8192 tokens'`, "
+        "a multiple of the sequence length. Never changes with the world size.",
+    )
+    micro_size: Positive = Field(examples=["8"], description="Sequences per forward pass and rank.")
+
+    # Plain, because a union would report one fault per member.
+    @field_validator("global_size", mode="plain")
+    @classmethod
+    def _global_size_is_a_size(cls, value: object) -> int | str:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        is_tokens = isinstance(value, str) and _TOKENS_PATTERN.fullmatch(value)
+        if not is_number and not is_tokens:
+            raise ValueError(
+                f"is {found_text(value)}; it must be a number of sequences, "
+                "or of tokens as '8192 tokens'"
+            )
+        assert isinstance(value, (int, str))
+        if num_sequences_or_tokens(value) < 1:
+            raise ValueError(f"is {found_text(value)}; it must be at least 1")
+        return value
+
+    def sequences(self, sequence_length: int) -> int:
+        """Sequences per optimizer step over all ranks."""
+        number = num_sequences_or_tokens(self.global_size)
+        return number if isinstance(self.global_size, int) else number // sequence_length
+
+
+class OptimizerSection(Section):
+    """The update rule, its peak learning rate and the parameter groups."""
+
+    name: str = Field("adamw", description="adamw, sgd, lion, or `module:attribute`.")
+    lr: float = Field(gt=0, examples=["3e-4"], description="Peak learning rate.")
+    weight_decay: float = Field(0.1, ge=0, description="For parameters that are decayed.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of the optimizer, as `betas`."
+    )
+    no_decay: tuple[str, ...] = Field(
+        (r"bias$", r"norm", r"(^|\.)ln"),
+        examples=["['bias$', norm]"],
+        description="Parameters whose name matches one of these regular expressions "
+        "(searched, lower case) are not decayed.",
+    )
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="Gradients are scaled to at most this norm; null: not clipped."
+    )
+
+    @field_validator("no_decay")
+    @classmethod
+    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return require_patterns(value)
+
+
+class ScheduleSection(Section):
+    """The learning rate as a function of the update number."""
+
+    name: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"] = Field(
+        "cosine", description="Shape after warm-up."
+    )
+    warmup: Duration | None = Field(
+        None, examples=["20 steps"], description="Linear warm-up from 0; null: none."
+    )
+    decay: Duration | None = Field(
+        None,
+        examples=["100 steps"],
+        description="Length of the final decay; wsd only, there required.",
+    )
+    final_lr_frac: Fraction = Field(
+        0.1, description="Last learning rate over peak; for linear, cosine and wsd."
+    )
+
+
+class TrainableSection(Section):
+    """Which parameters a phase trains."""
+
+    freeze: tuple[str, ...] = Field(
+        (),
+        examples=["[embed_tokens]"],
+        description="Parameters whose name matches one of these expressions are frozen.",
+    )
+
+    @field_validator("freeze")
+    @classmethod
+    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return require_patterns(value)
+
+
+class EngineSection(Section):
+    """What runs underneath the loop."""
+
+    kind: Literal["plain", "deepspeed"] = Field(
+        "deepspeed", description="plain: accelerate alone; deepspeed: ZeRO."
+    )
+    zero_stage: Literal[1, 2] = Field(1, description="ZeRO stage; deepspeed only.")
+
+
+class InheritSection(Section):
+    """What a phase takes over from the one before."""
+
+    weights: Literal["previous", "fresh"] = Field(
+        "previous", description="Weights from the previous phase (fresh in the first phase)."
+    )
+    optimizer: Literal["reset", "keep"] = Field(
+        "reset", description="Optimizer state: started anew, or kept from the previous phase."
+    )
+
+
+class SamplesSection(Section):
+    """Text generated at the end of a phase."""
+
+    prompts: tuple[str, ...] = Field(
+        (), examples=["['def add(a, b):']"], description="Texts to continue."
+    )
+    held_out_prompts: int = Field(
+        0, ge=0, description="So many prompts of the held-out pairs as well (sft only)."
+    )
+    max_new_tokens: Positive = Field(96, description="Tokens generated per prompt.")
+    temperature: float = Field(0.0, ge=0, description="0: the most likely token each time.")
+    check: Literal["none", "python"] = Field(
+        "none", description="python: records the share of samples that `ast.parse` accepts."
+    )
+
+
+class EvaluateSection(Section):
+    """Validation on held-out data."""
+
+    every: Duration | None = Field(
+        None,
+        examples=["100 steps"],
+        description="Interval in steps or tokens; null: never between.",
+    )
+    at_start: bool = Field(False, description="Also before the first step of the phase.")
+    micro_size: Positive | None = Field(
+        None, examples=["8"], description="Sequences per forward; null: the batch's."
+    )
+    sequence_length: int | None = Field(
+        None,
+        ge=8,
+        examples=["256"],
+        description="Tokens per held-out sequence; null: the phase's own.",
+    )
+    max_sequences: Positive | None = Field(
+        None,
+        examples=["256"],
+        description="At most so many held-out sequences, spread evenly; null: all.",
+    )
+    position_ranges: tuple[str, ...] = Field(
+        (),
+        examples=["[0-255, 512-1023]"],
+        description="Also report the loss at these positions, as `512-1023`.",
+    )
+    samples: SamplesSection | None = Field(
+        None, description="Generate text at the end of the phase."
+    )
+
+    @field_validator("position_ranges")
+    @classmethod
+    def _ranges_are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            match = re.fullmatch(r"(\d+)-(\d+)", item)
+            if match is None or int(match[1]) > int(match[2]):
+                raise ValueError(f"holds {item!r}; each must be as '512-1023', first to last")
+        return value
+
+
+class CheckpointSection(Section):
+    """When state is saved. The end of a phase is always saved."""
+
+    every: Duration | None = Field(
+        None,
+        examples=["100 steps"],
+        description="Interval in steps or tokens; null: never between.",
+    )
+    keep_last: int = Field(
+        2, ge=2, examples=["2"], description="Checkpoints kept per phase, besides its last."
+    )
+
+
+class PhaseSection(Section):
+    """One phase of training."""
+
+    name: str = Field(
+        examples=["pretrain"], description="Unique; names its folder and its metrics."
+    )
+    objective: str = Field(
+        examples=["causal_lm"], description="causal_lm, sft, or `module:attribute`."
+    )
+    duration: Duration = Field(examples=["400 steps"], description="How long it trains.")
+    data: DataSection = Field(
+        examples=["{source: python_stdlib, sequence_length: 256}"],
+        description="What it trains on.",
+    )
+    batch: BatchSection = Field(
+        examples=["{global_size: 32, micro_size: 8}"], description="Sizes of its batches."
+    )
+    optimizer: OptimizerSection = Field(
+        examples=["{name: adamw, lr: 3e-4}"], description="Its update rule."
+    )
+    schedule: ScheduleSection = ScheduleSection()
+    trainable: TrainableSection = TrainableSection()
+    engine: EngineSection = EngineSection()
+    inherit: InheritSection = InheritSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    callbacks: tuple[str, ...] = Field(
+        (),
+        examples=["[my_package.callbacks:Gauge]"],
+        description="Callbacks of your own, each `module:attribute`, called in this order.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, value: str) -> str:
+        return require_name(value)
+
+
+class WandbSection(Section):
+    """The wandb run that the session feeds."""
+
+    mode: Literal["offline", "online", "disabled"] = Field("offline", description="As wandb's own.")
+    project: str = Field("phaseline", description="Project the run belongs to.")
+    entity: str | None = Field(
+        None, examples=["my-team"], description="Team or user; null: wandb's default."
+    )
+    group: str | None = Field(None, examples=["ablations"], description="Group of runs.")
+    tags: tuple[str, ...] = Field((), examples=["[baseline]"], description="Tags of the run.")
+
+
+class TrackingSection(Section):
+    """What is recorded and shown."""
+
+    interval_steps: Positive = Field(
+        10, description="Steps between two readings of the metrics; every step is recorded."
+    )
+    console: Literal["auto", "rich", "plain", "off"] = Field(
+        "auto", description="auto: rich on a terminal, else one plain line per interval."
+    )
+    plain_interval_s: float = Field(10.0, gt=0, description="Least seconds between plain lines.")
+    wandb: WandbSection = WandbSection()
+
+
+class ResilienceSection(Section):
+    """How failure is met."""
+
+    max_skipped_steps: Positive = Field(5, description="Skipped steps in a row that stop the run.")
+    start_timeout_s: float = Field(300.0, gt=0, description="Longest wait for all ranks to meet.")
+    collective_timeout_s: float = Field(1800.0, gt=0, description="Longest collective.")
+
+
+class ClusterSection(Section):
+    """The shape of the machine. No hyper-parameters."""
+
+    nodes: Positive = Field(1, description="Machines.")
+    processes_per_node: Positive | None = Field(
+        None, examples=["2"], description="Ranks per node; null: one per GPU, or 1 without a GPU."
+    )
+
+
+class ExportSection(Section):
+    """What finalization leaves for others."""
+
+    phases: tuple[str, ...] = Field(
+        (),
+        examples=["[instruct]"],
+        description="Phases whose last weights become a Hugging Face folder under exports/.",
+    )
+
+
+class Config(Section):
+    """A whole session, `defaults` already merged into the phases."""
+
+    session: SessionSection = Field(
+        examples=["{name: quickstart}"], description="Who this session is."
+    )
+    model: ModelSection = Field(
+        examples=["{config: {model_type: llama, hidden_size: 128}}"],
+        description="Which model is trained.",
+    )
+    tokenizer: TokenizerSection = TokenizerSection()
+    phases: tuple[PhaseSection, ...] = Field(
+        min_length=1, description="What is trained, one after the other."
+    )
+    tracking: TrackingSection = TrackingSection()
+    resilience: ResilienceSection = ResilienceSection()
+    cluster: ClusterSection = ClusterSection()
+    export: ExportSection = ExportSection()
+
+
+def num_sequences_or_tokens(global_size: int | str) -> int:
+    """The number in a global batch size, whichever its unit is."""
+    if isinstance(global_size, int):
+        return global_size
+    return int(global_size.removesuffix(" tokens").replace("_", ""))
+
+
+def require_name(value: str) -> str:
+    """Raises ValueError unless the value can name a folder on every system."""
+    if NAME_PATTERN.fullmatch(value) is None or len(value) > 64:
+        raise ValueError(
+            f"is {value!r}; it must be 1 to 64 lower-case letters, digits, '-' and '_', "
+            "and begin with a letter or digit"
+        )
+    return value
+
+
+def require_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError unless every item is a regular expression."""
+    for item in value:
+        try:
+            re.compile(item)
+        except re.error as error:
+            raise ValueError(f"holds {item!r}, which is no regular expression: {error}") from None
+    return value

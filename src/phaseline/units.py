@@ -1,0 +1,108 @@
+"""Quantities with their unit: durations of training.
+
+A duration is written as a number and a unit: `400 steps`, `5M tokens`, `2 epochs`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+Unit = Literal["steps", "tokens", "epochs"]
+
+DURATION_FORM = "a number and a unit, as '400 steps', '5M tokens' or '2 epochs'"
+"""What a duration may be, for messages."""
+
+# The scale is matched lazily: the `t` of `100 tokens` is none.
+_PATTERN = re.compile(
+    r"\s*(?P<number>[0-9][0-9_,]*(?:\.[0-9]+)?)\s*"
+    r"(?P<scale>[kKmMbBgGtT]??)\s*(?P<unit>[a-zA-Z]+)\s*"
+)
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_UNITS: dict[str, Unit] = {
+    "step": "steps",
+    "steps": "steps",
+    "token": "tokens",
+    "tokens": "tokens",
+    "epoch": "epochs",
+    "epochs": "epochs",
+}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training. Steps are optimizer steps; epochs may be fractions.
+
+    Attributes:
+        value: The number, in `unit`; a whole number for steps and tokens.
+        unit: `steps`, `tokens` or `epochs`.
+    """
+
+    value: float
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Reads `400 steps`, `5M tokens`, `1.5 epochs`.
+
+        Raises:
+            ValueError: The text is no duration; the message says what is allowed.
+        """
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"is {text!r}; it must be {DURATION_FORM}")
+        unit = _UNITS.get(match["unit"].lower())
+        if unit is None:
+            raise ValueError(
+                f"is {text!r}, whose unit {match['unit']!r} is unknown; it must be {DURATION_FORM}"
+            )
+        # Decimal, because 4.35 * 100 is less than 435 in binary.
+        number = Decimal(match["number"].replace("_", "").replace(",", ""))
+        value = number * _SCALES[match["scale"].lower()]
+        if value <= 0:
+            raise ValueError(f"is {text!r}; it must be greater than 0")
+        if unit != "epochs" and value != value.to_integral_value():
+            raise ValueError(f"is {text!r}; {unit} must be a whole number")
+        return cls(float(value), unit)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back as the same duration."""
+        whole = int(self.value)
+        number = str(whole) if whole == self.value else format(Decimal(repr(self.value)), "f")
+        return f"{number} {self.unit}"
+
+    def steps(self, *, tokens_per_step: int, steps_per_epoch: float) -> int:
+        """Optimizer steps that cover this duration, rounded up, at least 1.
+
+        Args:
+            tokens_per_step: Tokens that one optimizer step consumes.
+            steps_per_epoch: Optimizer steps in one pass over the data.
+        """
+        exact = {
+            "steps": self.value,
+            "tokens": self.value / tokens_per_step,
+            "epochs": self.value * steps_per_epoch,
+        }[self.unit]
+        # An exact multiple may come out a hair above the whole number in floating point.
+        return max(1, -int(-(exact - 1e-9) // 1))
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        def validate(value: object) -> Duration:
+            if isinstance(value, Duration):
+                return value
+            if isinstance(value, str):
+                return cls.parse(value)
+            found = "null" if value is None else repr(value)
+            raise ValueError(f"is {found}; it must be {DURATION_FORM}")
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.to_string_ser_schema()
+        )

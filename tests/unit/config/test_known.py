@@ -1,0 +1,70 @@
+"""What is known without an import agrees with what is there."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from ruamel.yaml import YAML
+
+from phaseline.config.known import BYTES_VOCAB_SIZE, OBJECTIVES, OPTIMIZERS, SOURCES, Argument
+
+_ARGUMENTS = [
+    (owner, name, argument)
+    for owners in (OPTIMIZERS.items(), ((key, source.arguments) for key, source in SOURCES.items()))
+    for owner, arguments in owners
+    for name, argument in arguments.items()
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "argument"), _ARGUMENTS)
+def test_argument_accepts_its_example_when_read_as_yaml(
+    owner: str, name: str, argument: Argument
+) -> None:
+    example = YAML(typ="safe", pure=True).load(argument.example)
+    assert argument.accepts(example)
+    assert not argument.accepts(None)
+    assert not argument.accepts("3")
+
+
+def test_sources_agree_with_the_registry_when_compared() -> None:
+    from phaseline.data.sources.registry import BUILT_IN
+
+    assert set(BUILT_IN) == set(SOURCES)
+    for name, factory in BUILT_IN.items():
+        parameters = inspect.signature(factory).parameters
+        assert set(parameters) == set(SOURCES[name].arguments)
+        assert getattr(factory, "shape", None) == SOURCES[name].shape
+        for parameter in parameters.values():
+            is_required = parameter.default is inspect.Parameter.empty
+            assert SOURCES[name].arguments[parameter.name].required == is_required
+
+
+def test_optimizers_agree_with_what_is_built_when_given_every_argument() -> None:
+    import torch
+
+    from phaseline.config.sections import OptimizerSection
+    from phaseline.models.optimizers import build_optimizer
+
+    examples = {"dampening": "0.0"}
+    for name, arguments in OPTIMIZERS.items():
+        values = {
+            key: YAML(typ="safe", pure=True).load(examples.get(key, argument.example))
+            for key, argument in arguments.items()
+        }
+        section = OptimizerSection(name=name, lr=0.1, arguments=values)
+        built = build_optimizer(torch.nn.Linear(2, 2), section, device=torch.device("cpu"))
+        assert set(values) <= set(built.param_groups[0])
+
+
+def test_objectives_agree_with_what_is_built_when_named() -> None:
+    from phaseline.objectives.build import build_objective
+
+    for name in OBJECTIVES:
+        assert build_objective(name, path="objective").name == name
+
+
+def test_bytes_vocabulary_agrees_with_the_tokenizer_when_untrained() -> None:
+    from phaseline.data.tokenizer import Tokenizer
+
+    assert Tokenizer.of_bytes().vocab_size == BYTES_VOCAB_SIZE

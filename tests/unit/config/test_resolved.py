@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phaseline.config.loading import load_config
+from phaseline.config.resolved import differences, fingerprint, from_yaml, to_yaml
+from phaseline.config.sections import Config, ModelSection
+from phaseline.errors import SessionError
+from unit.config.session_text import load
+
+_CONFIGS = Path(__file__).parents[3] / "configs"
+_TINY = load_config(_CONFIGS / "tiny.yaml").config
+_TEXTS = st.text("ayno01eE.+-_~ :#'\"\\[]{}&*!|>%@`,?=<\n\té漢\U0001f600", max_size=8)
+_SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["null", "no", "1e5", "0x1", "2026-01-31", "<<", "=", "---"]),
+    _TEXTS,
+)
+_VALUES = st.one_of(
+    _SCALARS,
+    st.lists(_SCALARS, max_size=3),
+    st.dictionaries(_TEXTS, _SCALARS, max_size=3),
+)
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "tiny.yaml"])
+def test_from_yaml_reads_the_same_when_written_by_to_yaml(name: str) -> None:
+    config = load_config(_CONFIGS / name).config
+    assert from_yaml(to_yaml(config)) == config
+    assert to_yaml(from_yaml(to_yaml(config))) == to_yaml(config)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(_TEXTS, _VALUES, max_size=3))
+def test_from_yaml_reads_the_same_when_model_config_is_any(values: dict[str, object]) -> None:
+    config = Config(**{**dict(_TINY), "model": ModelSection(config=values)})
+    assert from_yaml(to_yaml(config)) == config
+
+
+def test_from_yaml_says_so_when_text_is_no_configuration() -> None:
+    with pytest.raises(SessionError, match=r"config\.yaml of the session is no configuration"):
+        from_yaml("session: {}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "session.notes=hello",
+        "session.root=/elsewhere",
+        "session.name=other",
+        "tracking.interval_steps=3",
+        "resilience.max_skipped_steps=9",
+        "cluster.processes_per_node=2",
+        "export.phases=[first]",
+        "phases[0].checkpoint.every=5 steps",
+    ],
+)
+def test_fingerprint_stays_when_no_number_changes(tmp_path: Path, override: str) -> None:
+    assert fingerprint(load(tmp_path, override)) == fingerprint(load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "session.seed=1",
+        "model.config.hidden_size=8",
+        "phases[1].optimizer.lr=1",
+        "phases[0].evaluate.max_sequences=3",
+        "tokenizer.train.source=python_stdlib",
+    ],
+)
+def test_fingerprint_changes_when_a_number_does(tmp_path: Path, override: str) -> None:
+    assert fingerprint(load(tmp_path, override)) != fingerprint(load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "text", "safe"),
+    [
+        ("session.notes=x", "session.notes", '"" -> "x"', True),
+        ("session.root=x", "session.root", '"runs" -> "x"', True),
+        ("session.seed=4", "session.seed", "0 -> 4", False),
+        ("session.name=x", "session.name", '"test" -> "x"', False),
+        ("model.config.hidden_size=8", "model.config.hidden_size", "(absent) -> 8", False),
+        ("tracking.console=off", "tracking.console", '"auto" -> "off"', True),
+        ("cluster.nodes=2", "cluster.nodes", "1 -> 2", True),
+        ("phases[0].optimizer.lr=1", "phases[0].optimizer.lr", "0.0003 -> 1.0", False),
+        ("phases[0].checkpoint.keep_last=5", "phases[0].checkpoint.keep_last", "2 -> 5", True),
+        ("phases[0].evaluate.at_start=true", "phases[0].evaluate.at_start", "false -> true", False),
+        ("phases[1].optimizer.lr=1", "phases[1].optimizer.lr", "0.0001 -> 1.0", True),
+        ("phases[1].name=later", "phases[1].name", '"second" -> "later"', True),
+    ],
+)
+def test_differences_tell_what_is_safe_when_first_phase_has_begun(
+    tmp_path: Path, override: str, path: str, text: str, safe: bool
+) -> None:
+    (found,) = differences(load(tmp_path), load(tmp_path, override), ["first"])
+    assert found.path == path
+    assert str(found) == f"{path}: {text}"
+    assert found.safe is safe
+
+
+def test_differences_are_none_when_configurations_are_equal(tmp_path: Path) -> None:
+    assert differences(load(tmp_path), load(tmp_path), ["first", "second"]) == []
+
+
+def test_differences_are_safe_when_phases_are_appended(tmp_path: Path) -> None:
+    two = load(tmp_path)
+    one = Config(**{**dict(two), "phases": two.phases[:1]})
+    appended = differences(one, two, ["first"])
+    assert appended
+    assert all(difference.safe for difference in appended)
+
+
+def test_differences_are_unsafe_when_a_begun_phase_moves(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    turned = Config(**{**dict(config), "phases": config.phases[::-1]})
+    assert not all(difference.safe for difference in differences(config, turned, ["first"]))
+
+
+def test_differences_are_unsafe_when_a_begun_phase_is_removed(tmp_path: Path) -> None:
+    two = load(tmp_path)
+    one = Config(**{**dict(two), "phases": two.phases[:1]})
+    assert all(difference.safe for difference in differences(two, one, ["first"]))
+    removed = differences(two, one, ["first", "second"])
+    assert not any(difference.safe for difference in removed if "checkpoint" not in difference.path)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phaseline.units import Duration
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("400 steps", 400, "steps"),
+        ("1 step", 1, "steps"),
+        ("5M tokens", 5_000_000, "tokens"),
+        ("1_500 tokens", 1500, "tokens"),
+        ("1,500 tokens", 1500, "tokens"),
+        ("100 tokens", 100, "tokens"),
+        ("2k steps", 2000, "steps"),
+        ("1.1M tokens", 1_100_000, "tokens"),
+        ("0.3B tokens", 300_000_000, "tokens"),
+        ("2T tokens", 2 * 10**12, "tokens"),
+        ("2 epochs", 2, "epochs"),
+        (" 1.5  Epochs ", 1.5, "epochs"),
+    ],
+)
+def test_parse_reads_number_and_unit_when_text_is_a_duration(
+    text: str, value: float, unit: str
+) -> None:
+    assert Duration.parse(text) == Duration(value, unit)  # type: ignore[arg-type]  # from the table
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("400", "is '400'; it must be a number and a unit, as '400 steps'"),
+        ("", "is ''; it must be a number and a unit"),
+        ("-4 steps", "is '-4 steps'; it must be a number and a unit"),
+        ("four steps", "is 'four steps'; it must be"),
+        ("4 stpes", "is '4 stpes', whose unit 'stpes' is unknown"),
+        ("0 steps", "is '0 steps'; it must be greater than 0"),
+        ("1.5 steps", "is '1.5 steps'; steps must be a whole number"),
+        ("1.23456k tokens", "tokens must be a whole number"),
+    ],
+)
+def test_parse_says_what_is_allowed_when_text_is_none(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Duration.parse(text)
+
+
+@given(st.integers(1, 10**15), st.sampled_from(["steps", "tokens", "epochs"]))
+def test_str_parses_back_when_value_is_whole(value: int, unit: str) -> None:
+    duration = Duration.parse(f"{value} {unit}")
+    assert Duration.parse(str(duration)) == duration
+
+
+@given(st.floats(1e-9, 1e9))
+def test_str_parses_back_when_epochs_are_fractional(value: float) -> None:
+    duration = Duration(value, "epochs")
+    assert Duration.parse(str(duration)) == duration
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("7 steps", 7),
+        ("1024 tokens", 2),
+        ("1025 tokens", 3),
+        ("1 token", 1),
+        ("1.5 epochs", 15),
+        ("0.01 epochs", 1),
+        ("0.3 epochs", 3),
+    ],
+)
+def test_steps_round_up_when_duration_is_no_multiple(text: str, steps: int) -> None:
+    assert Duration.parse(text).steps(tokens_per_step=512, steps_per_epoch=10.0) == steps
