@@ -1,0 +1,1 @@
+"""The session directory: layout, attempts, lease, records, and reading them. No torch."""

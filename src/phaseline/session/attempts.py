@@ -1,0 +1,147 @@
+"""One start of a session: its number, what it stood on, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from phaseline.errors import ExitCode, SessionError
+from phaseline.session.files import fsync_folder, read_json, write_json, write_json_once
+from phaseline.session.layout import AttemptLayout, SessionLayout
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended on purpose.
+
+    Attributes:
+        code: The exit code that the command reports.
+        reason: Why, for people.
+        time: Unix time, seconds.
+    """
+
+    code: ExitCode
+    reason: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What an attempt stood on when it began.
+
+    Attributes:
+        checkpoints: Checkpoints that it trusts, as paths relative to the session directory.
+        resumed_from: The one of them that it went on from; None if it began anew.
+        committed: (attempt, records) pairs in order: the metrics that this one stands on.
+    """
+
+    checkpoints: tuple[str, ...]
+    resumed_from: str | None
+    committed: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """The failure of a rank.
+
+    Attributes:
+        rank: The rank that failed.
+        host: Where it ran.
+        phase: The phase at hand, if there was one.
+        step: Completed steps of that phase.
+        kind: The exception's class.
+        message: The exception's text.
+        traceback: Where it came from.
+        consequence: Whether the rank only failed because another was gone.
+        time: Unix time, seconds.
+    """
+
+    rank: int
+    host: str
+    phase: str | None
+    step: int | None
+    kind: str
+    message: str
+    traceback: str
+    consequence: bool
+    time: float
+
+
+def take_attempt(layout: SessionLayout) -> AttemptLayout:
+    """Makes the folder of a new attempt; making it is what takes the number."""
+    layout.attempts_dir.mkdir(parents=True, exist_ok=True)
+    while True:
+        attempt = layout.attempt(max(layout.attempt_numbers(), default=0) + 1)
+        try:
+            attempt.dir.mkdir()
+        except FileExistsError:
+            continue  # another process took this number
+        fsync_folder(layout.attempts_dir)
+        return attempt
+
+
+def write_outcome(attempt: AttemptLayout, outcome: Outcome) -> None:
+    """Records how the attempt ended."""
+    write_json(attempt.outcome_file, asdict(outcome))
+
+
+def read_outcome(attempt: AttemptLayout) -> Outcome | None:
+    """Returns how the attempt ended; None if it runs, or was killed, or failed."""
+
+    def parse(content: dict[str, Any]) -> Outcome:
+        return Outcome(**{**content, "code": ExitCode(content["code"])})
+
+    return _read(attempt.outcome_file, parse)
+
+
+def write_adopted(attempt: AttemptLayout, adopted: Adopted) -> None:
+    """Fixes what the attempt stands on."""
+    write_json(attempt.adopted_file, asdict(adopted))
+
+
+def read_adopted(attempt: AttemptLayout) -> Adopted | None:
+    """Returns what the attempt stands on; None if it ended before it knew."""
+
+    def parse(content: dict[str, Any]) -> Adopted:
+        return Adopted(
+            checkpoints=tuple(content["checkpoints"]),
+            resumed_from=content["resumed_from"],
+            committed=tuple((number, lines) for number, lines in content["committed"]),
+        )
+
+    return _read(attempt.adopted_file, parse)
+
+
+def write_error(attempt: AttemptLayout, record: ErrorRecord) -> None:
+    """Records a failure unless one was recorded before. Any number of ranks may call it.
+
+    Failures that follow from another go to a file of their own, so that the cause is never
+    hidden by them, whoever comes first.
+    """
+    path = attempt.consequence_file if record.consequence else attempt.error_file
+    write_json_once(path, asdict(record))
+
+
+def read_error(attempt: AttemptLayout) -> ErrorRecord | None:
+    """Returns the first failure, a cause before a consequence; None if no rank left one."""
+    for path in (attempt.error_file, attempt.consequence_file):
+        record = _read(path, lambda content: ErrorRecord(**content))
+        if record is not None:
+            return record
+    return None
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], _Record]) -> _Record | None:
+    try:
+        return parse(read_json(path))
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise SessionError(
+            f"{path} does not hold what this version writes: {error}. "
+            "Use the version that wrote it, or restore it from a copy."
+        ) from error

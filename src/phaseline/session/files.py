@@ -1,0 +1,102 @@
+"""Small files that are either whole or not there, whenever the machine stops."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phaseline.errors import SessionError
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Puts an object in place of whatever the file held; it is on the disk on return."""
+    write_text(path, _dump(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Puts a text in place of whatever the file held; it is on the disk on return."""
+    with _written_aside(path, text) as aside:
+        aside.replace(path)
+    fsync_folder(path.parent)
+
+
+def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
+    """Writes an object unless the file exists. Of many writers at once, one succeeds.
+
+    Returns:
+        Whether this call made the file.
+
+    Raises:
+        SessionError: The file system cannot do that.
+    """
+    with _written_aside(path, _dump(content)) as aside:
+        try:
+            # Unlike opening with O_EXCL this never shows a file that is not yet whole.
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            raise SessionError(
+                f"{path} cannot be made: the file system has no hard links, which keep two "
+                "processes from taking the same thing. Put the session on another one "
+                "(--session DIR or session.root)."
+            ) from error
+    fsync_folder(path.parent)
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads an object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SessionError: It holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise SessionError(
+            f"{path} cannot be read: {error}. Every file here is written whole, so the disk or "
+            "another program damaged it; restore it from a copy."
+        ) from error
+    if not isinstance(content, dict):
+        raise SessionError(
+            f"{path} holds {type(content).__name__} where an object was written. "
+            "Another program changed it; restore it from a copy."
+        )
+    return content
+
+
+def fsync_folder(path: Path) -> None:
+    """Makes names that were added to or removed from a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dump(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _written_aside(path: Path, text: str) -> Iterator[Path]:
+    """Writes and flushes the text under a name of its own, which is gone afterwards."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)

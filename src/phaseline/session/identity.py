@@ -1,0 +1,57 @@
+"""Who a session is. Written by the lease holder only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from phaseline.errors import SessionError
+from phaseline.session.files import read_json, write_json
+from phaseline.session.layout import SessionLayout
+
+
+@dataclass(frozen=True)
+class SessionIdentity:
+    """Who a session is, and how far it is decided.
+
+    Attributes:
+        id: Hexadecimal, unique.
+        name: The configured name.
+        created: Unix time, seconds.
+        config_fingerprint: Of the configuration that it runs with now.
+        wandb_id: Of the one wandb run that it feeds.
+        phaseline_version: The version that created it.
+        state: finished: there is nothing left to do.
+        validated: What was validated, as {"world_size", "fingerprint", "phases"}.
+    """
+
+    id: str
+    name: str
+    created: float
+    config_fingerprint: str
+    wandb_id: str
+    phaseline_version: str
+    state: Literal["open", "finished"]
+    validated: list[dict[str, Any]]
+
+
+def load_identity(layout: SessionLayout) -> SessionIdentity | None:
+    """Reads who the session is; None if the directory holds none yet.
+
+    Raises:
+        SessionError: The file is damaged, or of another version.
+    """
+    try:
+        return SessionIdentity(**read_json(layout.session_file))
+    except FileNotFoundError:
+        return None
+    except TypeError as error:
+        raise SessionError(
+            f"{layout.session_file} does not hold what this version writes: {error}. "
+            "Use the version that wrote it, or restore it from a copy."
+        ) from error
+
+
+def save_identity(layout: SessionLayout, identity: SessionIdentity) -> None:
+    """Puts the identity in place of the one before."""
+    write_json(layout.session_file, asdict(identity))

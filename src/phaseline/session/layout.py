@@ -1,0 +1,144 @@
+"""Where everything in a session directory lies. Paths only: nothing is read or made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class AttemptLayout:
+    """What one attempt writes, and nobody else.
+
+    Attributes:
+        number: From 1, in the order of starts.
+        dir: The attempt's folder.
+    """
+
+    number: int
+    dir: Path
+
+    @property
+    def outcome_file(self) -> Path:
+        """How it ended on purpose."""
+        return self.dir / "outcome.json"
+
+    @property
+    def error_file(self) -> Path:
+        """The first rank that failed by itself."""
+        return self.dir / "error.json"
+
+    @property
+    def consequence_file(self) -> Path:
+        """The first rank that failed because another was gone."""
+        return self.dir / "consequence.json"
+
+    @property
+    def adopted_file(self) -> Path:
+        """What it stood on when it began."""
+        return self.dir / "adopted.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and machine."""
+        return self.dir / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Metric records."""
+        return self.dir / "metrics.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        """Event records."""
+        return self.dir / "events.jsonl"
+
+    def rank_log(self, rank: int) -> Path:
+        """What a rank and its libraries printed."""
+        return self.dir / f"rank-{rank:05d}.log"
+
+
+@dataclass(frozen=True)
+class PhaseLayout:
+    """What is kept of one phase.
+
+    Attributes:
+        dir: The folder of the phase's run.
+    """
+
+    dir: Path
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Published checkpoints, and those being written."""
+        return self.dir / "checkpoints"
+
+    @property
+    def samples_dir(self) -> Path:
+        """Generated text."""
+        return self.dir / "samples"
+
+    @property
+    def final_dir(self) -> Path:
+        """What the phase leaves."""
+        return self.dir / "final"
+
+
+@dataclass(frozen=True)
+class SessionLayout:
+    """One session.
+
+    Attributes:
+        root: The session directory, which is the session's identity.
+    """
+
+    root: Path
+
+    @property
+    def session_file(self) -> Path:
+        """Who the session is."""
+        return self.root / "session.json"
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def lease_dir(self) -> Path:
+        """Who may write to the session; see `lease.py`."""
+        return self.root / "lease"
+
+    @property
+    def attempts_dir(self) -> Path:
+        """One folder per start."""
+        return self.root / "attempts"
+
+    @property
+    def phases_dir(self) -> Path:
+        """One folder per phase."""
+        return self.root / "phases"
+
+    @property
+    def exports_dir(self) -> Path:
+        """Plain Hugging Face folders."""
+        return self.root / "exports"
+
+    @property
+    def report_file(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    def attempt(self, number: int) -> AttemptLayout:
+        """The layout of attempt `number`, whether it exists or not."""
+        return AttemptLayout(number, self.attempts_dir / f"{number:04d}")
+
+    def phase(self, name: str) -> PhaseLayout:
+        """The layout of the phase's run, whether it exists or not."""
+        return PhaseLayout(self.phases_dir / name / "run-1")
+
+    def attempt_numbers(self) -> list[int]:
+        """The numbers that are taken, ascending."""
+        if not self.attempts_dir.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.attempts_dir.iterdir() if path.name.isdigit())

@@ -1,0 +1,138 @@
+"""What only Linux can do, in one place; elsewhere a fallback says what is missing.
+
+The fallbacks keep the plain engine usable for development. Sessions that must survive
+being killed belong on Linux.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+_IS_LINUX = sys.platform == "linux"
+# Loaded now: between fork and exec, where it is needed, loading would not be safe.
+_LIBC = ctypes.CDLL(None, use_errno=True) if _IS_LINUX else None
+_PR_SET_PDEATHSIG = 1
+_ORPHAN_EXIT_CODE = 113
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_AGENT_VARIABLE = "TORCHELASTIC_RUN_ID"
+_LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"phaseline")
+
+
+def process_start(pid: int) -> int | None:
+    """When a process started, in ticks since boot; None if it does not run.
+
+    With the process id this names a process for good: the id alone is given out again. It
+    stays the same over exec. A zombie does not run.
+    """
+    if not _IS_LINUX:
+        return _process_start_elsewhere(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name stands in parentheses and may itself hold any character.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """Names this boot of this machine; empty where there is no such name."""
+    return _read_or_empty(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def pid_namespace() -> str:
+    """Names the namespace that process ids count in; empty where there is only one."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def die_with_parent() -> None:
+    """Makes the kernel kill this process when its parent dies, and ends it if that was before.
+
+    Holds over exec, not over fork. Call it first thing in a process.
+    """
+    if _LIBC is None:
+        _warn_missing("prctl", "a process does not end when the one that started it is killed")
+        return
+    parent = os.getppid()
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+    # The parent may have died before the kernel was told.
+    if os.getppid() != parent or (parent == 1 and _is_orphan_of_init()):
+        os._exit(_ORPHAN_EXIT_CODE)
+
+
+def set_close_on_exec_from(first_fd: int = 3) -> None:
+    """Makes every open file descriptor from this one on close at exec."""
+    listing = Path("/proc/self/fd" if _IS_LINUX else "/dev/fd")
+    for descriptor in [int(path.name) for path in listing.iterdir()]:
+        if descriptor >= first_fd:
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError:
+                continue  # the listing's own descriptor, closed by now
+
+
+def pidfd_open(pid: int) -> int:
+    """Returns a file descriptor that becomes readable when the process ends.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+        NotImplementedError: This system has no such call.
+    """
+    if sys.platform == "linux":
+        return os.pidfd_open(pid)
+    raise NotImplementedError(
+        "pidfd_open needs Linux 5.3, so the end of another process cannot be waited for here. "
+        "Compare `process_start` now and then."
+    )
+
+
+def block_stop_signals() -> None:
+    """Keeps stop signals pending, over exec as well, until they are unblocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+def unblock_stop_signals() -> None:
+    """Lets stop signals in. Those that came meanwhile are delivered now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+def _is_orphan_of_init() -> bool:
+    """Whether the launcher's agent started this process and process 1 is no launcher.
+
+    In a container the launcher may be process 1; a service manager may run a single rank.
+    """
+    if _AGENT_VARIABLE not in os.environ:
+        return False
+    command = _read_or_empty(Path("/proc/1/cmdline")).encode()
+    return not any(name in command for name in _LAUNCHERS)
+
+
+def _read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _process_start_elsewhere(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def _warn_missing(call: str, effect: str) -> None:
+    warnings.warn(f"{sys.platform} has no {call}: {effect}.", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,112 @@
+"""Records that are appended, one JSON object per line, and survive a writer's death.
+
+A writer that dies may leave a torn last line. Nobody repairs it: the next writer begins on
+a line of its own, and readers pass over what is no object. Only objects count as lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+class RecordWriter:
+    """Appends records to one file. One writer per file: its attempt's main rank."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file at its end, and makes it if need be."""
+        self._is_torn = _has_torn_end(path)
+        self._num_lines = 0 if not path.exists() else sum(1 for _ in _objects(path, torn=True))
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._is_open = True
+
+    @property
+    def num_lines(self) -> int:
+        """Records in the file, those of earlier writers included."""
+        return self._num_lines
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Adds records at the end, all in one write. NaN and infinities become strings."""
+        if not records:
+            return
+        text = "".join(f"{_encode(record)}\n" for record in records)
+        if self._is_torn:
+            text = f"\n{text}"
+        rest = memoryview(text.encode())
+        # Until all of it is written, whatever comes next must begin on a line of its own.
+        self._is_torn = True
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        self._is_torn = False
+        self._num_lines += len(records)
+
+    def sync(self) -> None:
+        """Makes what was appended survive a power cut."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Ends the writing; a second call does nothing."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._descriptor)
+
+
+def read_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yields whole records in order; none if there is no file.
+
+    Args:
+        path: The file; it may be growing.
+        limit: At most so many, the first ones.
+    """
+    if limit == 0 or not path.exists():
+        return
+    for position, record in enumerate(_objects(path, torn=False), start=1):
+        yield record
+        if position == limit:
+            return
+
+
+def _objects(path: Path, *, torn: bool) -> Iterator[dict[str, Any]]:
+    """Yields what parses as an object; an unfinished last line only if `torn`."""
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") and not torn:
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def _has_torn_end(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _encode(record: Mapping[str, Any]) -> str:
+    try:
+        return _ENCODER.encode(record)
+    except ValueError:
+        return _ENCODER.encode(_without_nan(record))
+
+
+def _without_nan(value: object) -> object:
+    """Writes floats that JSON does not know as `nan`, `inf`, `-inf`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value

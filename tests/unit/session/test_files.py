@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from phaseline.errors import SessionError
+from phaseline.session.files import read_json, write_json, write_json_once, write_text
+from unit.session.conftest import StartPython, first_line
+
+WRITE_FOREVER = """
+import itertools, sys
+from pathlib import Path
+from phaseline.session.files import write_json
+for number in itertools.count():
+    write_json(Path(sys.argv[1]), {"number": number, "text": str(number % 10) * 300_000})
+    if number == 3:
+        print("writing", flush=True)
+"""
+
+
+def test_write_json_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"b": [2, None, "ü"]})
+    assert read_json(path) == {"b": [2, None, "ü"]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_text_keeps_the_old_text_when_the_new_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_json_leaves_a_whole_file_when_the_writer_is_killed(
+    tmp_path: Path, start_python: StartPython
+) -> None:
+    path = tmp_path / "a.json"
+    for _ in range(3):
+        writer = start_python(WRITE_FOREVER, path)
+        assert first_line(writer) == "writing"
+        writer.kill()
+        writer.wait()
+        content = read_json(path)
+        assert content["text"] == str(content["number"] % 10) * 300_000
+
+
+def test_write_json_once_keeps_the_first_when_many_write_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    barrier = Barrier(8)
+
+    def write(number: int) -> bool:
+        barrier.wait()
+        return write_json_once(path, {"number": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(write, range(8)))
+    assert made.count(True) == 1
+    assert read_json(path) == {"number": made.index(True)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_json_once_says_what_is_missing_when_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(SessionError, match=r"a\.json cannot be made: the file system has no hard"):
+        write_json_once(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ['{"a": 1', "", "\x00\x00\x00", "\xff"])
+def test_read_json_names_the_file_when_it_is_torn(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SessionError, match=r"a\.json cannot be read"):
+        read_json(path)
+
+
+def test_read_json_refuses_a_file_when_it_holds_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([1]))
+    with pytest.raises(SessionError, match=r"a\.json holds list where an object was written"):
+        read_json(path)
