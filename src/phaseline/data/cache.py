@@ -1,0 +1,148 @@
+"""The cache of prepared data: entries that are complete or absent, whatever is killed when.
+
+An entry is made in a folder aside and renamed into place together with a manifest of its
+files. A lock lets one process work while the others of the machine wait; if the file system
+has no working locks, two may work at once and the first to finish wins.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from phaseline.errors import DataError
+
+MANIFEST = "manifest.json"
+
+# How file systems say that they have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+Build = Callable[[Path], None]
+Report = Callable[[str], None]
+
+
+class Cache:
+    """A folder `<root>/<kind>/<fingerprint>` per entry."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def of_user(cls) -> Cache:
+        """The cache in `$PHASELINE_CACHE`, else in `~/.cache/phaseline`."""
+        configured = os.environ.get("PHASELINE_CACHE")
+        return cls(Path(configured) if configured else Path.home() / ".cache" / "phaseline")
+
+    def find(self, kind: str, fingerprint: str) -> Path | None:
+        """The entry's folder if it is there with every file at its full size."""
+        entry = self.root / kind / fingerprint
+        return entry if _is_complete(entry) else None
+
+    def obtain(self, kind: str, fingerprint: str, build: Build, report: Report) -> Path:
+        """Returns the entry's folder, building it first if it is absent or damaged.
+
+        Args:
+            kind: Sort of entry, a folder name.
+            fingerprint: Names the content, a folder name.
+            build: Writes the entry's files into the empty folder that it is given.
+            report: Told when this process waits for another one.
+        """
+        found = self.find(kind, fingerprint)
+        if found is not None:
+            return found
+        with self._lock(kind, fingerprint, report) as is_alone:
+            # Another process may have built it while this one waited.
+            found = self.find(kind, fingerprint)
+            return found or self._build(self.root / kind / fingerprint, build, is_alone)
+
+    def _build(self, entry: Path, build: Build, is_alone: bool) -> Path:
+        prefix = f".{entry.name}-{socket.gethostname()}-"
+        if is_alone:
+            # Nobody else of this host is at work here, so these were left by the dead.
+            for left_over in entry.parent.glob(f"{prefix}*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+        aside = entry.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+        aside.mkdir()
+        try:
+            build(aside)
+            _write_manifest(aside)
+            _publish(aside, entry)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return entry
+
+    @contextmanager
+    def _lock(self, kind: str, fingerprint: str, report: Report) -> Iterator[bool]:
+        """Holds the entry's lock; gives False where the file system has none."""
+        with self._open_lock_file(kind, fingerprint) as file:
+            is_alone = True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"waiting for another process that prepares {kind} {fingerprint}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                is_alone = False
+            # The kernel lets go of the lock when the file is closed, also by a kill.
+            yield is_alone
+
+    def _open_lock_file(self, kind: str, fingerprint: str) -> IO[str]:
+        folder = self.root / kind
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # It stays for ever: removing it would let two processes hold two files of one name.
+            return (folder / f"{fingerprint}.lock").open("a", encoding="utf-8")
+        except OSError as error:
+            raise DataError(
+                f"the cache of prepared data in {self.root} cannot be written: {error}. Set the "
+                "environment variable PHASELINE_CACHE to a folder that can be."
+            ) from error
+
+
+def _publish(aside: Path, entry: Path) -> None:
+    if entry.exists() and not _is_complete(entry):
+        # A damaged entry is moved away first: readers that hold its files keep them.
+        shutil.rmtree(entry.rename(aside.with_name(aside.name + "-damaged")), ignore_errors=True)
+    try:
+        aside.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_complete(entry):
+            raise
+    _sync(entry.parent)
+
+
+def _write_manifest(folder: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    for name in sizes:
+        _sync(folder / name)
+    (folder / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _is_complete(entry: Path) -> bool:
+    try:
+        manifest: dict[str, Any] = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        sizes: dict[str, int] = manifest["files"]
+        return all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

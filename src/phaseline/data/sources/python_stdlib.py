@@ -1,0 +1,29 @@
+"""The source `python_stdlib`: the standard library's own text, one document per file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from phaseline.data.sources.protocol import Document
+from phaseline.data.sources.stdlib_files import StdlibFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class PythonStdlib:
+    """Yields the running interpreter's library; the id is the path inside it."""
+
+    shape: Literal["text"] = "text"
+
+    def __init__(self, packages: Sequence[str] | None = None) -> None:
+        self._files = StdlibFiles(packages)
+
+    def fingerprint(self) -> str:
+        """Names the content of the library's files."""
+        return f"python_stdlib-1-{self._files.fingerprint()}"
+
+    def documents(self) -> Iterator[Document]:
+        """Yields one document per file, sorted by path."""
+        for path, text in self._files.read():
+            yield Document(path, text)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from phaseline.config.known import BYTES_VOCAB_SIZE
+from phaseline.config.sections import TokenizerSection
+from phaseline.data.cache import Cache
+from phaseline.data.tokenizer import EOS, PAD, Tokenizer, build_tokenizer
+from phaseline.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXTS = ["def add(first, second):\n    return first + second\n" * 5, "größer 数\t\r\n"]
+TRAINED = Tokenizer.train(iter(TEXTS), 280)
+BYTES = Tokenizer.of_bytes()
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(text=ANY_TEXT)
+def test_tokenizer_gives_the_text_back_when_it_is_any_text(text: str) -> None:
+    for tokenizer in (BYTES, TRAINED):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(text=ANY_TEXT)
+def test_token_bytes_sum_to_the_bytes_of_the_text_when_it_is_any_text(text: str) -> None:
+    for tokenizer in (BYTES, TRAINED):
+        ids = np.array(tokenizer.encode(text), np.int64)
+        assert tokenizer.token_bytes[ids].sum() == len(text.encode())
+
+
+@given(text=ANY_TEXT)
+def test_bytes_tokenizer_gives_byte_values_when_it_encodes(text: str) -> None:
+    assert BYTES.encode(text) == list(text.encode())
+
+
+def test_bytes_tokenizer_has_258_entries_when_built() -> None:
+    assert BYTES.vocab_size == BYTES_VOCAB_SIZE == 258
+    assert (BYTES.eos_id, BYTES.pad_id) == (256, 257)
+    assert BYTES.token_bytes.tolist() == [1] * 256 + [0, 0]
+    assert BYTES.token_bytes.dtype == np.int32
+
+
+def test_tokenizer_never_gives_special_tokens_when_the_text_spells_them() -> None:
+    for tokenizer in (BYTES, TRAINED):
+        ids = tokenizer.encode(f"a{EOS}b{PAD}")
+        assert not {tokenizer.eos_id, tokenizer.pad_id} & set(ids)
+        assert tokenizer.decode(ids) == f"a{EOS}b{PAD}"
+
+
+def test_tokenizer_leaves_special_tokens_out_when_it_decodes() -> None:
+    assert TRAINED.decode([*TRAINED.encode("end"), TRAINED.eos_id, TRAINED.pad_id]) == "end"
+
+
+def test_encode_batch_equals_encode_when_texts_are_many() -> None:
+    assert TRAINED.encode_batch(TEXTS) == [TRAINED.encode(text) for text in TEXTS]
+
+
+def test_training_gives_the_same_tokenizer_when_repeated() -> None:
+    again = Tokenizer.train(iter(TEXTS), 280)
+    assert again.fingerprint == TRAINED.fingerprint
+    assert again.vocab_size == 280
+    assert Tokenizer.train(iter(TEXTS), 270).fingerprint != TRAINED.fingerprint
+
+
+def test_tokenizer_is_the_same_when_saved_and_loaded(tmp_path: Path) -> None:
+    for name, tokenizer in (("bytes", BYTES), ("trained", TRAINED)):
+        tokenizer.save(tmp_path / name)
+        loaded = Tokenizer.load(tmp_path / name)
+        assert loaded.fingerprint == tokenizer.fingerprint
+        assert loaded.encode(f"{TEXTS[1]}{EOS}") == tokenizer.encode(f"{TEXTS[1]}{EOS}")
+
+
+def test_tokenizer_loads_in_transformers_when_saved(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    for name, tokenizer in (("bytes", BYTES), ("trained", TRAINED)):
+        tokenizer.save(tmp_path / name)
+        loaded = AutoTokenizer.from_pretrained(tmp_path / name)
+        assert len(loaded) == tokenizer.vocab_size
+        assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
+        assert loaded(TEXTS[0])["input_ids"] == tokenizer.encode(TEXTS[0])
+        assert loaded.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
+
+
+def test_tokenizer_is_refused_when_it_lacks_a_special_token() -> None:
+    with pytest.raises(DataError, match="has no token '<eos>'"):
+        Tokenizer(Backend(models.BPE()))
+
+
+def test_build_tokenizer_trains_once_when_asked_twice(corpus: str, cache_folder: Path) -> None:
+    section = TokenizerSection.model_validate(
+        {"train": {"source": "text_files", "arguments": {"paths": [corpus]}, "vocab_size": 280}}
+    )
+    reports: list[str] = []
+    first = build_tokenizer(section, Cache(cache_folder), reports.append)
+    second = build_tokenizer(section, Cache(cache_folder), reports.append)
+    assert reports == ["training a tokenizer of 280 entries on text_files"]
+    assert first.fingerprint == second.fingerprint
+    assert first.vocab_size == 280
+
+
+def test_build_tokenizer_gives_bytes_when_nothing_is_configured(cache_folder: Path) -> None:
+    tokenizer = build_tokenizer(TokenizerSection(), Cache(cache_folder))
+    assert tokenizer.fingerprint == BYTES.fingerprint
+    assert not cache_folder.exists()
