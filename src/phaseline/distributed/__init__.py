@@ -1,0 +1,1 @@
+"""The ranks, how they meet, and what runs underneath the loop."""

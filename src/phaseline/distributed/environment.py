@@ -1,0 +1,77 @@
+"""What the launcher told this process about its place among the ranks. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from phaseline.errors import WorldError
+
+IMAGE_VARIABLE = "PHASELINE_IMAGE"
+ATTEMPT_VARIABLE = "PHASELINE_ATTEMPT"
+
+
+@dataclass(frozen=True)
+class RankEnvironment:
+    """This process's coordinates, as `accelerate launch` set them.
+
+    Attributes:
+        rank: Position among all processes; 0 is the main rank.
+        world_size: Number of processes.
+        local_rank: Position on this machine.
+        master_addr: Host of the rendezvous store; empty when this process is alone.
+        master_port: Port of the rendezvous store.
+        agent_hosts_store: Whether the launcher, not rank 0, serves the store.
+        restart_count: How often the launcher has restarted the ranks.
+        image: How many times this process has replaced itself by exec.
+        attempt: The attempt that an earlier image of this process took, if any.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    master_addr: str
+    master_port: int
+    agent_hosts_store: bool
+    restart_count: int
+    image: int
+    attempt: int | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes what there is one of."""
+        return self.rank == 0
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] = os.environ) -> RankEnvironment:
+        """Reads the coordinates; a process that nobody launched is alone.
+
+        Raises:
+            WorldError: The variables contradict each other.
+        """
+        world_size = int(variables.get("WORLD_SIZE", "1"))
+        rank = int(variables.get("RANK", "0"))
+        address = variables.get("MASTER_ADDR", "")
+        if not 0 <= rank < world_size:
+            raise WorldError(
+                f"RANK is {rank} and WORLD_SIZE is {world_size}; the rank must be below the world "
+                "size. Start with `phaseline launch` or `accelerate launch`, which set both."
+            )
+        if world_size > 1 and not address:
+            raise WorldError(
+                f"WORLD_SIZE is {world_size} but MASTER_ADDR is not set, so the ranks cannot meet. "
+                "Start with `phaseline launch` or `accelerate launch`, which set both."
+            )
+        attempt = variables.get(ATTEMPT_VARIABLE)
+        return cls(
+            rank=rank,
+            world_size=world_size,
+            local_rank=int(variables.get("LOCAL_RANK", "0")),
+            master_addr=address,
+            master_port=int(variables.get("MASTER_PORT", "0")),
+            agent_hosts_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            restart_count=int(variables.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            image=int(variables.get(IMAGE_VARIABLE, "0")),
+            attempt=int(attempt) if attempt else None,
+        )

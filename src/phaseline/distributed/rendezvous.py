@@ -1,0 +1,106 @@
+"""The key-value store through which ranks meet, before and beside any process group.
+
+Everything here works without a collective, so it can be used on an error path and while
+one rank is busy for long. Waiting is polling with a deadline of our own: a blocking call
+on a store does not keep its timeout when the server's host is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import (  # type: ignore[attr-defined]  # public, but not listed in __all__
+    DistError,
+    HashStore,
+    PrefixStore,
+    Store,
+    TCPStore,
+)
+
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.errors import WorldError
+
+_POLL_S = 0.01
+_POLL_MAX_S = 0.25
+
+
+class Rendezvous:
+    """The store of one process image; keys of different images never meet."""
+
+    def __init__(self, environment: RankEnvironment, *, timeout_s: float) -> None:
+        """Connects to the store.
+
+        Args:
+            environment: This process's coordinates.
+            timeout_s: Longest wait for the store's host, seconds.
+        """
+        self.environment = environment
+        self.timeout_s = timeout_s
+        prefix = f"phaseline/try{environment.restart_count}/image{environment.image}"
+        self.store = PrefixStore(prefix, self._connect())
+
+    def _connect(self) -> Store:
+        environment = self.environment
+        if environment.world_size == 1:
+            return HashStore()
+        serves = environment.is_main and not environment.agent_hosts_store
+        try:
+            return TCPStore(
+                environment.master_addr,
+                environment.master_port,
+                environment.world_size,
+                is_master=serves,
+                timeout=timedelta(seconds=self.timeout_s),
+                multi_tenant=True,
+                wait_for_workers=False,
+            )
+        except (RuntimeError, DistError) as error:
+            raise WorldError(
+                f"Rank {environment.rank} could not reach the store at {environment.master_addr}:"
+                f"{environment.master_port} within {self.timeout_s:g} s: {error}. "
+                "Check that the launcher is alive and that the port is free and open."
+            ) from error
+
+    def publish(self, key: str, value: Any) -> None:
+        """Sets a key to a JSON value. **Ranks:** any."""
+        self.store.set(key, json.dumps(value))
+
+    def wait_for(self, key: str, *, timeout_s: float | None = None) -> Any:
+        """Returns the JSON value of a key once somebody has published it.
+
+        Args:
+            key: The key.
+            timeout_s: Longest wait in seconds; None waits for as long as it takes.
+
+        Raises:
+            WorldError: It was not published in time.
+        """
+        self._poll(lambda: self.store.check([key]), f"the value {key!r}", timeout_s)
+        return json.loads(self.store.get(key))
+
+    def barrier(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Returns once every rank has called it with this name. **Ranks:** all. No collective.
+
+        Raises:
+            WorldError: Some rank did not come in time.
+        """
+        world_size = self.environment.world_size
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        key = f"barrier/{name}"
+        self.store.add(key, 1)
+        self._poll(lambda: self.store.add(key, 0) >= world_size, f"all ranks at {name!r}", limit)
+
+    def _poll(self, is_ready: Any, what: str, timeout_s: float | None) -> None:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause = _POLL_S
+        while not is_ready():
+            if deadline is not None and time.monotonic() > deadline:
+                raise WorldError(
+                    f"Rank {self.environment.rank} waited {timeout_s:g} s for {what}. "
+                    "Another rank is lost or stuck; its log is in the attempt's folder."
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, _POLL_MAX_S)
