@@ -1,0 +1,1 @@
+"""Checkpoints: one portable format for every engine, published whole or not at all."""

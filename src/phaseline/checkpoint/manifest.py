@@ -1,0 +1,165 @@
+"""A checkpoint's manifest: it is written last, and makes the checkpoint a checkpoint. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from phaseline.errors import CheckpointError
+from phaseline.session.files import write_json
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+_NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,})")
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and xxh3-128 of one file of a checkpoint."""
+
+    size: int
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint is and holds.
+
+    Attributes:
+        phase: Name of the phase.
+        phase_step: Optimizer steps of the phase that are done.
+        global_step: Optimizer steps of the session that are done.
+        tokens: Tokens that the session has consumed.
+        final: Whether the phase is finished with it.
+        attempt: The attempt that wrote it.
+        world_size: Ranks that wrote it.
+        engine: The engine's name, as `zero1`.
+        config_fingerprint: Fingerprint of the resolved configuration.
+        committed: Per attempt, how many lines of its metrics this state stands on.
+        files: Every other file of the folder, by name.
+        created: Unix time, seconds.
+    """
+
+    phase: str
+    phase_step: int
+    global_step: int
+    tokens: int
+    final: bool
+    attempt: int
+    world_size: int
+    engine: str
+    config_fingerprint: str
+    committed: tuple[tuple[int, int], ...]
+    files: dict[str, FileRecord]
+    created: float
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest; every file that it names must already be on the disk."""
+        content = {"format": FORMAT, **asdict(self)}
+        write_json(folder / MANIFEST_NAME, {**content, "digest": _digest(content)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads a folder's manifest, without looking at the other files.
+
+        Raises:
+            CheckpointError: There is none, or it is not what was written.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            digest = content.pop("digest")
+            found_format = content.pop("format")
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{folder} has no {MANIFEST_NAME}, so it was never completed. Use another one."
+            ) from None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
+        if digest != _digest({"format": found_format, **content}):
+            raise CheckpointError(f"{path} was changed after it was written. Use another one.")
+        if found_format != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {found_format}; this version reads {FORMAT}. "
+                "Use the version that wrote it."
+            )
+        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
+        committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))
+        known = {field.name for field in fields(cls)}
+        return cls(
+            files=files,
+            committed=committed,
+            **{key: value for key, value in content.items() if key in known},
+        )
+
+
+def hash_file(path: Path) -> FileRecord:
+    """Reads a file once and returns its size and hash."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return FileRecord(size, digest.hexdigest())
+
+
+def verify(folder: Path, *, hashes: bool = True) -> Manifest:
+    """Returns a folder's manifest after checking every file that it names.
+
+    Args:
+        folder: The checkpoint.
+        hashes: Whether contents are read; without it only names and sizes are checked.
+
+    Raises:
+        CheckpointError: Naming the file and what is wrong with it.
+    """
+    manifest = Manifest.load(folder)
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing. Use another checkpoint.")
+        size = path.stat().st_size
+        if size != record.size:
+            raise CheckpointError(
+                f"{path} has {size} bytes where {record.size} were written. Use another checkpoint."
+            )
+        if hashes and hash_file(path) != record:
+            raise CheckpointError(
+                f"{path} does not have the contents that were written. Use another checkpoint."
+            )
+    return manifest
+
+
+def checkpoint_name(step: int, attempt: int) -> str:
+    """Folder name of a checkpoint: fenced by the attempt that wrote it."""
+    return f"step-{step:08d}.a{attempt:04d}"
+
+
+def parse_name(name: str) -> tuple[int, int] | None:
+    """Returns a folder name's (step, attempt), or None if it names no checkpoint."""
+    match = _NAME.fullmatch(name)
+    return (int(match["step"]), int(match["attempt"])) if match else None
+
+
+def list_published(folder: Path) -> list[Path]:
+    """Checkpoint folders that have a manifest, oldest first by (step, attempt). Nothing is read."""
+    if not folder.is_dir():
+        return []
+    named: Iterable[tuple[tuple[int, int] | None, Path]] = (
+        (parse_name(path.name), path) for path in folder.iterdir()
+    )
+    found = [(key, path) for key, path in named if key and (path / MANIFEST_NAME).is_file()]
+    return [path for _, path in sorted(found)]
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return xxhash.xxh3_128_hexdigest(text.encode())

@@ -1,0 +1,215 @@
+"""Reading a checkpoint: only the ranges that are asked for, whoever wrote them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from phaseline.checkpoint.manifest import Manifest
+from phaseline.distributed.engines.base import Engine, Scalar, StateFragment
+from phaseline.errors import CheckpointError
+
+WEIGHT = "weight"
+
+
+class CheckpointReader:
+    """An opened checkpoint; a context manager. Its files are memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the indexes. The folder must have been verified.
+
+        Args:
+            folder: A published checkpoint.
+        """
+        self.folder = folder
+        self.manifest = Manifest.load(folder)
+        self.parameters: dict[str, dict[str, Any]] = self._json("model.json")["parameters"]
+        self.state: dict[str, Any] = self._json("state.json")
+        self._pieces: dict[str, list[tuple[int, int, Any]]] = {}
+        self._scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}
+        self._ranks: list[Any] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> CheckpointReader:  # noqa: PYI034 - Self is newer than Python 3.10
+        for rank in range(self.manifest.world_size):
+            index = self._json(f"rank-{rank:05d}.json")
+            path = self.folder / f"rank-{rank:05d}.safetensors"
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._ranks.append(file)
+            for key, (start, numel) in index["fragments"].items():
+                self._pieces.setdefault(key, []).append((start, numel, file))
+            for name, scalars in index["scalars"].items():
+                self._add_scalars(name, {key: tuple(pair) for key, pair in scalars.items()})
+        for pieces in self._pieces.values():
+            pieces.sort(key=lambda piece: piece[0])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def state_keys(self, name: str) -> list[str]:
+        """Keys of the element-wise optimizer state that a parameter has here."""
+        suffix = f"/{name}"
+        keys = (key[: -len(suffix)] for key in self._pieces if key.endswith(suffix))
+        return sorted(key for key in keys if key != WEIGHT and "/" not in key)
+
+    def scalars(self, name: str) -> dict[str, tuple[Scalar, bool]]:
+        """A parameter's per-tensor numbers, each with whether it was kept in a tensor."""
+        return self._scalars.get(name, {})
+
+    def read(self, key: str, start: int, out: torch.Tensor) -> None:
+        """Fills a flat tensor with elements of a saved one.
+
+        Args:
+            key: `weight/<parameter>` or `<state>/<parameter>`.
+            start: First element wanted, in the flattened parameter.
+            out: Where they go. [numel]
+
+        Raises:
+            CheckpointError: The checkpoint does not hold all of them.
+        """
+        numel, filled = out.numel(), 0
+        for piece_start, piece_numel, file in self._pieces.get(key, ()):
+            low, high = max(start, piece_start), min(start + numel, piece_start + piece_numel)
+            if low < high:
+                part = file.get_slice(key)[low - piece_start : high - piece_start]
+                out.narrow(0, low - start, high - low).copy_(part)
+                filled += high - low
+        if filled != numel:
+            raise CheckpointError(
+                f"{self.folder} holds {filled} of the {numel} elements of {key} from {start} on. "
+                "It was written for another model; start a new session."
+            )
+
+    def dtype(self, key: str) -> torch.dtype:
+        """The dtype of a saved tensor."""
+        _, _, file = self._pieces[key][0]
+        empty: torch.Tensor = file.get_slice(key)[0:0]
+        return empty.dtype
+
+    def read_buffers(self, module: torch.nn.Module, rank: int) -> None:
+        """Gives a module's persistent buffers the values that a rank saved.
+
+        At another world size every rank takes those of rank 0.
+        """
+        file = self._ranks[rank if rank < len(self._ranks) else 0]
+        saved = set(file.keys())
+        for name, buffer in persistent_buffers(module).items():
+            key = f"buffer/{name}"
+            if key not in saved:
+                raise CheckpointError(f"{self.folder} does not hold the buffer {name}.")
+            with torch.no_grad():
+                buffer.copy_(file.get_tensor(key).view(buffer.shape))
+
+    def _json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def _add_scalars(self, name: str, scalars: dict[str, tuple[Scalar, bool]]) -> None:
+        known = self._scalars.setdefault(name, scalars)
+        if known != scalars:
+            raise CheckpointError(
+                f"{self.folder}: ranks saved different optimizer numbers for {name}: "
+                f"{known} and {scalars}. Use another checkpoint."
+            )
+
+
+@torch.no_grad()
+def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
+    """Fills a bare module with a checkpoint's weights and rank 0's buffers. **Ranks:** any.
+
+    Raises:
+        CheckpointError: A parameter is missing or has another shape.
+    """
+    _require_same_parameters(
+        reader, {name: tuple(p.shape) for name, p in module.named_parameters()}
+    )
+    for name, parameter in module.named_parameters():
+        flat = torch.empty(parameter.numel(), dtype=torch.float32)
+        reader.read(f"{WEIGHT}/{name}", 0, flat)
+        parameter.copy_(flat.view(parameter.shape))
+    reader.read_buffers(module, 0)
+
+
+@torch.no_grad()
+def load_engine(
+    reader: CheckpointReader, engine: Engine, *, dp_rank: int, weights: bool = True
+) -> None:
+    """Gives a live engine the saved weights and optimizer state. **Ranks:** all.
+
+    Args:
+        reader: An opened checkpoint, of any engine and world size.
+        engine: The engine, built for the same parameters.
+        dp_rank: This rank.
+        weights: Whether weights and buffers are taken, besides the optimizer state.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the engine.
+    """
+    shapes = {name: tuple(p.shape) for name, p in engine.module.named_parameters()}
+    _require_same_parameters(reader, shapes)
+    scalars: dict[int, tuple[str, dict[str, tuple[Scalar, bool]]]] = {}
+    for fragment in engine.state_fragments():
+        if weights:
+            reader.read(f"{WEIGHT}/{fragment.name}", fragment.start, fragment.weight)
+        if fragment.trainable:
+            _load_optimizer_state(reader, fragment, scalars)
+    if weights:
+        reader.read_buffers(engine.module, dp_rank)
+    engine.refresh_weights()
+
+
+def persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A module's buffers that belong to its state, by name."""
+    in_state = module.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in in_state}
+
+
+def _load_optimizer_state(
+    reader: CheckpointReader,
+    fragment: StateFragment,
+    seen: dict[int, tuple[str, dict[str, tuple[Scalar, bool]]]],
+) -> None:
+    keys = reader.state_keys(fragment.name)
+    fragment.create_state({key: reader.dtype(f"{key}/{fragment.name}") for key in keys})
+    for key, view in fragment.tensors().items():
+        if key in keys:
+            reader.read(f"{key}/{fragment.name}", fragment.start, view)
+    saved = reader.scalars(fragment.name)
+    other, agreed = seen.setdefault(id(fragment.state), (fragment.name, saved))
+    if agreed != saved:
+        raise CheckpointError(
+            f"{reader.folder}: {other} and {fragment.name} have different optimizer numbers "
+            f"({agreed} and {saved}), but share one flat tensor under ZeRO. Resume this "
+            "checkpoint with `engine.kind: plain`."
+        )
+    for key, (value, as_tensor) in saved.items():
+        fragment.set_scalar(key, value, as_tensor=as_tensor)
+
+
+def _require_same_parameters(reader: CheckpointReader, shapes: dict[str, tuple[int, ...]]) -> None:
+    saved = {name: tuple(record["shape"]) for name, record in reader.parameters.items()}
+    if saved == shapes:
+        return
+    lines = [f"{name} is missing" for name in sorted(shapes.keys() - saved.keys())]
+    lines += [f"{name} is too many" for name in sorted(saved.keys() - shapes.keys())]
+    lines += [
+        f"{name} is {list(saved[name])} and not {list(shapes[name])}"
+        for name in sorted(saved.keys() & shapes.keys())
+        if saved[name] != shapes[name]
+    ]
+    shown = "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else "")
+    raise CheckpointError(
+        f"{reader.folder} does not fit the model: {shown}. "
+        "Keep `model` as it was, or start a new session."
+    )
