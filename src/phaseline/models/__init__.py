@@ -1,0 +1,1 @@
+"""Models, optimizers and text that a model writes."""

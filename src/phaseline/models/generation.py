@@ -1,0 +1,88 @@
+"""Text that a model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from phaseline.distributed.seeding import position_seed, seed_all
+
+
+class Coder(Protocol):
+    """What generation needs of a tokenizer."""
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a text."""
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills a row."""
+
+    def encode(self, text: str) -> list[int]:
+        """Text to tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Tokens to text."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what the model wrote after it."""
+
+    prompt: str
+    completion: str
+    complete: bool
+    """Whether the model ended it by itself."""
+
+
+@torch.no_grad()
+def generate(
+    module: Any,
+    coder: Coder,
+    prompts: Sequence[tuple[int, str]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[Sample]:
+    """Continues each prompt by itself, so that a sample depends on nothing but its own index.
+
+    Args:
+        module: A bare transformers model, in evaluation mode.
+        coder: The tokenizer.
+        prompts: Index and text of each.
+        max_new_tokens: Tokens per sample, at most.
+        temperature: 0 takes the most likely token.
+        seed: Of the position; each prompt's index is mixed in.
+
+    Returns:
+        One sample per prompt, in order.
+    """
+    device = next(module.parameters()).device
+    longest = getattr(module.config, "max_position_embeddings", None)
+    samples = []
+    for idx, prompt in prompts:
+        ids = coder.encode(prompt) or [coder.eos_id]
+        if longest is not None:
+            ids = ids[-max(1, longest - max_new_tokens) :]
+        seed_all(position_seed(seed, idx), device)
+        inputs = torch.tensor([ids], device=device)
+        arguments = {"temperature": temperature} if temperature > 0 else {}
+        output = module.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            eos_token_id=coder.eos_id,
+            pad_token_id=coder.pad_id,
+            **arguments,
+        )
+        written = output[0, len(ids) :].tolist()
+        complete = coder.eos_id in written
+        text = coder.decode([token for token in written if token != coder.eos_id])
+        samples.append(Sample(prompt, text, complete))
+    return samples

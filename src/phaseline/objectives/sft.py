@@ -1,0 +1,19 @@
+"""Supervised fine-tuning: predicting the answer, given the prompt."""
+
+from __future__ import annotations
+
+import torch
+
+from phaseline.objectives.base import TokenBatch
+from phaseline.objectives.token_loss import token_cross_entropy
+
+
+class SupervisedFineTuning:
+    """Only the answer and the end after it are targets; the data mask the prompt."""
+
+    name = "sft"
+    shape = "pairs"
+
+    def token_losses(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+        """Returns the loss of every answer token. [batch, sequence]"""
+        return token_cross_entropy(model, batch)

@@ -1,0 +1,1 @@
+"""Requests to stop, and what is left on record when something fails."""
