@@ -1,0 +1,1 @@
+"""What is recorded and shown: records, display, wandb, report."""

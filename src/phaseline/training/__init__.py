@@ -1,0 +1,1 @@
+"""The pipeline over phases, and one phase."""

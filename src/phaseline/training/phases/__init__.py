@@ -1,0 +1,1 @@
+"""One phase of training, which knows of no other."""

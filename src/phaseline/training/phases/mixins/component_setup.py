@@ -1,0 +1,36 @@
+"""Beginning and ending work: modes, random state, moving batches."""
+
+from __future__ import annotations
+
+from phaseline.data.phase_data import Batch
+from phaseline.distributed.seeding import position_seed, seed_all
+from phaseline.training.phases.mixins.host import PhaseHost
+
+
+class ComponentSetupMixin(PhaseHost):
+    """Readies components for a piece of work.
+
+    **Needs:** engine, world, data, layout, seed. **Gives:** modes, seeds, batches on the
+    device. **Ranks:** all. **Collectives:** none.
+    """
+
+    def begin_training(self) -> None:
+        """Puts the model into training mode."""
+        self.runtime.engine.model.train()
+
+    def begin_evaluation(self) -> None:
+        """Puts the model into evaluation mode."""
+        self.runtime.engine.model.eval()
+
+    def seed_micro_step(self, step: int, micro_step: int) -> None:
+        """Makes what this micro-step draws depend on its position alone."""
+        runtime = self.runtime
+        rank = runtime.world.dp_rank
+        seed = position_seed(runtime.seed, runtime.phase_idx, step, micro_step, rank)
+        seed_all(seed, runtime.world.device)
+
+    def fetch(self, step: int, micro_step: int) -> Batch:
+        """Returns this rank's micro-batch of a step, on the device."""
+        runtime = self.runtime
+        batch = runtime.data.micro_batch(step, micro_step, runtime.world.dp_rank)
+        return batch.to(runtime.world.device)

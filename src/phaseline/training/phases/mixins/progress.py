@@ -1,0 +1,63 @@
+"""Showing where the phase stands."""
+
+from __future__ import annotations
+
+from phaseline.distributed.guards import main_process_only
+from phaseline.tracking.console import PhaseBanner, Progress
+from phaseline.training.phases.mixins.host import PhaseHost
+
+
+class ProgressMixin(PhaseHost):
+    """Feeds the display.
+
+    **Needs:** display, plan, position, clock, last metrics. **Gives:** what a person sees.
+    **Ranks:** all; only the main one shows. **Collectives:** none.
+    """
+
+    @main_process_only
+    def announce_phase(self) -> None:
+        """Says which phase begins or goes on."""
+        runtime = self.runtime
+        section, plan = runtime.section, runtime.plan
+        runtime.display.phase_started(
+            PhaseBanner(
+                name=section.name,
+                idx=runtime.phase_idx,
+                num_phases=runtime.num_phases,
+                num_steps=plan.num_steps,
+                description=(
+                    f"{section.objective}, {runtime.engine.settings.name}, "
+                    f"{runtime.layout.global_size} x {section.data.sequence_length} tokens a step "
+                    f"on {runtime.world.dp_world_size} rank(s)"
+                ),
+            )
+        )
+
+    @main_process_only
+    def show_progress(self) -> None:
+        """Shows the latest metrics that were read."""
+        runtime = self.runtime
+        position, clock, metrics = runtime.position, runtime.clock, runtime.last_metrics
+        prefix = f"{runtime.section.name}/train"
+        runtime.display.update(
+            Progress(
+                phase=runtime.section.name,
+                phase_idx=runtime.phase_idx,
+                num_phases=runtime.num_phases,
+                step=position.phase_step,
+                num_steps=runtime.plan.num_steps,
+                global_step=position.global_step,
+                loss=metrics.get(f"{prefix}/loss"),
+                validation_loss=position.validation_loss,
+                lr=metrics.get(f"{prefix}/lr"),
+                grad_norm=metrics.get(f"{prefix}/grad_norm"),
+                tokens_per_s=clock.tokens_per_s or None,
+                phase_left_s=clock.phase_left_s,
+                session_left_s=clock.session_left_s,
+            )
+        )
+
+    @main_process_only
+    def say(self, text: str) -> None:
+        """Shows a line of text."""
+        self.runtime.display.note(text)

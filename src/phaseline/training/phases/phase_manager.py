@@ -1,0 +1,181 @@
+"""The training loop and the validation loop of one phase."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+
+from phaseline.checkpoint.store import SavedPosition
+from phaseline.errors import AnomalyError
+from phaseline.training.phases.held_out import HeldOutTotals
+from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
+from phaseline.training.phases.sampling import Sampler
+
+
+class PhaseEnding(Enum):
+    """How a phase's run in this process ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
+    """Trains one phase from where its position stands, and knows of no other phase.
+
+    Every method runs on all ranks.
+    """
+
+    def run(self) -> PhaseEnding:
+        """Trains until the phase is finished, or until the ranks agree to stop.
+
+        Either way, everything is saved when it returns.
+
+        Raises:
+            AnomalyError: Updates were skipped too often in a row.
+            CheckpointError: State could not be saved.
+        """
+        runtime = self.runtime
+        self.announce_phase()
+        runtime.clock.update(runtime.position.phase_step)
+        runtime.callbacks.phase_started(runtime)
+        if runtime.section.evaluate.at_start and runtime.position.phase_step == 0:
+            self.validate()
+        self.begin_training()
+        ending = self._train()
+        runtime.stop.close()
+        if ending is PhaseEnding.FINISHED:
+            self._finish()
+        self.save(final=ending is PhaseEnding.FINISHED)
+        runtime.callbacks.phase_ended(runtime, finished=ending is PhaseEnding.FINISHED)
+        return ending
+
+    def _train(self) -> PhaseEnding:
+        runtime = self.runtime
+        plan, position = runtime.plan, runtime.position
+        while position.phase_step < plan.num_steps:
+            self.train_step()
+            step = position.phase_step
+            is_last = step == plan.num_steps
+            if plan.reading.due(step):
+                self.flush_metrics()
+                self.show_progress()
+            if plan.validation.due(step) and not is_last:
+                self.validate()
+                self.begin_training()
+            if runtime.stop.agreed() and not is_last:
+                return PhaseEnding.STOPPED
+            if plan.checkpoint.due(step) and not is_last:
+                self.save(final=False)
+        return PhaseEnding.FINISHED
+
+    def train_step(self) -> None:
+        """One optimizer step: fetch, forward, backward, set the learning rate, step, report."""
+        runtime = self.runtime
+        engine, position, world = runtime.engine, runtime.position, runtime.world
+        step = position.phase_step
+        num_targets = runtime.data.target_count(step)
+        # The engine averages over ranks; the loss is a sum over targets, divided once by the
+        # targets of the whole global batch. So neither ranks nor ragged rows weigh in.
+        scale = world.dp_world_size / num_targets
+        num_micro_steps = runtime.layout.accumulation_steps
+        loss_sum = torch.zeros((), device=world.device)
+        for micro_step in range(num_micro_steps):
+            batch = self.fetch(step, micro_step)
+            self.seed_micro_step(step, micro_step)
+            engine.begin_micro_step(is_last=micro_step == num_micro_steps - 1)
+            loss = runtime.objective.token_losses(engine.model, batch).sum()
+            engine.backward(loss * scale)
+            loss_sum += loss.detach()
+        lr = runtime.plan.learning_rate(step + 1)
+        for group in engine.param_groups:
+            group["lr"] = lr
+        report = engine.step()
+        position.advance(tokens=runtime.plan.tokens_per_step, skipped=report.skipped)
+        runtime.step_metrics.add(
+            loss_sum,
+            num_targets=num_targets,
+            lr=lr,
+            report=report,
+            counters=(position.phase_step, position.global_step, position.tokens),
+        )
+        runtime.callbacks.step_ended(runtime)
+        if report.skipped:
+            self._require_progress()
+
+    def validate(self) -> dict[str, float]:
+        """Looks at all held-out data once, records the losses and returns them."""
+        runtime = self.runtime
+        self.flush_metrics()
+        self.begin_evaluation()
+        world, held_out = runtime.world, runtime.data.held_out
+        evaluate = runtime.section.evaluate
+        micro_size = evaluate.micro_size or runtime.section.batch.micro_size
+        totals = HeldOutTotals(
+            torch.as_tensor(runtime.data.token_bytes), evaluate.position_ranges, world.device
+        )
+        with torch.no_grad():
+            for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
+                batch = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
+                batch = batch.to(world.device)
+                totals.add(runtime.objective.token_losses(runtime.engine.model, batch), batch)
+        prefix = f"{runtime.section.name}/validation"
+        metrics = totals.metrics(prefix, world)
+        runtime.position.validation_loss = metrics[f"{prefix}/loss"]
+        self.record("validation", metrics)
+        runtime.callbacks.validation_ended(runtime, metrics)
+        shown = ", ".join(
+            f"{key.rpartition('/')[2].replace('_', ' ')} {value:.4f}"
+            for key, value in metrics.items()
+        )
+        self.say(f"{runtime.section.name} step {runtime.position.phase_step}: validation {shown}")
+        return metrics
+
+    def save(self, *, final: bool) -> None:
+        """Publishes everything that is needed to go on from here."""
+        runtime = self.runtime
+        self.flush_metrics()
+        # The manifest counts these lines, so they must outlive a reboot that it outlives.
+        runtime.recorder.sync()
+        position = runtime.position
+        report = runtime.store.save(
+            runtime.engine,
+            SavedPosition(
+                phase=runtime.section.name,
+                phase_step=position.phase_step,
+                global_step=position.global_step,
+                tokens=position.tokens,
+                final=final,
+                committed=(*runtime.committed, (runtime.attempt, runtime.recorder.num_lines)),
+            ),
+            {"stateful": runtime.stateful.state_dict()},
+        )
+        runtime.callbacks.checkpoint_saved(runtime, report.folder, final=final)
+
+    def _finish(self) -> None:
+        """What a phase does once after its last step, before its last checkpoint."""
+        runtime = self.runtime
+        self.validate()
+        section = runtime.section.evaluate.samples
+        if section is not None:
+            metrics, samples = Sampler(runtime, section).run()
+            self.record("samples", metrics, samples=samples)
+            key = f"{runtime.section.name}/samples/python_valid_frac"
+            if key in metrics:
+                self.say(
+                    f"{runtime.section.name}: {metrics[key]:.0%} of {len(samples)} generated "
+                    "functions parse"
+                )
+        self.show_progress()
+
+    def _require_progress(self) -> None:
+        position, limit = self.runtime.position, self.runtime.resilience.max_skipped_steps
+        self.say(f"step {position.global_step}: the gradient is not finite, update left out")
+        if position.skipped_in_a_row >= limit:
+            self.flush_metrics()
+            raise AnomalyError(
+                f"{self.runtime.section.name} step {position.phase_step}: the gradient was not "
+                f"finite {position.skipped_in_a_row} times in a row "
+                f"(resilience.max_skipped_steps is {limit}). The last checkpoint is kept; lower "
+                "optimizer.lr, lengthen schedule.warmup or set optimizer.clip_norm."
+            )

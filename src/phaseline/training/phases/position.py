@@ -1,0 +1,44 @@
+"""Where training stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class PhasePosition:
+    """Counters of the running phase; part of every checkpoint.
+
+    Attributes:
+        phase_step: Optimizer steps of this phase that are done.
+        global_step: Optimizer steps of the session that are done.
+        tokens: Tokens that the session has consumed.
+        skipped_steps: Steps of this phase whose update was left out.
+        skipped_in_a_row: Such steps without an applied one between.
+        validation_loss: The latest, or None.
+    """
+
+    phase_step: int = 0
+    global_step: int = 0
+    tokens: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    validation_loss: float | None = None
+
+    def advance(self, *, tokens: int, skipped: bool) -> None:
+        """Counts one optimizer step."""
+        self.phase_step += 1
+        self.global_step += 1
+        self.tokens += tokens
+        self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counters."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from saved counters."""
+        for name in self.__slots__:
+            setattr(self, name, state[name])

@@ -1,0 +1,91 @@
+"""What steps measured, kept on the device until it is read for all of them at once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from phaseline.distributed.engines import StepReport
+from phaseline.distributed.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step as it is read: the loss is the mean over the targets of all ranks.
+
+    Attributes:
+        phase_step: Steps of the phase that are done with it.
+        global_step: Steps of the session that are done with it.
+        tokens: Tokens of the session that are consumed with it.
+        loss: Mean over all targets of the global batch.
+        lr: Learning rate that the update used.
+        grad_norm: 2-norm of the gradient before clipping.
+        skipped: Whether the update was left out.
+        ended: Unix time at its end, seconds.
+    """
+
+    phase_step: int
+    global_step: int
+    tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    skipped: bool
+    ended: float
+
+
+class StepMetrics:
+    """Collects rows; the losses are summed over ranks in one collective when they are read."""
+
+    def __init__(self, world: World) -> None:
+        """Starts empty."""
+        self._world = world
+        self._losses: list[torch.Tensor] = []
+        self._facts: list[tuple[int, int, int, int, float, StepReport, float]] = []
+
+    def add(
+        self,
+        loss_sum: torch.Tensor,
+        *,
+        num_targets: int,
+        lr: float,
+        report: StepReport,
+        counters: tuple[int, int, int],
+    ) -> None:
+        """Keeps one step; nothing is read from the device.
+
+        Args:
+            loss_sum: This rank's summed loss of the step, detached. Scalar.
+            num_targets: Targets of the whole global batch.
+            lr: Learning rate that the update used.
+            report: What the engine did.
+            counters: Phase step, global step and tokens after the step.
+        """
+        self._losses.append(loss_sum)
+        self._facts.append((*counters, num_targets, lr, report, time.time()))
+
+    def drain(self) -> list[StepRow]:
+        """Reads and forgets every kept step, oldest first. **Ranks:** all. One collective."""
+        if not self._facts:
+            return []
+        sums = self._world.all_reduce_sum(torch.stack(self._losses).double()).cpu().tolist()
+        rows = [
+            StepRow(
+                phase_step=phase_step,
+                global_step=global_step,
+                tokens=tokens,
+                loss=loss_sum / num_targets,
+                lr=lr,
+                grad_norm=report.grad_norm,
+                skipped=report.skipped,
+                ended=ended,
+            )
+            for loss_sum, (phase_step, global_step, tokens, num_targets, lr, report, ended) in zip(
+                sums, self._facts, strict=True
+            )
+        ]
+        self._losses.clear()
+        self._facts.clear()
+        return rows

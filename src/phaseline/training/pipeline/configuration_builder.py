@@ -1,0 +1,72 @@
+"""The detailed configuration of a run: the file, its overrides, and this world's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phaseline.config.batch_layout import BatchLayout
+from phaseline.config.loading import load_config
+from phaseline.config.resolved import fingerprint
+from phaseline.config.sections import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfiguration:
+    """What a run does, in every detail that is known before it starts.
+
+    Attributes:
+        config: The resolved sections.
+        session_dir: The session's directory, which is its identity.
+        layouts: Per phase, how a global batch is spread over ranks and micro-steps.
+        fingerprint: Of everything that determines the numbers.
+    """
+
+    config: Config
+    session_dir: Path
+    layouts: tuple[BatchLayout, ...]
+    fingerprint: str
+
+
+class ConfigurationBuilder:
+    """Builds the configuration of a run. It imports no torch."""
+
+    def __init__(
+        self, path: Path, *, overrides: Sequence[str] = (), session_dir: Path | None = None
+    ) -> None:
+        """Takes what the caller said.
+
+        Args:
+            path: The session file.
+            overrides: As `phases[0].optimizer.lr=1e-3`.
+            session_dir: Instead of `<session.root>/<session.name>`.
+        """
+        self._path = path
+        self._overrides = tuple(overrides)
+        self._session_dir = session_dir
+
+    def build(self, *, dp_world_size: int) -> TrainingConfiguration:
+        """Reads and checks everything.
+
+        Args:
+            dp_world_size: Data-parallel ranks of this run.
+
+        Raises:
+            ConfigurationError: Carrying every fault.
+        """
+        loaded = load_config(self._path, self._overrides, session_dir=self._session_dir)
+        layouts = tuple(
+            BatchLayout.derive(
+                phase.batch.sequences(phase.data.sequence_length),
+                phase.batch.micro_size,
+                dp_world_size,
+            )
+            for phase in loaded.config.phases
+        )
+        return TrainingConfiguration(
+            config=loaded.config,
+            session_dir=loaded.session_dir,
+            layouts=layouts,
+            fingerprint=fingerprint(loaded.config),
+        )

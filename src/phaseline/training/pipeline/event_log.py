@@ -1,0 +1,45 @@
+"""What happened in an attempt, as records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phaseline.training.phases.callbacks import Callback
+from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.pipeline.session_manager import OpenSession
+
+
+class EventLog(Callback):
+    """Writes the edges of phases and the checkpoints into the attempt's events."""
+
+    def __init__(self, session: OpenSession) -> None:
+        """Takes the session whose attempt is told about."""
+        self._session = session
+
+    def phase_started(self, runtime: PhaseRuntime) -> None:
+        """Records that a phase began or goes on."""
+        self._session.event(
+            "phase_started",
+            phase=runtime.section.name,
+            phase_step=runtime.position.phase_step,
+            num_steps=runtime.plan.num_steps,
+            engine=runtime.engine.settings.name,
+        )
+
+    def checkpoint_saved(self, runtime: PhaseRuntime, folder: Path, *, final: bool) -> None:
+        """Records where state was saved."""
+        self._session.event(
+            "checkpoint_saved",
+            phase=runtime.section.name,
+            phase_step=runtime.position.phase_step,
+            checkpoint=folder.name,
+            final=final,
+        )
+
+    def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
+        """Records that a phase ended or was stopped."""
+        self._session.event(
+            "phase_finished" if finished else "phase_stopped",
+            phase=runtime.section.name,
+            phase_step=runtime.position.phase_step,
+        )

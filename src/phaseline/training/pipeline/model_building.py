@@ -1,0 +1,237 @@
+"""Step two of a run: the tokenizer, the model, and everything else that one phase works with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from phaseline.checkpoint.reader import CheckpointReader, load_engine, load_weights
+from phaseline.checkpoint.stateful import StatefulRegistry
+from phaseline.checkpoint.store import CheckpointStore
+from phaseline.config.plugins import load_attribute
+from phaseline.data.phase_data import PhaseData, open_phase_data
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.distributed.engines import Engine, EngineSettings, build_engine
+from phaseline.distributed.seeding import position_seed, seed_all
+from phaseline.distributed.world import World
+from phaseline.errors import DataError
+from phaseline.models.build import build_model, freeze
+from phaseline.models.optimizers import build_optimizer
+from phaseline.objectives import build_objective
+from phaseline.resilience.stop import StopFlag, StopVote
+from phaseline.session.records import RecordWriter
+from phaseline.tracking.console import Display
+from phaseline.tracking.recorder import MetricRecorder, NullRecorder
+from phaseline.training.phases.callbacks import Callback, CallbackList
+from phaseline.training.phases.plan import PhasePlan
+from phaseline.training.phases.position import PhasePosition
+from phaseline.training.phases.progress_clock import ProgressClock
+from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.phases.step_metrics import StepMetrics
+from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.event_log import EventLog
+from phaseline.training.pipeline.session_manager import OpenSession, ResumePoint
+
+
+class DataIdentity:
+    """Refuses to go on with other data than the phase began with: the order would differ."""
+
+    def __init__(self, fingerprint: str, phase: str) -> None:
+        """Takes the fingerprint of the prepared data, and the phase for the message."""
+        self._fingerprint = fingerprint
+        self._phase = phase
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the fingerprint."""
+        return {"fingerprint": self._fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compares the fingerprint.
+
+        Raises:
+            DataError: The data changed since the checkpoint was written.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise DataError(
+                f"The data of phase {self._phase} changed since its last checkpoint "
+                f"(fingerprint {state['fingerprint']}, now {self._fingerprint}), so its order "
+                "cannot go on. Put the data back, or start a new session."
+            )
+
+
+class ModelBuilding:
+    """Builds the runtime of a phase, and gives it the state that it goes on from."""
+
+    def __init__(
+        self,
+        configuration: TrainingConfiguration,
+        session: OpenSession,
+        world: World,
+        *,
+        display: Display,
+        stop_flag: StopFlag,
+    ) -> None:
+        """Takes what all phases share.
+
+        Args:
+            configuration: The run's configuration.
+            session: The open session.
+            world: The started world.
+            display: What a person sees.
+            stop_flag: Set when this process is asked to stop.
+        """
+        self._configuration = configuration
+        self._session = session
+        self._world = world
+        self._display = display
+        self._stop_flag = stop_flag
+
+    def build(self, phase_idx: int, point: ResumePoint | None) -> PhaseRuntime:
+        """Builds a phase's runtime. **Ranks:** all.
+
+        Args:
+            phase_idx: Which phase.
+            point: What it goes on from: a checkpoint of this phase, the last one of the phase
+                before, or None for fresh weights.
+        """
+        config = self._configuration.config
+        section = config.phases[phase_idx]
+        layout = self._configuration.layouts[phase_idx]
+        data = open_phase_data(config, phase_idx, layout)
+        tokenizer = data.tokenizer
+        plan = self._plan(phase_idx, data)
+        within_phase = point is not None and point.manifest.phase == section.name
+        engine = self._build_engine(phase_idx, tokenizer, None if within_phase else point)
+        position = PhasePosition()
+        stateful = StatefulRegistry()
+        stateful.register("position", position)
+        stateful.register("data", DataIdentity(data.fingerprint, section.name))
+        callbacks = self._callbacks(phase_idx, stateful)
+        if point is not None and within_phase:
+            with CheckpointReader(point.folder) as reader:
+                load_engine(reader, engine, dp_rank=self._world.dp_rank)
+                stateful.load_state_dict(reader.state["stateful"])
+        elif point is not None:
+            position.global_step = point.manifest.global_step
+            position.tokens = point.manifest.tokens
+        self._world.require_agreement("where training goes on", position.state_dict())
+        self._world.require_agreement("the prepared data", data.fingerprint)
+        return PhaseRuntime(
+            section=section,
+            resilience=config.resilience,
+            phase_idx=phase_idx,
+            num_phases=len(config.phases),
+            seed=config.session.seed,
+            plan=plan,
+            layout=layout,
+            world=self._world,
+            engine=engine,
+            objective=build_objective(section.objective, path=f"phases[{phase_idx}].objective"),
+            data=data,
+            tokenizer=tokenizer,
+            position=position,
+            stateful=stateful,
+            step_metrics=StepMetrics(self._world),
+            recorder=self._recorder(),
+            attempt=self._session.attempt.number,
+            committed=self._session.adopted.committed,
+            store=self._store(phase_idx),
+            stop=StopVote(self._stop_flag, self._world),
+            display=self._display,
+            clock=self._clock(phase_idx, plan),
+            callbacks=callbacks,
+            samples_folder=self._session.layout.phase(section.name).samples_dir,
+        )
+
+    def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
+        config = self._configuration.config
+        global_size = self._configuration.layouts[phase_idx].global_size
+        per_epoch = data.samples_per_epoch
+        return PhasePlan.derive(
+            config.phases[phase_idx],
+            tokens_per_step=data.tokens_per_step,
+            steps_per_epoch=None if per_epoch is None else per_epoch / global_size,
+            interval_steps=config.tracking.interval_steps,
+        )
+
+    def _build_engine(
+        self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None
+    ) -> Engine:
+        """Builds model and engine, with what the phase inherits from the one before."""
+        config = self._configuration.config
+        section = config.phases[phase_idx]
+        # The same on every rank, and for the same phase in every image.
+        seed_all(position_seed(config.session.seed, phase_idx), torch.device("cpu"))
+        module = build_model(
+            config.model,
+            vocab_size=tokenizer.vocab_size,
+            special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+        )
+        freeze(module, section.trainable, path=f"phases[{phase_idx}].trainable")
+        inherits = point is not None and section.inherit.weights == "previous"
+        if point is not None and inherits:
+            with CheckpointReader(point.folder) as reader:
+                load_weights(reader, module)
+        engine = build_engine(
+            module,
+            build_optimizer(module, section.optimizer, device=self._world.device),
+            EngineSettings(
+                kind=section.engine.kind,
+                zero_stage=section.engine.zero_stage,
+                micro_batch_size=section.batch.micro_size,
+                accumulation_steps=self._configuration.layouts[phase_idx].accumulation_steps,
+                clip_norm=section.optimizer.clip_norm,
+            ),
+            self._world,
+        )
+        if point is not None and section.inherit.optimizer == "keep":
+            with CheckpointReader(point.folder) as reader:
+                load_engine(reader, engine, dp_rank=self._world.dp_rank)
+        return engine
+
+    def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
+        members: list[Callback] = [EventLog(self._session)]
+        for idx, name in enumerate(self._configuration.config.phases[phase_idx].callbacks):
+            path = f"phases[{phase_idx}].callbacks[{idx}]"
+            member = load_attribute(name, path=path)()
+            if hasattr(member, "state_dict"):
+                stateful.register(f"callback {type(member).__name__}", member)
+            members.append(member)
+        return CallbackList(members)
+
+    def _recorder(self) -> MetricRecorder:
+        if self._world.is_main:
+            return RecordWriter(self._session.attempt.metrics_file)
+        return NullRecorder()
+
+    def _store(self, phase_idx: int) -> CheckpointStore:
+        session, config = self._session, self._configuration.config
+        section = config.phases[phase_idx]
+        root = session.layout.root
+        resumed_from = session.adopted.resumed_from
+        return CheckpointStore(
+            session.layout.phase(section.name).checkpoints_dir,
+            self._world,
+            attempt=session.attempt.number,
+            config_fingerprint=self._configuration.fingerprint,
+            keep_last=section.checkpoint.keep_last,
+            adopted=[root / name for name in session.adopted.checkpoints],
+            resumed_from=None if resumed_from is None else root / resumed_from,
+        )
+
+    def _clock(self, phase_idx: int, plan: PhasePlan) -> ProgressClock:
+        config = self._configuration.config
+        later = 0.0
+        for idx in range(phase_idx + 1, len(config.phases)):
+            phase = config.phases[idx]
+            if phase.duration.unit == "tokens":
+                later += phase.duration.value
+            elif phase.duration.unit == "steps":
+                tokens = self._configuration.layouts[idx].global_size * phase.data.sequence_length
+                later += phase.duration.value * tokens
+        return ProgressClock(
+            phase_steps=plan.num_steps,
+            tokens_per_step=plan.tokens_per_step,
+            later_tokens=int(later),
+        )

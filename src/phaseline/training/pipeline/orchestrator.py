@@ -1,0 +1,255 @@
+"""The sole orchestrator: it alone knows the order of steps and of phases."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.distributed.world import World
+from phaseline.errors import ExitCode
+from phaseline.resilience.stop import StopFlag
+from phaseline.session.attempts import Outcome
+from phaseline.session.identity import save_identity
+from phaseline.tracking.console import Display, build_display
+from phaseline.tracking.follower import start_follower
+from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
+from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.finalization import Finalization, summarize
+from phaseline.training.pipeline.images import ProcessImages
+from phaseline.training.pipeline.model_building import ModelBuilding
+from phaseline.training.pipeline.preparation import prepare_data
+from phaseline.training.pipeline.session_manager import (
+    OpenSession,
+    ResumePoint,
+    newest_verified,
+)
+from phaseline.training.pipeline.validation import PhaseValidation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The next piece of work, as the main rank decided it.
+
+    Attributes:
+        kind: validate, train or finalize.
+        phase_idx: Which phase; without meaning for finalize.
+        point: What a phase that trains goes on from.
+    """
+
+    kind: str
+    phase_idx: int = 0
+    point: ResumePoint | None = None
+
+
+class PipelineOrchestrator:
+    """Runs preparation, model building, validation, the training phases and finalization.
+
+    What comes next is read from the session's directory each time, by the main rank, which
+    tells the others. So a fresh image, a restart after a crash and an in-place run are one
+    and the same thing.
+    """
+
+    def __init__(
+        self,
+        configuration: TrainingConfiguration,
+        session: OpenSession,
+        *,
+        images: ProcessImages,
+        stop_flag: StopFlag,
+    ) -> None:
+        """Takes the open session.
+
+        Args:
+            configuration: The run's configuration.
+            session: The open session.
+            images: What happens to the process between pieces of work.
+            stop_flag: Set when this process is asked to stop.
+        """
+        self._configuration = configuration
+        self._session = session
+        self._images = images
+        self._stop_flag = stop_flag
+        self._environment: RankEnvironment = session.environment
+        self._display = self._build_display()
+        self._num_tasks = 0
+
+    def run(self) -> Outcome:
+        """Does what is left to do, on every rank, and returns how the attempt ended.
+
+        With fresh images this process goes from task to task by replacing itself, and only
+        the last image returns.
+        """
+        config = self._configuration.config
+        self._follow_with_wandb()
+        # A later image finds everything in the cache and need not say it again.
+        report = self._display.note if self._environment.image == 0 else _say_nothing
+        prepare_data(config, self._session.rendezvous, report)
+        world = World(
+            self._environment,
+            self._session.rendezvous,
+            collective_timeout_s=config.resilience.collective_timeout_s,
+        )
+        task = self._next_task(world)
+        while task.kind != "finalize":
+            runtime = self._build(task, world)
+            if task.kind == "validate":
+                self._validate(runtime)
+            else:
+                self._train(task, runtime)
+            self._release(runtime)
+            if self._is_stop_agreed(world):
+                return self._stop(world)
+            task = self._next_task(world)
+            if task.kind != "finalize":
+                self._move_on(world)
+        return self._finalize(world)
+
+    # -- The steps
+
+    def _build(self, task: Task, world: World) -> PhaseRuntime:
+        building = ModelBuilding(
+            self._configuration,
+            self._session,
+            world,
+            display=self._display,
+            stop_flag=self._stop_flag,
+        )
+        place = self._session.place
+        place.phase = self._configuration.config.phases[task.phase_idx].name
+        runtime = building.build(task.phase_idx, task.point)
+        place.position = runtime.position
+        return runtime
+
+    def _validate(self, runtime: PhaseRuntime) -> None:
+        name = runtime.section.name
+        self._display.note(f"validating {name}: its worst batch, a checkpoint and back, the disk")
+        PhaseValidation(runtime, self._session.layout).run()
+        identity = self._session.identity
+        if identity is not None:
+            record = self._validated_record()
+            record["phases"] = [*record["phases"], name]
+            others = [r for r in identity.validated if not self._is_ours(r)]
+            self._session.identity = replace(identity, validated=[*others, record])
+            save_identity(self._session.layout, self._session.identity)
+        self._session.event("phase_validated", phase=name)
+
+    def _train(self, task: Task, runtime: PhaseRuntime) -> PhaseEnding:
+        point = task.point
+        if point is not None and point.manifest.phase == runtime.section.name:
+            self._display.note(
+                f"resuming {runtime.section.name} at step {runtime.position.phase_step} "
+                f"of {runtime.plan.num_steps}"
+            )
+        return TrainingPhaseManager(runtime=runtime).run()
+
+    def _finalize(self, world: World) -> Outcome:
+        outcome = Outcome(code=ExitCode.FINISHED, reason="every phase is trained", time=time.time())
+        if self._session.is_main:
+            Finalization(self._configuration, self._session, self._display).run()
+            for line in summarize(self._session):
+                self._display.note(line)
+            self._display.note(f"finished; everything lies in {self._session.layout.root}")
+            self._session.end(outcome.code, outcome.reason)
+        self._display.close()
+        world.close()
+        return outcome
+
+    def _stop(self, world: World) -> Outcome:
+        reason = self._stop_flag.reason or "another rank was asked to"
+        outcome = Outcome(
+            code=ExitCode.STOPPED, reason=f"stopped on request ({reason})", time=time.time()
+        )
+        if self._session.is_main:
+            self._display.note(
+                "stopped on request, everything is saved; the same command goes on from here"
+            )
+            self._session.end(outcome.code, outcome.reason)
+        self._display.close()
+        world.close()
+        return outcome
+
+    # -- What comes next
+
+    def _next_task(self, world: World) -> Task:
+        """The main rank reads the session's directory; all ranks get the same answer."""
+        key = f"task/{self._num_tasks}"
+        self._num_tasks += 1
+        if world.is_main:
+            task = self._decide()
+            folder = None if task.point is None else str(task.point.folder)
+            world.rendezvous.publish(
+                key, {"kind": task.kind, "phase_idx": task.phase_idx, "folder": folder}
+            )
+            return task
+        told: dict[str, Any] = world.rendezvous.wait_for(key, timeout_s=world.rendezvous.timeout_s)
+        point = None if told["folder"] is None else ResumePoint.at(Path(told["folder"]))
+        return Task(kind=told["kind"], phase_idx=told["phase_idx"], point=point)
+
+    def _decide(self) -> Task:
+        phases = self._configuration.config.phases
+        names = [phase.name for phase in phases]
+        point, faults = newest_verified(self._session.trusted_checkpoints(), names)
+        for fault in faults:
+            self._session.event("checkpoint_rejected", problem=fault)
+            self._display.note(f"left out: {fault}")
+        next_idx = 0
+        if point is not None:
+            next_idx = names.index(point.manifest.phase) + int(point.manifest.final)
+        validated = self._validated_record()["phases"]
+        for idx in range(next_idx, len(phases)):
+            if names[idx] not in validated:
+                return Task(kind="validate", phase_idx=idx)
+        if next_idx == len(phases):
+            return Task(kind="finalize")
+        return Task(kind="train", phase_idx=next_idx, point=point)
+
+    def _validated_record(self) -> dict[str, Any]:
+        """Phases that were validated for this world and this configuration."""
+        identity = self._session.identity
+        found = [r for r in identity.validated if self._is_ours(r)] if identity else []
+        if found:
+            return dict(found[0])
+        return {
+            "world_size": self._environment.world_size,
+            "fingerprint": self._configuration.fingerprint,
+            "phases": [],
+        }
+
+    def _is_ours(self, record: dict[str, Any]) -> bool:
+        key = (self._environment.world_size, self._configuration.fingerprint)
+        return (record["world_size"], record["fingerprint"]) == key
+
+    def _is_stop_agreed(self, world: World) -> bool:
+        return any(world.gather_objects(self._stop_flag.is_set))
+
+    # -- The process
+
+    def _move_on(self, world: World) -> None:
+        """Ends what cannot outlive this image, then asks for the next."""
+        if not self._images.fresh:
+            return
+        self._display.close()
+        self._session.close()
+        self._images.next_image(world, attempt=self._session.attempt.number)
+
+    def _release(self, runtime: PhaseRuntime) -> None:
+        runtime.recorder.close()
+        runtime.engine.close()
+
+    def _build_display(self) -> Display:
+        tracking = self._configuration.config.tracking
+        kind = tracking.console if self._environment.is_main else "off"
+        return build_display(kind, self._images.terminal, tracking.plain_interval_s)
+
+    def _follow_with_wandb(self) -> None:
+        config = self._configuration.config
+        if self._environment.is_main and config.tracking.wandb.mode != "disabled":
+            start_follower(self._session.layout.root)
+
+
+def _say_nothing(_text: str) -> None:
+    """Takes the place of a report that nobody needs."""

@@ -1,0 +1,413 @@
+"""Creating and resuming sessions: one attempt at a time, and what it stands on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from phaseline import __version__
+from phaseline.checkpoint.manifest import Manifest, list_published, verify
+from phaseline.config.resolved import differences, from_yaml, to_yaml
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.distributed.rendezvous import Rendezvous
+from phaseline.errors import CheckpointError, ExitCode, PhaselineError, SessionChangedError
+from phaseline.session.attempts import (
+    Adopted,
+    Outcome,
+    read_adopted,
+    take_attempt,
+    write_adopted,
+    write_outcome,
+)
+from phaseline.session.files import write_json, write_text
+from phaseline.session.identity import SessionIdentity, load_identity, save_identity
+from phaseline.session.layout import AttemptLayout, SessionLayout
+from phaseline.session.lease import Lease
+from phaseline.session.records import RecordWriter
+from phaseline.training.phases.position import PhasePosition
+from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+
+OPENED_KEY = "session/opened"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """A checkpoint that verified, and what it is.
+
+    Attributes:
+        folder: The checkpoint.
+        manifest: Its manifest.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def at(cls, folder: Path) -> ResumePoint:
+        """A checkpoint that the main rank has already verified."""
+        return cls(folder=folder, manifest=Manifest.load(folder))
+
+
+@dataclass(slots=True)
+class Place:
+    """Where this rank is, for the record of an error.
+
+    Attributes:
+        phase: Name of the phase, once one is at hand.
+        position: The phase's counters, once it is built.
+    """
+
+    phase: str | None = None
+    position: PhasePosition | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Completed steps of the phase."""
+        return None if self.position is None else self.position.phase_step
+
+
+@dataclass(kw_only=True)
+class OpenSession:
+    """A session that this attempt may write to.
+
+    Attributes:
+        layout: Its directory.
+        attempt: This attempt's folder.
+        environment: This process's coordinates.
+        rendezvous: The store that the ranks meet at.
+        finished: Whether there is nothing left to do.
+        adopted: What this attempt took over when it began.
+        identity: Who the session is; None on every rank but the main one.
+        lease: Held by the main rank.
+        events: What happened, on the main rank.
+        place: Where this rank is.
+    """
+
+    layout: SessionLayout
+    attempt: AttemptLayout
+    environment: RankEnvironment
+    rendezvous: Rendezvous
+    finished: bool
+    adopted: Adopted
+    identity: SessionIdentity | None = None
+    lease: Lease | None = None
+    events: RecordWriter | None = None
+    place: Place = field(default_factory=Place)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes what there is one of."""
+        return self.environment.is_main
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Main rank: records that something happened; other ranks do nothing."""
+        if self.events is not None:
+            self.events.append([{"time": time.time(), "event": name, **facts}])
+
+    def end(self, code: ExitCode, reason: str) -> None:
+        """Main rank: writes how the attempt ended and gives the lease back."""
+        if not self.is_main:
+            return
+        self.event("attempt_ended", code=int(code), reason=reason)
+        write_outcome(self.attempt, Outcome(code=code, reason=reason, time=time.time()))
+        self.close()
+        if self.lease is not None:
+            self.lease.release()
+
+    def abandon(self) -> None:
+        """After a failure: gives the lease back, so that the next start need not wait for it."""
+        if self.lease is not None:
+            self.lease.stop()
+            self.lease.release()
+
+    def close(self) -> None:
+        """Ends what has a thread or an open file, and keeps the lease for the next image."""
+        if self.events is not None:
+            self.events.close()
+        if self.lease is not None:
+            self.lease.stop()
+
+    def trusted_checkpoints(self) -> list[Path]:
+        """Published checkpoints that this attempt adopted or wrote, in no order.
+
+        What an attempt before it publishes later is not among them, so a rank that was left
+        over cannot change what is resumed.
+        """
+        adopted = [self.layout.root / name for name in self.adopted.checkpoints]
+        suffix = f".a{self.attempt.number:04d}"
+        own = [
+            path
+            for phase in sorted((self.layout.root / "phases").glob("*"))
+            for path in list_published(self.layout.phase(phase.name).checkpoints_dir)
+            if path.name.endswith(suffix)
+        ]
+        return [path for path in adopted if path.is_dir()] + own
+
+
+class SessionManager:
+    """Opens the session on every rank; the main rank decides and tells the others."""
+
+    def __init__(
+        self,
+        configuration: TrainingConfiguration,
+        environment: RankEnvironment,
+        *,
+        take_over: bool = False,
+    ) -> None:
+        """Takes what the session is about.
+
+        Args:
+            configuration: What is asked for now.
+            environment: This process's coordinates.
+            take_over: Whether another holder's lease is taken from it.
+        """
+        self._configuration = configuration
+        self._environment = environment
+        self._take_over = take_over
+        self._layout = SessionLayout(configuration.session_dir)
+
+    def open(self) -> OpenSession:
+        """Creates the session or resumes it. **Ranks:** all. No collective.
+
+        Raises:
+            SessionBusyError: Another process holds the lease.
+            SessionChangedError: The configuration differs in what would change the numbers.
+            PhaselineError: The same as on the main rank, on every rank.
+        """
+        timeout_s = self._configuration.config.resilience.start_timeout_s
+        rendezvous = Rendezvous(self._environment, timeout_s=timeout_s)
+        if not self._environment.is_main:
+            return self._follow(rendezvous)
+        try:
+            session = self._lead(rendezvous)
+        except PhaselineError as error:
+            rendezvous.publish(OPENED_KEY, {"error": str(error), "code": int(error.exit_code)})
+            raise
+        rendezvous.publish(
+            OPENED_KEY,
+            {
+                "error": None,
+                "attempt": session.attempt.number,
+                "finished": session.finished,
+                "adopted": asdict(session.adopted),
+            },
+        )
+        return session
+
+    def _follow(self, rendezvous: Rendezvous) -> OpenSession:
+        """Other ranks: take over what the main rank decided."""
+        told = rendezvous.wait_for(OPENED_KEY, timeout_s=rendezvous.timeout_s)
+        if told["error"] is not None:
+            error = PhaselineError(told["error"])
+            error.exit_code = ExitCode(told["code"])
+            raise error
+        adopted = told["adopted"]
+        return OpenSession(
+            layout=self._layout,
+            attempt=self._layout.attempt(told["attempt"]),
+            environment=self._environment,
+            rendezvous=rendezvous,
+            finished=told["finished"],
+            adopted=Adopted(
+                checkpoints=tuple(adopted["checkpoints"]),
+                resumed_from=adopted["resumed_from"],
+                committed=tuple((attempt, lines) for attempt, lines in adopted["committed"]),
+            ),
+        )
+
+    def _lead(self, rendezvous: Rendezvous) -> OpenSession:
+        """Main rank: takes the lease, the attempt's number and what it will stand on."""
+        layout, environment = self._layout, self._environment
+        layout.root.mkdir(parents=True, exist_ok=True)
+        lease = Lease.acquire(layout, take_over=self._take_over)
+        try:
+            identity = self._identify()
+            if environment.attempt is not None:
+                attempt = layout.attempt(environment.attempt)
+                adopted = read_adopted(attempt)
+                assert adopted is not None
+            else:
+                attempt = take_attempt(layout)
+                adopted = self._adopt(attempt)
+                write_json(attempt.environment_file, describe_environment(environment))
+        except BaseException:
+            lease.release()
+            raise
+        session = OpenSession(
+            layout=layout,
+            attempt=attempt,
+            environment=environment,
+            rendezvous=rendezvous,
+            finished=identity.state == "finished",
+            adopted=adopted,
+            identity=identity,
+            lease=lease,
+            events=RecordWriter(attempt.events_file),
+        )
+        session.event(
+            "image_started",
+            image=environment.image,
+            world_size=environment.world_size,
+            resumed_from=adopted.resumed_from,
+        )
+        return session
+
+    def _identify(self) -> SessionIdentity:
+        """Creates the session's identity, or holds the stored one against what is asked for."""
+        layout, configuration = self._layout, self._configuration
+        identity = load_identity(layout)
+        text = to_yaml(configuration.config)
+        if identity is None:
+            identity = SessionIdentity(
+                id=uuid.uuid4().hex,
+                name=configuration.config.session.name,
+                created=time.time(),
+                config_fingerprint=configuration.fingerprint,
+                wandb_id=uuid.uuid4().hex[:12],
+                phaseline_version=__version__,
+                state="open",
+                validated=[],
+            )
+            write_text(layout.config_file, text)
+            save_identity(layout, identity)
+            return identity
+        stored_text = layout.config_file.read_text(encoding="utf-8")
+        if stored_text != text:
+            self._require_safe_changes(stored_text)
+            write_text(layout.config_file, text)
+            # A phase that was appended to a finished session opens it again.
+            num_phases = len(from_yaml(stored_text).phases)
+            grown = len(configuration.config.phases) > num_phases
+            identity = replace(
+                identity,
+                config_fingerprint=configuration.fingerprint,
+                state="open" if grown else identity.state,
+            )
+            save_identity(layout, identity)
+        return identity
+
+    def _require_safe_changes(self, stored_text: str) -> None:
+        changes = unsafe_changes(stored_text, self._configuration, self._layout)
+        if changes:
+            raise SessionChangedError(
+                f"The session at {self._layout.root} was started with other settings:\n"
+                + "\n".join(f"  {change}" for change in changes)
+                + "\nPut them back, or train the changed configuration in a session of its own "
+                "(--session DIR or session.name)."
+            )
+
+    def _adopt(self, attempt: AttemptLayout) -> Adopted:
+        """Fixes which checkpoints this attempt trusts, and finds the one to go on from."""
+        names = self._inherited_names(attempt.number)
+        folders = [self._layout.root / name for name in names]
+        point, _ = newest_verified(
+            [folder for folder in folders if folder.is_dir()],
+            [phase.name for phase in self._configuration.config.phases],
+        )
+        adopted = Adopted(
+            checkpoints=tuple(names),
+            resumed_from=(
+                None if point is None else str(point.folder.relative_to(self._layout.root))
+            ),
+            committed=() if point is None else point.manifest.committed,
+        )
+        write_adopted(attempt, adopted)
+        return adopted
+
+    def _inherited_names(self, number: int) -> list[str]:
+        """Names of what the attempts before this one adopted or wrote, in a chain of trust."""
+        earlier = [n for n in self._layout.attempt_numbers() if n < number]
+        names: set[str] = set()
+        root = self._layout.root
+        for idx in range(len(earlier) - 1, -1, -1):
+            suffix = f".a{earlier[idx]:04d}"
+            for phase in (root / "phases").glob("*"):
+                folder = self._layout.phase(phase.name).checkpoints_dir
+                names |= {
+                    str(path.relative_to(root))
+                    for path in list_published(folder)
+                    if path.name.endswith(suffix)
+                }
+            adopted = read_adopted(self._layout.attempt(earlier[idx]))
+            if adopted is not None:
+                return sorted(names | set(adopted.checkpoints))
+        return sorted(names)
+
+
+def newest_verified(
+    folders: list[Path],
+    phase_names: list[str],
+    report: Callable[[str], None] | None = None,
+) -> tuple[ResumePoint | None, list[str]]:
+    """Returns the checkpoint that got furthest and verifies, and what is wrong with the others.
+
+    Args:
+        folders: Published checkpoints, in any order.
+        phase_names: The session's phases, in order.
+        report: Told about each bad one.
+    """
+    faults: list[str] = []
+    candidates: list[tuple[int, int, int, Path]] = []
+    for folder in folders:
+        try:
+            manifest = Manifest.load(folder)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if manifest.phase in phase_names:
+            rank = phase_names.index(manifest.phase)
+            candidates.append((rank, manifest.phase_step, manifest.attempt, folder))
+    found = None
+    for *_, folder in sorted(candidates, reverse=True):
+        try:
+            found = ResumePoint(folder=folder, manifest=verify(folder))
+            break
+        except CheckpointError as error:
+            faults.append(str(error))
+    for fault in faults:
+        if report is not None:
+            report(fault)
+    return found, faults
+
+
+def unsafe_changes(
+    stored_text: str, configuration: TrainingConfiguration, layout: SessionLayout
+) -> list[str]:
+    """Lines that name each change that would alter the numbers of what has begun."""
+    stored = from_yaml(stored_text)
+    begun = [
+        phase.name
+        for phase in stored.phases
+        if list_published(layout.phase(phase.name).checkpoints_dir)
+    ]
+    if not begun:
+        return []
+    return [
+        f"{change.path} was {change.old!r} and is now {change.new!r}"
+        for change in differences(stored, configuration.config, begun)
+        if not change.safe
+    ]
+
+
+def describe_environment(environment: RankEnvironment) -> dict[str, Any]:
+    """Versions and coordinates, for people who ask later why numbers differ. No secrets."""
+    import torch
+
+    return {
+        "phaseline": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "world_size": environment.world_size,
+        "threads": torch.get_num_threads(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "started": time.time(),
+    }

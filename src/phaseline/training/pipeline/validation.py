@@ -1,0 +1,143 @@
+"""Step three of a run: each phase's worst case, once, before anything is spent on it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from phaseline.checkpoint.manifest import verify
+from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
+from phaseline.checkpoint.store import CheckpointStore, SavedPosition
+from phaseline.data.phase_data import Batch
+from phaseline.errors import CheckpointError, EngineError, PhaselineError
+from phaseline.session.layout import SessionLayout
+from phaseline.training.phases.runtime import PhaseRuntime
+
+
+class PhaseValidation:
+    """Tries what a phase will do: its worst batch, a checkpoint and back, the disk."""
+
+    def __init__(self, runtime: PhaseRuntime, layout: SessionLayout) -> None:
+        """Takes a phase's runtime, which is used up by this.
+
+        Args:
+            runtime: Built with fresh weights.
+            layout: The session's directory.
+        """
+        self._runtime = runtime
+        self._folder = layout.root / "validation" / runtime.section.name
+
+    def run(self) -> None:
+        """Raises in words what would otherwise fail later. **Ranks:** all.
+
+        Raises:
+            EngineError: The worst batch gives no finite loss.
+            CheckpointError: What was written is not what is read back.
+            PhaselineError: The disk is too small.
+        """
+        self._runtime.world.require_agreement("the phase", self._runtime.section.name)
+        self._train_worst_batch()
+        self._evaluate_worst_batch()
+        try:
+            size_bytes = self._round_trip()
+        finally:
+            self._runtime.world.rendezvous.barrier(f"validated/{self._runtime.section.name}")
+            if self._runtime.world.is_main:
+                shutil.rmtree(self._folder.parent, ignore_errors=True)
+        self._require_disk(size_bytes)
+
+    def _train_worst_batch(self) -> None:
+        """One optimizer step on full sequences in which every token is a target."""
+        runtime = self._runtime
+        engine, layout = runtime.engine, runtime.layout
+        engine.model.train()
+        sequence_length = runtime.section.data.sequence_length
+        num_targets = layout.micro_size * layout.accumulation_steps * sequence_length
+        for micro_step in range(layout.accumulation_steps):
+            batch = self._worst_batch(layout.micro_size, sequence_length)
+            engine.begin_micro_step(is_last=micro_step == layout.accumulation_steps - 1)
+            loss = runtime.objective.token_losses(engine.model, batch).sum()
+            engine.backward(loss / num_targets)
+        for group in engine.param_groups:
+            group["lr"] = runtime.plan.learning_rate(1)
+        report = engine.step()
+        if report.skipped:
+            raise EngineError(
+                f"phases[{runtime.phase_idx}] ({runtime.section.name}): the first trial step, on "
+                f"{layout.micro_size} full sequences of {sequence_length} random tokens, has a "
+                "gradient that is not finite. Check the model's initialisation and its numbers."
+            )
+
+    def _evaluate_worst_batch(self) -> None:
+        runtime = self._runtime
+        runtime.engine.model.eval()
+        evaluate = runtime.section.evaluate
+        batch = self._worst_batch(
+            evaluate.micro_size or runtime.section.batch.micro_size,
+            evaluate.sequence_length or runtime.section.data.sequence_length,
+        )
+        with torch.no_grad():
+            runtime.objective.token_losses(runtime.engine.model, batch)
+
+    def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
+        ids = torch.randint(0, self._runtime.tokenizer.vocab_size, (num_rows, sequence_length + 1))
+        batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
+        return batch.to(self._runtime.world.device)
+
+    def _round_trip(self) -> int:
+        """Writes a checkpoint of the live engine, reads it back and compares every bit."""
+        runtime = self._runtime
+        store = CheckpointStore(
+            self._folder, runtime.world, attempt=0, config_fingerprint="", keep_last=2
+        )
+        report = store.save(
+            runtime.engine,
+            SavedPosition(
+                phase=runtime.section.name,
+                phase_step=0,
+                global_step=0,
+                tokens=0,
+                final=False,
+                committed=(),
+            ),
+            {"stateful": runtime.stateful.state_dict()},
+        )
+        verify(report.folder)
+        with CheckpointReader(report.folder) as reader:
+            for fragment in runtime.engine.state_fragments():
+                saved = {WEIGHT: fragment.weight, **fragment.tensors()}
+                for key, live in saved.items():
+                    _require_equal(reader, f"{key}/{fragment.name}", fragment.start, live)
+        return report.size_bytes
+
+    def _require_disk(self, size_bytes: int) -> None:
+        runtime = self._runtime
+        # While one is written there is one more than are kept, and the phase's last besides.
+        needed = size_bytes * (runtime.section.checkpoint.keep_last + 2)
+        root = _existing(self._folder)
+        free = shutil.disk_usage(root).free
+        if free < needed:
+            raise PhaselineError(
+                f"phases[{runtime.phase_idx}] ({runtime.section.name}) needs {needed / 2**20:.0f} "
+                f"MiB for its checkpoints ({size_bytes / 2**20:.0f} MiB each), but {root} has "
+                f"{free / 2**20:.0f} MiB free. Free some, choose another session.root, or lower "
+                "checkpoint.keep_last."
+            )
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _require_equal(reader: CheckpointReader, key: str, start: int, live: torch.Tensor) -> None:
+    read = torch.empty(live.shape, dtype=live.dtype)
+    reader.read(key, start, read)
+    if not torch.equal(read.view(torch.uint8), live.detach().cpu().view(torch.uint8)):
+        raise CheckpointError(
+            f"{reader.folder}: {key} reads back other than it was written. The file system does "
+            "not keep what it is given; choose another session.root."
+        )

@@ -1,0 +1,74 @@
+"""The one entry point for callers: configuration, session, orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.resilience.stop import StopFlag
+from phaseline.session.attempts import Outcome
+from phaseline.training.pipeline.configuration_builder import ConfigurationBuilder
+from phaseline.training.pipeline.images import InPlace, ProcessImages
+from phaseline.training.pipeline.orchestrator import PipelineOrchestrator
+from phaseline.training.pipeline.session_manager import OpenSession, SessionManager
+
+
+class TrainingPipeline:
+    """Starts a session or resumes it; the same call does both.
+
+    Every rank makes one and calls `run`. In a program of your own the phases run in place;
+    the command line gives each a fresh process image.
+    """
+
+    def __init__(
+        self,
+        config: str | Path,
+        *,
+        overrides: Sequence[str] = (),
+        session_dir: str | Path | None = None,
+        take_over: bool = False,
+        images: ProcessImages | None = None,
+    ) -> None:
+        """Takes what the caller said; nothing is read yet.
+
+        Args:
+            config: The session file.
+            overrides: As `phases[0].optimizer.lr=1e-3`.
+            session_dir: Instead of `<session.root>/<session.name>`.
+            take_over: Whether the lease is taken from another holder.
+            images: What happens to the process between phases; in place if not given.
+        """
+        self._builder = ConfigurationBuilder(
+            Path(config),
+            overrides=overrides,
+            session_dir=None if session_dir is None else Path(session_dir),
+        )
+        self._take_over = take_over
+        self._images = images or InPlace()
+        self.session: OpenSession | None = None
+        """The session once it is open, for those who report a failure."""
+
+    def run(self) -> Outcome:
+        """Trains what is left to train. **Ranks:** all.
+
+        Returns:
+            How the attempt ended: finished, or stopped on request with everything saved.
+
+        Raises:
+            ConfigurationError: The configuration has faults; it carries all of them.
+            SessionBusyError: Another process works on the session.
+            SessionChangedError: The session was started with settings that differ.
+            PhaselineError: Training could not go on; the message says why.
+        """
+        environment = RankEnvironment.read()
+        configuration = self._builder.build(dp_world_size=environment.world_size)
+        manager = SessionManager(configuration, environment, take_over=self._take_over)
+        self.session = manager.open()
+        self._images.attempt_opened(self.session.attempt, environment.rank)
+        stop_flag = StopFlag()
+        stop_flag.listen()
+        orchestrator = PipelineOrchestrator(
+            configuration, self.session, images=self._images, stop_flag=stop_flag
+        )
+        return orchestrator.run()
