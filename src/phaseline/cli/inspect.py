@@ -1,0 +1,184 @@
+"""`phaseline status` and `phaseline metrics`: looking at a session, running or not. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phaseline.cli.session_status import (
+    AttemptStatus,
+    PhaseStatus,
+    SessionStatus,
+    find_sessions,
+    gather_status,
+    is_session,
+)
+from phaseline.errors import UsageError
+from phaseline.session.layout import SessionLayout
+from phaseline.session.metrics_view import read_metrics
+from phaseline.tracking.formatting import format_quantity, format_seconds
+
+_COUNTERS = ("seq", "kind", "phase", "phase_step", "global_step", "tokens")
+
+
+class MetricsFormat(str, Enum):
+    """How records are written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def status(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A session's folder, or one that holds sessions."),
+    ] = Path("runs"),
+) -> None:
+    """Show how a session stands: phases, attempts and how they ended, checkpoints, holder.
+
+    For a folder that holds several sessions: one line each.
+    """
+    layouts = find_sessions(directory)
+    if not layouts:
+        raise UsageError(
+            f"{directory} holds no session. Name a session's folder, as runs/quickstart, or the "
+            "folder above; `phaseline launch CONFIG` starts one."
+        )
+    statuses = [gather_status(layout) for layout in layouts]
+    if len(statuses) == 1:
+        _show_session(statuses[0])
+    else:
+        _show_table(
+            ("folder", "state", "phase", "step", "saved", "attempts"),
+            [_session_row(one) for one in statuses],
+        )
+
+
+def metrics(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The session's folder, as runs/quickstart.")
+    ],
+    format: Annotated[  # noqa: A002 - it names the option
+        MetricsFormat, typer.Option(help="jsonl: whole records; csv: one row each, no samples.")
+    ] = MetricsFormat.JSONL,
+    phase: Annotated[str | None, typer.Option(help="Only this phase. Default: all.")] = None,
+) -> None:
+    """Write the session's metrics to standard output: every step once, in order.
+
+    What an interrupted attempt recorded and a later one replayed is left out.
+    """
+    layout = SessionLayout(directory)
+    if not is_session(layout):
+        raise UsageError(f"{directory} is no session. Name a session's folder, as runs/quickstart.")
+    if phase is not None:
+        _require_phase(layout, phase)
+    records = read_metrics(layout, phase)
+    if format is MetricsFormat.JSONL:
+        for record in records:
+            sys.stdout.write(json.dumps(record) + "\n")
+    else:
+        _write_csv(records)
+
+
+def _require_phase(layout: SessionLayout, phase: str) -> None:
+    names = [one.name for one in gather_status(layout).phases]
+    if phase not in names:
+        raise UsageError(
+            f"--phase is {phase!r}, and {layout.root} has no such phase. Use {' or '.join(names)}."
+        )
+
+
+def _write_csv(records: Iterable[dict[str, Any]]) -> None:
+    """Columns are what any record has, so all are read before the first is written."""
+    rows = [
+        {name: record.get(name) for name in _COUNTERS} | record["metrics"] | record["timing"]
+        for record in records
+    ]
+    columns = dict.fromkeys([*_COUNTERS, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _show_session(session: SessionStatus) -> None:
+    typer.echo(f"{session.name}: {session.state}")
+    typer.echo(f"  folder  {session.layout.root}")
+    if session.newest_checkpoint is not None:
+        saved = session.newest_checkpoint.relative_to(session.layout.root)
+        typer.echo(f"  saved   {saved}, {_age(session.newest_checkpoint)} ago")
+    typer.echo(f"  holder  {_describe_holder(session)}\n")
+    _show_table(("phase", "state", "step", "tokens", "saved"), map(_phase_row, session.phases))
+    typer.echo("")
+    _show_table(("attempt", "began", "ended", "end", "reason"), map(_attempt_row, session.attempts))
+
+
+def _describe_holder(session: SessionStatus) -> str:
+    lease = session.lease
+    if lease is None or lease.owner is None:
+        return "nobody"
+    silence = f"last sign of life {format_seconds(lease.silent_s())} ago"
+    if lease.is_held():
+        return f"{lease.owner}, {silence}"
+    return f"nobody; {lease.owner} is gone without giving the session back, {silence}"
+
+
+def _session_row(session: SessionStatus) -> tuple[str, ...]:
+    phase, saved = session.current_phase, session.newest_checkpoint
+    return (
+        session.layout.root.name,
+        session.state,
+        "-" if phase is None else phase.name,
+        "-" if phase is None else _step(phase),
+        "-" if saved is None else f"{_age(saved)} ago",
+        str(len(session.attempts)),
+    )
+
+
+def _phase_row(phase: PhaseStatus) -> tuple[str, ...]:
+    saved = phase.checkpoint
+    return (
+        phase.name,
+        phase.state,
+        _step(phase),
+        format_quantity(phase.tokens),
+        "-" if saved is None else f"{saved.name}, {_age(saved)} ago",
+    )
+
+
+def _attempt_row(attempt: AttemptStatus) -> tuple[str, ...]:
+    return (
+        str(attempt.number),
+        _moment(attempt.began),
+        _moment(attempt.ended),
+        attempt.end,
+        attempt.reason,
+    )
+
+
+def _step(phase: PhaseStatus) -> str:
+    return f"{phase.step} of {phase.length}"
+
+
+def _age(path: Path) -> str:
+    return format_seconds(time.time() - path.stat().st_mtime)
+
+
+def _moment(seconds: float | None) -> str:
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest word; the same on a terminal and in a file."""
+    lines = [tuple(headings), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = [word.ljust(width) for word, width in zip(line, widths, strict=True)]
+        typer.echo("  ".join(["", *padded]).rstrip())

@@ -1,0 +1,113 @@
+"""`phaseline launch`: runs a session on this machine, whatever the machine has."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phaseline.cluster.accelerators import count_gpus
+from phaseline.cluster.launch_command import build_launch_command
+from phaseline.cluster.launcher import launch as launch_ranks
+from phaseline.cluster.verdict import describe_finished
+from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.resolved import differences, from_yaml
+from phaseline.errors import UsageError
+from phaseline.session.identity import load_identity
+from phaseline.session.layout import SessionLayout
+
+
+def launch(
+    config: Annotated[Path, typer.Argument(help="The session file, as configs/quickstart.yaml.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--override",
+            metavar="KEY=VALUE",
+            help="Change one setting, as phases[pretrain].optimizer.lr=1e-3. Repeatable.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Ranks to start. Default: cluster.processes_per_node, else one per GPU, else 1.",
+        ),
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="The session directory. Default: <session.root>/<session.name>."),
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Start although another process holds the session."),
+    ] = False,
+) -> None:
+    """Start, resume or continue a session on this machine.
+
+    The same command again goes on where the session stands, after Ctrl-C, a crash or a
+    reboot; a finished session says so. Ctrl-C saves at the next step, a second one leaves
+    at once.
+    """
+    num_gpus = count_gpus()
+    overrides = list(override or ())
+    loaded = load_config(config, overrides, session_dir=session)
+    _require_one_machine(loaded)
+    num_processes = processes or loaded.config.cluster.processes_per_node or max(1, num_gpus)
+    _require_gpus(num_processes, num_gpus)
+    if loaded.config.cluster.processes_per_node != num_processes:
+        # Said to the configuration, so that batch sizes are checked against it now.
+        overrides.append(f"cluster.processes_per_node={num_processes}")
+        loaded = load_config(config, overrides, session_dir=session)
+    layout = SessionLayout(loaded.session_dir)
+    if _is_finished(layout, loaded):
+        _say(describe_finished(layout))
+        return
+    command = build_launch_command(
+        config,
+        overrides=overrides,
+        session_dir=session,
+        num_processes=num_processes,
+        has_gpu=num_gpus > 0,
+        take_over=take_over,
+    )
+    raise typer.Exit(int(launch_ranks(command, layout, say=_say)))
+
+
+def _require_one_machine(loaded: LoadedConfig) -> None:
+    nodes = loaded.config.cluster.nodes
+    if nodes != 1:
+        raise UsageError(
+            f"cluster.nodes is {nodes} in {loaded.source}, and `phaseline launch` starts ranks on "
+            "this machine only. Submit slurm/session.sbatch, or run `accelerate launch "
+            "--config_file launch/multi_node.yaml` on every machine, or add -o cluster.nodes=1."
+        )
+
+
+def _require_gpus(num_processes: int, num_gpus: int) -> None:
+    if 0 < num_gpus < num_processes:
+        raise UsageError(
+            f"{num_processes} ranks are asked for, and {num_gpus} GPUs are visible; each rank needs "
+            f"one. Use --processes {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
+        )
+
+
+def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
+    """Whether there is nothing left to do for this configuration."""
+    identity = load_identity(layout)
+    if identity is None or identity.state != "finished":
+        return False
+    done = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    wanted = loaded.config
+    if len(wanted.phases) != len(done.phases):
+        return False
+    changes = differences(done, wanted, [phase.name for phase in done.phases])
+    return all(change.safe for change in changes)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,22 @@
+"""`phaseline report`: a page about a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The session's folder, as runs/quickstart.")
+    ],
+) -> None:
+    """Write a session's report.html: phases, curves, attempts and samples, in one file.
+
+    It reads only the session's records, so it works while the session runs and after.
+    """
+    from phaseline.tracking.report import write_report
+
+    typer.echo(write_report(directory))

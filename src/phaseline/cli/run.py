@@ -1,0 +1,105 @@
+"""`phaseline run`: what every rank runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+
+import typer
+
+from phaseline.cluster.refusal import REFUSAL_VARIABLE
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.errors import PhaselineError
+from phaseline.resilience.consequence import is_consequence
+from phaseline.session import linux
+from phaseline.session.attempts import ErrorRecord, write_error
+from phaseline.session.files import write_json
+
+if TYPE_CHECKING:
+    from phaseline.training.pipeline.session_manager import OpenSession
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="The session file.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", "-o", help="A setting, as phases[0].optimizer.lr=1e-3."),
+    ] = None,
+    session: Annotated[
+        Path | None, typer.Option(help="Session directory, instead of <root>/<name>.")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the session from whoever holds it.")
+    ] = False,
+) -> None:
+    """Start or resume a session on this rank. `accelerate launch ... -m phaseline run CONFIG`."""
+    linux.die_with_parent()
+    environment = RankEnvironment.read()
+    from phaseline.training.pipeline.fresh_images import FreshImages
+    from phaseline.training_pipeline import TrainingPipeline
+
+    images = FreshImages()
+    pipeline = TrainingPipeline(
+        config,
+        overrides=override or (),
+        session_dir=session,
+        take_over=take_over,
+        images=images,
+    )
+    # Ranks that end on purpose all end 0: the launcher's agent would turn another code of
+    # one rank into a failure of the job. The outcome on the disk says how it ended.
+    try:
+        pipeline.run()
+    except PhaselineError as error:
+        if pipeline.session is None:
+            _refuse(error, environment)
+        _fail(error, pipeline.session, environment, images.terminal)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is put on record
+        _fail(error, pipeline.session, environment, images.terminal)
+
+
+def _refuse(error: PhaselineError, environment: RankEnvironment) -> NoReturn:
+    """Ends before anything was begun; the launcher passes the code on."""
+    listener = os.environ.get(REFUSAL_VARIABLE)
+    if environment.is_main and listener:
+        write_json(Path(listener), {"code": int(error.exit_code), "message": str(error)})
+    elif environment.is_main:
+        print(f"phaseline: {error}", file=sys.stderr, flush=True)
+    # With a launcher that listens the code is on the disk, and any other end than 0 would
+    # bury the message under the agent's report of a failed job.
+    os._exit(0 if listener else int(error.exit_code))
+
+
+def _fail(
+    error: BaseException,
+    session: OpenSession | None,
+    environment: RankEnvironment,
+    terminal: TextIO,
+) -> NoReturn:
+    """Leaves a record and ends at once: no collective, no destructor may wait for a peer."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    print(text, file=sys.stderr, flush=True)
+    consequence = is_consequence(error)
+    if session is None or REFUSAL_VARIABLE not in os.environ:
+        # No launcher will say it.
+        print(f"rank {environment.rank}: {type(error).__name__}: {error}", file=terminal)
+    if session is not None:
+        record = ErrorRecord(
+            rank=environment.rank,
+            host=socket.gethostname(),
+            phase=session.place.phase,
+            step=session.place.step,
+            kind=type(error).__name__,
+            message=str(error),
+            traceback=text,
+            consequence=consequence,
+            time=time.time(),
+        )
+        write_error(session.attempt, record)
+        session.abandon()
+    os._exit(int(error.exit_code) if isinstance(error, PhaselineError) else 1)

@@ -1,0 +1,234 @@
+"""What a session directory says about itself, gathered for people. No torch, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phaseline.checkpoint.manifest import Manifest, list_published, parse_name
+from phaseline.config.resolved import from_yaml
+from phaseline.config.sections import Config, PhaseSection
+from phaseline.errors import CheckpointError, ExitCode
+from phaseline.session.attempts import read_adopted, read_error, read_outcome
+from phaseline.session.identity import SessionIdentity, load_identity
+from phaseline.session.layout import AttemptLayout, SessionLayout
+from phaseline.session.lease import LeaseState, read_lease
+from phaseline.session.metrics_view import read_metrics
+from phaseline.session.records import read_records
+
+_ENDS = {
+    ExitCode.FINISHED: "finished",
+    ExitCode.FAILED: "failed",
+    ExitCode.USAGE: "refused",
+    ExitCode.GATE: "stopped by a gate",
+    ExitCode.NO_PROGRESS: "given up",
+    ExitCode.STOPPED: "stopped",
+}
+
+
+@dataclass(frozen=True)
+class PhaseStatus:
+    """How far a phase is.
+
+    Attributes:
+        name: The phase.
+        state: trained, training, interrupted, or waiting.
+        step: Completed steps that were recorded.
+        length: Its length in steps, or the configured duration if it never began.
+        tokens: Tokens that the session has consumed at that step.
+        checkpoint: Its newest checkpoint that the session trusts.
+    """
+
+    name: str
+    state: str
+    step: int
+    length: str
+    tokens: int | None
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True)
+class AttemptStatus:
+    """How an attempt went.
+
+    Attributes:
+        number: The attempt.
+        began: Unix time; None if it left no record.
+        ended: Unix time; None if it runs or left no word.
+        end: In one word or two.
+        reason: Why, or where it failed.
+    """
+
+    number: int
+    began: float | None
+    ended: float | None
+    end: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SessionStatus:
+    """How a session stands.
+
+    Attributes:
+        layout: Its directory.
+        name: Its name.
+        state: finished, running, or how the last attempt ended.
+        phases: In order.
+        attempts: In order.
+        lease: Who holds it, or held it last.
+    """
+
+    layout: SessionLayout
+    name: str
+    state: str
+    phases: tuple[PhaseStatus, ...]
+    attempts: tuple[AttemptStatus, ...]
+    lease: LeaseState | None
+
+    @property
+    def current_phase(self) -> PhaseStatus | None:
+        """The phase that is at hand, or the last one that was."""
+        begun = [phase for phase in self.phases if phase.state != "waiting"]
+        return begun[-1] if begun else None
+
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint that got furthest."""
+        saved = [phase.checkpoint for phase in self.phases if phase.checkpoint is not None]
+        return saved[-1] if saved else None
+
+
+def find_sessions(directory: Path) -> list[SessionLayout]:
+    """Returns the session at a directory, or those right below it, by name."""
+    layouts = [SessionLayout(directory)]
+    if not is_session(layouts[0]) and directory.is_dir():
+        layouts = [SessionLayout(path) for path in sorted(directory.iterdir())]
+    return [layout for layout in layouts if is_session(layout)]
+
+
+def is_session(layout: SessionLayout) -> bool:
+    """Whether a session was created there."""
+    return layout.session_file.is_file()
+
+
+def gather_status(layout: SessionLayout) -> SessionStatus:
+    """Reads how a session stands; it may be running.
+
+    Raises:
+        SessionError: One of its files is damaged.
+    """
+    identity = load_identity(layout)
+    assert identity is not None
+    lease = read_lease(layout)
+    is_running = lease is not None and lease.is_held()
+    numbers = layout.attempt_numbers()
+    attempts = tuple(
+        _attempt(layout.attempt(number), is_running=is_running and number == numbers[-1])
+        for number in numbers
+    )
+    return SessionStatus(
+        layout=layout,
+        name=identity.name,
+        state=_state(identity, attempts, is_running=is_running),
+        phases=tuple(_phases(layout, is_running=is_running)),
+        attempts=attempts,
+        lease=lease,
+    )
+
+
+def _state(
+    identity: SessionIdentity, attempts: tuple[AttemptStatus, ...], *, is_running: bool
+) -> str:
+    if is_running:
+        return "running"
+    if identity.state == "finished":
+        return "finished"
+    return attempts[-1].end if attempts else "created"
+
+
+def _attempt(attempt: AttemptLayout, *, is_running: bool) -> AttemptStatus:
+    began = next((record.get("time") for record in read_records(attempt.events_file, 1)), None)
+    outcome, error = read_outcome(attempt), read_error(attempt)
+    ended, end, reason = None, "killed", "it left no word"
+    if outcome is not None:
+        ended, end, reason = outcome.time, _ENDS[outcome.code], outcome.reason
+    elif error is not None:
+        where = f"rank {error.rank} on {error.host}"
+        if error.phase is not None:
+            where += f", {error.phase}"
+        if error.step is not None:
+            where += f" step {error.step}"
+        first_line = error.message.partition("\n")[0]
+        ended, end, reason = error.time, "failed", f"{where}: {error.kind}: {first_line}"
+    elif is_running:
+        end, reason = "running", ""
+    return AttemptStatus(number=attempt.number, began=began, ended=ended, end=end, reason=reason)
+
+
+def _phases(layout: SessionLayout, *, is_running: bool) -> Iterator[PhaseStatus]:
+    config: Config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    last_records: dict[str, dict[str, Any]] = {}
+    for record in read_metrics(layout):
+        last_records[record["phase"]] = record
+    lengths = _lengths(layout)
+    saved = {phase.name: _newest_trusted(layout, phase.name) for phase in config.phases}
+    begun = [phase.name for phase in config.phases if phase.name in last_records | lengths]
+    for phase in config.phases:
+        record = last_records.get(phase.name)
+        state = "waiting"
+        if phase.name in begun:
+            state = "training" if is_running and phase.name == begun[-1] else "interrupted"
+        if _is_final(saved[phase.name]):
+            state = "trained"
+        yield PhaseStatus(
+            name=phase.name,
+            state=state,
+            step=0 if record is None else record["phase_step"],
+            length=_length_text(phase, lengths),
+            tokens=None if record is None else record["tokens"],
+            checkpoint=saved[phase.name],
+        )
+
+
+def _length_text(phase: PhaseSection, lengths: dict[str, int]) -> str:
+    return str(lengths[phase.name]) if phase.name in lengths else str(phase.duration)
+
+
+def _lengths(layout: SessionLayout) -> dict[str, int]:
+    """Steps of each phase that has begun: only a run knows what tokens and epochs come to."""
+    lengths: dict[str, int] = {}
+    for number in layout.attempt_numbers():
+        for record in read_records(layout.attempt(number).events_file):
+            if record.get("event") == "phase_started":
+                lengths[record["phase"]] = record["num_steps"]
+    return lengths
+
+
+def _newest_trusted(layout: SessionLayout, phase: str) -> Path | None:
+    """The phase's newest checkpoint that the newest attempt adopted or wrote."""
+    published = list_published(layout.phase(phase).checkpoints_dir)
+    for number in reversed(layout.attempt_numbers()):
+        adopted = read_adopted(layout.attempt(number))
+        if adopted is None:
+            continue
+        names = {layout.root / name for name in adopted.checkpoints}
+        trusted = [path for path in published if path in names or _attempt_of(path) == number]
+        return trusted[-1] if trusted else None
+    return None
+
+
+def _attempt_of(checkpoint: Path) -> int | None:
+    parsed = parse_name(checkpoint.name)
+    return None if parsed is None else parsed[1]
+
+
+def _is_final(checkpoint: Path | None) -> bool:
+    if checkpoint is None:
+        return False
+    try:
+        return Manifest.load(checkpoint).final
+    except CheckpointError:
+        return False

@@ -1,0 +1,102 @@
+"""`phaseline validate`: says everything that is wrong with a session file, without torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phaseline.config.batch_layout import BatchLayout
+from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.sections import Config, PhaseSection
+
+_HEADINGS = ("phase", "objective", "duration", "batch", "rate", "engine", "ranks")
+
+
+def validate(
+    config: Annotated[Path, typer.Argument(help="The session file, as configs/quickstart.yaml.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--override",
+            metavar="KEY=VALUE",
+            help="Change one setting, as phases[pretrain].optimizer.lr=1e-3. Repeatable.",
+        ),
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="The session directory. Default: <session.root>/<session.name>."),
+    ] = None,
+) -> None:
+    """Check a session file: every fault at once, with its line and how to mend it.
+
+    Nothing is trained, prepared or written. What the file names of your own, as
+    `module:attribute`, is looked up and not imported. Exit code 0: it can be run;
+    2: it cannot.
+    """
+    loaded = load_config(config, override or (), session_dir=session)
+    typer.echo(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
+    rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]
+    if sys.stdout.isatty():
+        _print_table(rows)
+    else:
+        _print_lines(rows)
+    typer.echo(f"Run it with: {_run_command(loaded, override or (), session)}")
+
+
+def _describe(config: Config, phase: PhaseSection) -> tuple[str, ...]:
+    """A phase in the order of the headings."""
+    length, engine = phase.data.sequence_length, phase.engine
+    return (
+        phase.name,
+        phase.objective,
+        str(phase.duration),
+        f"{phase.batch.sequences(length)}x{length}",
+        f"{phase.optimizer.lr:g} {phase.schedule.name}",
+        f"ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind,
+        _describe_layout(config, phase),
+    )
+
+
+def _describe_layout(config: Config, phase: PhaseSection) -> str:
+    """How a global batch is spread: ranks x micro-batch x accumulation."""
+    per_node = config.cluster.processes_per_node
+    if per_node is None:
+        return "any"
+    num_ranks = config.cluster.nodes * per_node
+    global_size = phase.batch.sequences(phase.data.sequence_length)
+    layout = BatchLayout.derive(global_size, phase.batch.micro_size, num_ranks)
+    padding = f"-{layout.padding_rows}" if layout.padding_rows else ""
+    return f"{num_ranks}x{layout.micro_size}x{layout.accumulation_steps}{padding}"
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*_HEADINGS, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
+    for idx, row in enumerate(rows):
+        told = [f"{heading} {text}" for heading, text in zip(_HEADINGS, row, strict=True)]
+        typer.echo(f"  phases[{idx}]: {', '.join(told)}")
+
+
+def _run_command(loaded: LoadedConfig, overrides: Sequence[str], session: Path | None) -> str:
+    from shlex import join
+
+    words = ["phaseline", "launch", str(loaded.source)]
+    for override in overrides:
+        words += ["-o", override]
+    if session is not None:
+        words += ["--session", str(session)]
+    return join(words)

@@ -1,0 +1,84 @@
+"""The `accelerate launch` command that runs a session on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_ACCELERATE_CONFIG = Path(__file__).with_name("accelerate.yaml")
+_SHUTDOWN_TIMEOUT_S = 120
+"""What torch's agent leaves the ranks between SIGTERM and SIGKILL: time for one save."""
+
+
+class LaunchCommand(NamedTuple):
+    """A command and the whole environment it runs in."""
+
+    argv: list[str]
+    environment: dict[str, str]
+
+
+def build_launch_command(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    session_dir: Path | None = None,
+    num_processes: int,
+    has_gpu: bool,
+    take_over: bool = False,
+    variables: Mapping[str, str] = os.environ,
+) -> LaunchCommand:
+    """Builds the command that starts the ranks of a session on this machine.
+
+    Args:
+        config_path: The session file.
+        overrides: `key=value` texts, handed on as `-o`.
+        session_dir: The session directory; None leaves it to the configuration.
+        num_processes: Ranks to start.
+        has_gpu: Whether ranks run on GPUs.
+        take_over: Whether a lease that another holds is taken.
+        variables: The environment to start from. What the user set there stays.
+    """
+    argv = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(_ACCELERATE_CONFIG)),
+        # Ranks on CPUs too: accelerate refuses --cpu with DeepSpeed, and without DeepSpeed
+        # starts one process whatever number was asked for.
+        "--use_deepspeed",
+        *("--num_machines", "1", "--num_processes", str(num_processes)),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        # 0: accelerate looks for a free port itself, right before it is taken.
+        *("--main_process_port", "0"),
+        *("-m", "phaseline", "run", str(config_path)),
+    ]
+    for override in overrides:
+        argv += ["-o", override]
+    if session_dir is not None:
+        argv += ["--session", str(session_dir)]
+    if take_over:
+        argv.append("--take-over")
+    return LaunchCommand(argv, _environment(variables, num_processes, has_gpu))
+
+
+def _environment(variables: Mapping[str, str], num_processes: int, has_gpu: bool) -> dict[str, str]:
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, _num_cores() // num_processes)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SHUTDOWN_TIMEOUT_S),
+    }
+    if not has_gpu:
+        # Else DeepSpeed probes for devices, and every process warns that it found none.
+        defaults["DS_ACCELERATOR"] = "cpu"
+        if Path("/sys/class/net/lo").exists():
+            # gloo would listen on the address that the host's name resolves to, which may
+            # not exist, or change while a laptop moves between networks.
+            defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    return {**defaults, **variables}
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

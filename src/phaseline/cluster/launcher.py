@@ -1,0 +1,172 @@
+"""Running the ranks' launcher as a child: signals on the way in, a verdict on the way out.
+
+The tree is `phaseline launch` > accelerate (which hosts torch's agent) > one process per
+rank. Each dies with its parent, so that no kill of any of them leaves ranks that train on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+import psutil
+
+from phaseline.cluster.launch_command import LaunchCommand
+from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
+from phaseline.cluster.verdict import judge, newest_attempt
+from phaseline.errors import ExitCode
+from phaseline.session import linux
+from phaseline.session.layout import SessionLayout
+
+_STOP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_SECOND_PRESS_AFTER_S = 0.5
+"""A SIGINT sooner than this after the first is the same key press, delivered twice."""
+
+
+def launch(
+    command: LaunchCommand, layout: SessionLayout, *, say: Callable[[str], None]
+) -> ExitCode:
+    """Runs the ranks until they end, and tells a person how that was.
+
+    Args:
+        command: What starts the ranks.
+        layout: The directory of the session that they run.
+        say: Shows a text to a person.
+
+    Returns:
+        The exit code of the session's newest attempt.
+    """
+    since = newest_attempt(layout)
+    with TemporaryDirectory(prefix="phaseline-") as folder:
+        refusal_file = Path(folder) / "refusal"
+        command.environment[REFUSAL_VARIABLE] = str(refusal_file)
+        launcher = Launcher(command, say=say)
+        launcher.run()
+        refusal = read_refusal(refusal_file)
+    verdict = judge(
+        layout,
+        since=since,
+        stop_requested=launcher.stop_requested,
+        left_at_once=launcher.left_at_once,
+        refusal=refusal,
+    )
+    say(verdict.message)
+    return verdict.code
+
+
+class Launcher:
+    """One run of `accelerate launch`. Lives in the main thread, which owns the signals."""
+
+    def __init__(self, command: LaunchCommand, *, say: Callable[[str], None]) -> None:
+        self._command = command
+        self._say = say
+        self._process: subprocess.Popen[bytes] | None = None
+        self._first_stop_s: float | None = None
+        self.left_at_once = False
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal has asked the ranks to stop."""
+        return self._first_stop_s is not None
+
+    def run(self) -> None:
+        """Starts the ranks and returns when their launcher has ended."""
+        with self._listening():
+            process = subprocess.Popen(
+                self._command.argv,
+                env=self._command.environment,
+                stdin=subprocess.DEVNULL,
+                # A Ctrl-C at the terminal reaches us alone: the agent would meet it by
+                # killing the ranks, which we ask to save first.
+                start_new_session=True,
+                preexec_fn=partial(_prepare_child, os.getpid()),
+            )
+            self._process = process
+            if self.stop_requested:
+                self._ask_to_stop(process)
+            process.wait()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Handles the stop signals, except those that somebody chose to ignore (nohup)."""
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in _STOP_SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self._first_stop_s is None:
+            self._first_stop_s = now_s
+            self._say(
+                f"{signal.Signals(number).name}: stopping, saving at the next step. "
+                "Ctrl-C again leaves at once."
+            )
+            if self._process is not None:
+                self._ask_to_stop(self._process)
+        elif number == signal.SIGINT and now_s - self._first_stop_s > _SECOND_PRESS_AFTER_S:
+            self.left_at_once = True
+            if self._process is not None:
+                _kill(self._process)
+
+    @staticmethod
+    def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+        # To the ranks, not to the agent: the agent would end with a failure although every
+        # rank saved, and would kill those that take long.
+        ranks = _ranks_of(process)
+        for rank in ranks:
+            with suppress(psutil.Error):
+                rank.terminate()
+        if not ranks:
+            process.terminate()
+
+
+def _prepare_child(parent_pid: int) -> None:
+    """Between fork and exec of the child: it dies with us, and is deaf to user signals."""
+    linux.die_with_parent()
+    if os.getppid() != parent_pid:
+        os._exit(1)  # the parent died before this process asked to die with it
+    # SLURM may send these to every process of a job; they would kill the agent, and its
+    # ranks with it. Ranks that listen install a handler over this.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    ranks = []
+    with suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children():
+            with suppress(psutil.Error):
+                if "LOCAL_RANK" in child.environ():
+                    ranks.append(child)
+    return ranks
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    ranks = _ranks_of(process)
+    process.kill()
+    for rank in ranks:
+        # Each rank leads a group of its own, with its loader's workers. What feeds wandb
+        # has left that group, and goes on to send what was recorded.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(rank.pid, signal.SIGKILL)

@@ -1,0 +1,91 @@
+"""Running a function on several real ranks over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CHILD = """
+import importlib.util, json, sys
+path, name, arguments, result = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("rank_functions", path)
+module = importlib.util.module_from_spec(spec)
+sys.modules["rank_functions"] = module
+spec.loader.exec_module(module)
+value = getattr(module, name)(*json.loads(arguments))
+open(result, "w").write(json.dumps(value))
+"""
+
+
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 180
+) -> list[Any]:
+    """Runs a module-level function in `world_size` processes and returns their results.
+
+    Arguments and results are JSON values. Each process sees the variables of a launched
+    rank. If one fails, the others are ended and its output is in the error.
+    """
+    file = sys.modules[function.__module__].__file__
+    with tempfile.TemporaryDirectory() as folder:
+        results = [Path(folder) / f"{rank}.json" for rank in range(world_size)]
+        outputs = [Path(folder) / f"{rank}.log" for rank in range(world_size)]
+        ranks = [
+            _start(
+                [sys.executable, "-c", _CHILD, str(file), function.__name__,
+                 json.dumps(arguments), str(results[rank])],
+                _variables(rank, world_size, port),
+                outputs[rank],
+            )
+            for port in [_free_port()]
+            for rank in range(world_size)
+        ]
+        try:
+            codes = [rank.wait(timeout_s) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+        failed = [
+            f"rank {rank} ended with {code}:\n{outputs[rank].read_text()[-4000:]}"
+            for rank, code in enumerate(codes)
+            if code != 0
+        ]
+        if failed:
+            raise AssertionError("\n".join(failed))
+        return [json.loads(path.read_text()) for path in results]
+
+
+def _start(
+    command: list[str], variables: dict[str, str], output: Path
+) -> subprocess.Popen[bytes]:
+    with output.open("wb") as stream:
+        return subprocess.Popen(
+            command, env=variables, stdout=stream, stderr=subprocess.STDOUT, cwd="/"
+        )
+
+
+def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    tests = Path(__file__).parents[1]
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(tests),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phaseline import __version__
+from phaseline.cli import COMMANDS, main
+from phaseline.errors import ExitCode
+
+
+def _run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_main_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--version") == 0
+    assert capsys.readouterr().out == f"phaseline {__version__}\n"
+
+
+def test_main_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--help") == 0
+    output = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"  {name}" not in output] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(name, "--help") == 0
+    assert f"Usage: phaseline {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["launch"], ["launch", "a.yaml", "--what"]])
+def test_main_exits_with_usage_when_the_words_are_wrong(arguments: list[str]) -> None:
+    assert _run(*arguments) == ExitCode.USAGE
+
+
+def test_main_prints_the_message_and_no_traceback_when_a_command_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("launch", str(tmp_path / "absent.yaml")) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "absent.yaml" in error
+    assert "Traceback" not in error

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phaseline.cluster.refusal import Refusal, read_refusal
+from phaseline.cluster.verdict import judge, main, newest_attempt
+from phaseline.errors import ExitCode
+from phaseline.session.attempts import (
+    ErrorRecord,
+    Outcome,
+    take_attempt,
+    write_error,
+    write_outcome,
+)
+from phaseline.session.layout import AttemptLayout, SessionLayout
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> SessionLayout:
+    return SessionLayout(tmp_path / "session")
+
+
+def _attempt(layout: SessionLayout, code: ExitCode | None = None) -> AttemptLayout:
+    attempt = take_attempt(layout)
+    if code is not None:
+        write_outcome(attempt, Outcome(code=code, reason="because", time=1.0))
+    return attempt
+
+
+def _error(*, consequence: bool = False) -> ErrorRecord:
+    return ErrorRecord(
+        rank=1,
+        host="node7",
+        phase="pretrain",
+        step=120,
+        kind="RuntimeError",
+        message="it broke\nbadly",
+        traceback="",
+        consequence=consequence,
+        time=1.0,
+    )
+
+
+def test_newest_attempt_is_zero_when_nothing_was_begun(layout: SessionLayout) -> None:
+    assert newest_attempt(layout) == 0
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_judge_passes_the_outcome_on(layout: SessionLayout, code: ExitCode) -> None:
+    _attempt(layout, code)
+    assert judge(layout, since=0).code == code
+
+
+def test_judge_tells_how_to_go_on_when_the_session_was_stopped(layout: SessionLayout) -> None:
+    _attempt(layout, ExitCode.STOPPED)
+    message = judge(layout, since=0, stop_requested=True).message
+    assert "everything is saved: because" in message
+    assert "Run the same command to resume." in message
+
+
+def test_judge_ignores_outcomes_of_earlier_starts(layout: SessionLayout) -> None:
+    _attempt(layout, ExitCode.FINISHED)
+    verdict = judge(layout, since=1)
+    assert verdict.code == ExitCode.FAILED
+    assert "before they began an attempt" in verdict.message
+
+
+def test_judge_says_stopped_when_the_stop_came_before_an_attempt(layout: SessionLayout) -> None:
+    assert judge(layout, since=0, stop_requested=True).code == ExitCode.STOPPED
+
+
+def test_judge_passes_the_refusal_on_when_no_attempt_was_begun(layout: SessionLayout) -> None:
+    verdict = judge(layout, since=0, refusal=Refusal(ExitCode.USAGE, "held by job 7"))
+    assert verdict.code == ExitCode.USAGE
+    assert "held by job 7" in verdict.message
+
+
+def test_judge_names_the_first_failing_rank_when_there_is_an_error(layout: SessionLayout) -> None:
+    attempt = _attempt(layout)
+    write_error(attempt, _error())
+    checkpoint = layout.phase("pretrain").checkpoints_dir / "step-00000100.a0001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    verdict = judge(layout, since=0)
+    assert verdict.code == ExitCode.FAILED
+    assert "rank 1 on node7, phase pretrain, step 120" in verdict.message
+    assert "RuntimeError: it broke\n           badly" in verdict.message
+    assert str(attempt.rank_log(1)) in verdict.message
+    assert str(checkpoint) in verdict.message
+    assert verdict.message.endswith("Run the same command to resume.")
+
+
+def test_judge_says_that_another_rank_was_lost_when_the_error_is_a_consequence(
+    layout: SessionLayout,
+) -> None:
+    write_error(_attempt(layout), _error(consequence=True))
+    assert "lost another one" in judge(layout, since=0).message
+
+
+def test_judge_says_killed_from_outside_when_no_rank_left_a_record(layout: SessionLayout) -> None:
+    _attempt(layout)
+    message = judge(layout, since=0).message
+    assert "killed from outside" in message
+    assert "no checkpoint yet" in message
+
+
+def test_judge_fails_when_the_ranks_were_left_at_once(layout: SessionLayout) -> None:
+    _attempt(layout)
+    verdict = judge(layout, since=0, stop_requested=True, left_at_once=True)
+    assert verdict.code == ExitCode.FAILED
+    assert "Left at once" in verdict.message
+
+
+def test_judge_lists_what_was_made_when_the_session_is_finished(layout: SessionLayout) -> None:
+    _attempt(layout, ExitCode.FINISHED)
+    layout.report_file.write_text("")
+    export = layout.exports_dir / "instruct"
+    export.mkdir(parents=True)
+    message = judge(layout, since=0).message
+    assert str(layout.report_file) in message
+    assert str(export) in message
+
+
+def test_main_returns_the_code_and_prints_the_newest_attempt(
+    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _attempt(layout, ExitCode.FINISHED)
+    _attempt(layout, ExitCode.STOPPED)
+    assert main([str(layout.root), "--newest"]) == 0
+    assert capsys.readouterr().out == "2\n"
+    assert main([str(layout.root), "--since", "1"]) == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"code": 9, "message": ""}', '{"code": 2}'])
+def test_read_refusal_is_none_when_the_file_says_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "refusal"
+    assert read_refusal(path) is None
+    path.write_text(text)
+    assert read_refusal(path) is None
+
+
+def test_read_refusal_returns_what_the_main_rank_left(tmp_path: Path) -> None:
+    path = tmp_path / "refusal"
+    path.write_text('{"code": 2, "message": "busy"}')
+    assert read_refusal(path) == Refusal(ExitCode.USAGE, "busy")
