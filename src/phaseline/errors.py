@@ -35,7 +35,7 @@ class Fault:
     Attributes:
         path: Where in the configuration, as `phases[1].optimizer.lr`.
         location: File and line, as `configs/a.yaml:31`, or the override's text.
-        problem: What was found and what is allowed.
+        problem: What was found, and after a semicolon what is allowed.
         fix: What to write instead.
     """
 
@@ -45,8 +45,10 @@ class Fault:
     fix: str
 
     def __str__(self) -> str:
+        found, semicolon, allowed = self.problem.partition("; ")
         where = f" ({self.location})" if self.location else ""
-        return f"{self.path or 'configuration'} {self.problem}{where}. {self.fix}"
+        path = self.path or "configuration"
+        return f"{path} {found}{where}{semicolon}{allowed}. {self.fix}"
 
 
 class ConfigurationError(PhaselineError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.resilience.stop import StopFlag
+from phaseline.resilience.stop_flag import StopFlag, listening
 from phaseline.session.attempts import Outcome
 from phaseline.training.pipeline.configuration_builder import ConfigurationBuilder
 from phaseline.training.pipeline.images import InPlace, ProcessImages
@@ -29,6 +29,7 @@ class TrainingPipeline:
         session_dir: str | Path | None = None,
         take_over: bool = False,
         images: ProcessImages | None = None,
+        stop_flag: StopFlag | None = None,
     ) -> None:
         """Takes what the caller said; nothing is read yet.
 
@@ -38,6 +39,8 @@ class TrainingPipeline:
             session_dir: Instead of `<session.root>/<session.name>`.
             take_over: Whether the lease is taken from another holder.
             images: What happens to the process between phases; in place if not given.
+            stop_flag: Set when this process is asked to stop. If none is given, one listens to
+                SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 from `run` on.
         """
         self._builder = ConfigurationBuilder(
             Path(config),
@@ -46,6 +49,7 @@ class TrainingPipeline:
         )
         self._take_over = take_over
         self._images = images or InPlace()
+        self._stop_flag = stop_flag
         self.session: OpenSession | None = None
         """The session once it is open, for those who report a failure."""
 
@@ -66,9 +70,8 @@ class TrainingPipeline:
         manager = SessionManager(configuration, environment, take_over=self._take_over)
         self.session = manager.open()
         self._images.attempt_opened(self.session.attempt, environment.rank)
-        stop_flag = StopFlag()
-        stop_flag.listen()
-        orchestrator = PipelineOrchestrator(
-            configuration, self.session, images=self._images, stop_flag=stop_flag
-        )
-        return orchestrator.run()
+        with listening(self._stop_flag) as stop_flag:
+            orchestrator = PipelineOrchestrator(
+                configuration, self.session, images=self._images, stop_flag=stop_flag
+            )
+            return orchestrator.run()

@@ -81,7 +81,7 @@ class Manifest:
             raise CheckpointError(
                 f"{folder} has no {MANIFEST_NAME}, so it was never completed. Use another one."
             ) from None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")

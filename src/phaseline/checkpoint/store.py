@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,22 @@ class SavedReport:
     size_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """What is kept of a phase's checkpoints.
+
+    Attributes:
+        keep_last: So many of the newest.
+        adopted: Checkpoints of earlier attempts that this one trusts. Others are left alone:
+            a stale writer's must neither be kept for ours nor removed by us.
+        resumed_from: Never removed.
+    """
+
+    keep_last: int
+    adopted: Collection[Path] = ()
+    resumed_from: Path | None = None
+
+
 class CheckpointStore:
     """Writes the checkpoints of one phase for one attempt; a stale attempt's never collide."""
 
@@ -72,9 +88,8 @@ class CheckpointStore:
         *,
         attempt: int,
         config_fingerprint: str,
-        keep_last: int,
-        adopted: Collection[Path] = (),
-        resumed_from: Path | None = None,
+        retention: Retention,
+        fence: Callable[[], None],
         timeout_s: float = 600.0,
     ) -> None:
         """Clears away what attempts before this one left half-written.
@@ -84,19 +99,16 @@ class CheckpointStore:
             world: The started world.
             attempt: This attempt; part of every name.
             config_fingerprint: Recorded in every manifest.
-            keep_last: Checkpoints kept besides the last of a phase.
-            adopted: Checkpoints of earlier attempts that this one trusts. Others are left
-                alone: a stale writer's must neither be kept for ours nor removed by us.
-            resumed_from: Never removed.
+            retention: What is kept.
+            fence: Called on the main rank before publishing; raises if it may not any more.
             timeout_s: Longest wait for the slowest rank, seconds.
         """
         self.folder = folder
         self._world = world
         self._attempt = attempt
         self._config_fingerprint = config_fingerprint
-        self._keep_last = keep_last
-        self._adopted = frozenset(adopted)
-        self._resumed_from = resumed_from
+        self._retention = retention
+        self._fence = fence
         self._timeout_s = timeout_s
         self._clear_aside()
 
@@ -181,6 +193,7 @@ class CheckpointStore:
             created=time.time(),
         ).save(aside)
         fsync_folder(aside)
+        self._fence()
         aside.rename(target)
         fsync_folder(self.folder)
         return {"error": None, "size_bytes": sum(record.size for record in files.values())}
@@ -188,14 +201,14 @@ class CheckpointStore:
     @main_process_only
     def _rotate(self, newest: Path) -> None:
         """Removes what retention no longer asks for, after something newer is safe."""
-        own = f".a{self._attempt:04d}"
+        own, retention = f".a{self._attempt:04d}", self._retention
         trusted = [
             path
             for path in list_published(self.folder)
-            if path.name.endswith(own) or path in self._adopted
+            if path.name.endswith(own) or path in retention.adopted
         ]
-        for old in trusted[: -self._keep_last]:
-            if old not in (newest, self._resumed_from):
+        for old in trusted[: -retention.keep_last]:
+            if old not in (newest, retention.resumed_from):
                 remove_checkpoint(old)
 
     @main_process_only

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
@@ -16,6 +17,7 @@ from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import PhaselineError
 from phaseline.resilience.consequence import is_consequence
+from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session import linux
 from phaseline.session.attempts import ErrorRecord, write_error
 from phaseline.session.files import write_json
@@ -39,6 +41,9 @@ def run(
 ) -> None:
     """Start or resume a session on this rank. `accelerate launch ... -m phaseline run CONFIG`."""
     linux.die_with_parent()
+    # Before the slow imports: a stop that comes while they run must find somebody listening.
+    stop_flag = StopFlag()
+    stop_flag.listen()
     environment = RankEnvironment.read()
     from phaseline.training.pipeline.fresh_images import FreshImages
     from phaseline.training_pipeline import TrainingPipeline
@@ -50,6 +55,7 @@ def run(
         session_dir=session,
         take_over=take_over,
         images=images,
+        stop_flag=stop_flag,
     )
     # Ranks that end on purpose all end 0: the launcher's agent would turn another code of
     # one rank into a failure of the job. The outcome on the disk says how it ended.
@@ -100,6 +106,8 @@ def _fail(
             consequence=consequence,
             time=time.time(),
         )
-        write_error(session.attempt, record)
-        session.abandon()
+        # A full disk must not keep this rank alive: its peers wait for its end.
+        with suppress(OSError, PhaselineError):
+            write_error(session.attempt, record)
+            session.abandon()
     os._exit(int(error.exit_code) if isinstance(error, PhaselineError) else 1)

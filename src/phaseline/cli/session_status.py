@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phaseline.checkpoint.manifest import Manifest, list_published, parse_name
+from phaseline.checkpoint.manifest import Manifest
+from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import CheckpointError, ExitCode
-from phaseline.session.attempts import read_adopted, read_error, read_outcome
+from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import LeaseState, read_lease
@@ -174,22 +175,22 @@ def _phases(layout: SessionLayout, *, is_running: bool) -> Iterator[PhaseStatus]
     for record in read_metrics(layout):
         last_records[record["phase"]] = record
     lengths = _lengths(layout)
-    saved = {phase.name: _newest_trusted(layout, phase.name) for phase in config.phases}
+    saved = _newest_trusted(layout)
     begun = [phase.name for phase in config.phases if phase.name in last_records | lengths]
     for phase in config.phases:
-        record = last_records.get(phase.name)
+        last = last_records.get(phase.name)
         state = "waiting"
         if phase.name in begun:
             state = "training" if is_running and phase.name == begun[-1] else "interrupted"
-        if _is_final(saved[phase.name]):
+        if _is_final(saved.get(phase.name)):
             state = "trained"
         yield PhaseStatus(
             name=phase.name,
             state=state,
-            step=0 if record is None else record["phase_step"],
+            step=0 if last is None else last["phase_step"],
             length=_length_text(phase, lengths),
-            tokens=None if record is None else record["tokens"],
-            checkpoint=saved[phase.name],
+            tokens=None if last is None else last["tokens"],
+            checkpoint=saved.get(phase.name),
         )
 
 
@@ -207,22 +208,11 @@ def _lengths(layout: SessionLayout) -> dict[str, int]:
     return lengths
 
 
-def _newest_trusted(layout: SessionLayout, phase: str) -> Path | None:
-    """The phase's newest checkpoint that the newest attempt adopted or wrote."""
-    published = list_published(layout.phase(phase).checkpoints_dir)
-    for number in reversed(layout.attempt_numbers()):
-        adopted = read_adopted(layout.attempt(number))
-        if adopted is None:
-            continue
-        names = {layout.root / name for name in adopted.checkpoints}
-        trusted = [path for path in published if path in names or _attempt_of(path) == number]
-        return trusted[-1] if trusted else None
-    return None
-
-
-def _attempt_of(checkpoint: Path) -> int | None:
-    parsed = parse_name(checkpoint.name)
-    return None if parsed is None else parsed[1]
+def _newest_trusted(layout: SessionLayout) -> dict[str, Path]:
+    """Each phase's newest checkpoint that an attempt which begins now may adopt."""
+    next_attempt = max(layout.attempt_numbers(), default=0) + 1
+    trusted = sorted(list_inherited(layout, next_attempt), key=lambda path: path.name)
+    return {path.parents[2].name: path for path in trusted}
 
 
 def _is_final(checkpoint: Path | None) -> bool:

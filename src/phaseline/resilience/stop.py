@@ -1,54 +1,18 @@
-"""Stopping on request: a signal sets a flag, and the ranks agree at a step edge."""
+"""Stopping on request: the ranks agree at a step edge."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from types import FrameType
 
 import torch
 import torch.distributed as dist
 
 from phaseline.distributed.world import World
-from phaseline.session import linux
+from phaseline.resilience.stop_flag import StopFlag
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _LARGEST_SHARE = 0.005
 _LONGEST_PAUSE_S = 2.0
-
-
-class StopFlag:
-    """Whether this process was asked to stop. The handlers only set the flag."""
-
-    def __init__(self) -> None:
-        """Starts unset; nothing is installed."""
-        self._signal: int | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether a stop was asked for."""
-        return self._signal is not None
-
-    @property
-    def reason(self) -> str:
-        """What asked, for people."""
-        return "" if self._signal is None else signal.Signals(self._signal).name
-
-    def listen(self) -> None:
-        """Installs the handlers, then lets in what came while nobody could listen."""
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._on_signal)
-            linux.unblock_stop_signals()
-
-    def set(self, number: int = signal.SIGTERM) -> None:
-        """Asks for a stop from inside the process."""
-        self._signal = self._signal or number
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.set(number)
 
 
 class StopVote:

@@ -10,7 +10,6 @@ from phaseline.checkpoint.store import CheckpointStore
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import PhaseSection, ResilienceSection
 from phaseline.data.phase_data import PhaseData
-from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.objectives import Objective
@@ -39,8 +38,7 @@ class PhaseRuntime:
         world: The started world.
         engine: Forward, backward and step.
         objective: Turns a batch into losses.
-        data: Batches as a function of position.
-        tokenizer: Text to tokens and back.
+        data: Batches as a function of position, and the tokenizer they were made with.
         position: Where training stands.
         stateful: What checkpoints carry besides weights and optimizer.
         step_metrics: What steps measured and nobody has read yet.
@@ -67,7 +65,6 @@ class PhaseRuntime:
     engine: Engine
     objective: Objective
     data: PhaseData
-    tokenizer: Tokenizer
     position: PhasePosition
     stateful: StatefulRegistry
     step_metrics: StepMetrics

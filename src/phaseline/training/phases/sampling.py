@@ -56,7 +56,7 @@ class Sampler:
         mine = list(enumerate(prompts))[world.dp_rank :: world.dp_world_size]
         samples = generate(
             runtime.engine.module,
-            runtime.tokenizer,
+            runtime.data.tokenizer,
             mine,
             max_new_tokens=section.max_new_tokens,
             temperature=section.temperature,

@@ -12,7 +12,6 @@ from phaseline.data.tokenizer import build_tokenizer
 from phaseline.errors import CheckpointError
 from phaseline.models.build import build_model
 from phaseline.models.export import export_model
-from phaseline.session.identity import save_identity
 from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.console import Display
 from phaseline.tracking.report import write_report
@@ -43,8 +42,7 @@ class Finalization:
             self._export(name)
         identity = self._session.identity
         assert identity is not None
-        self._session.identity = replace(identity, state="finished")
-        save_identity(self._session.layout, self._session.identity)
+        self._session.save(replace(identity, state="finished"))
         self._report()
         self._session.event("session_finished")
 

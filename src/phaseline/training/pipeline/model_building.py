@@ -8,7 +8,7 @@ import torch
 
 from phaseline.checkpoint.reader import CheckpointReader, load_engine, load_weights
 from phaseline.checkpoint.stateful import StatefulRegistry
-from phaseline.checkpoint.store import CheckpointStore
+from phaseline.checkpoint.store import CheckpointStore, Retention
 from phaseline.config.plugins import load_attribute
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.tokenizer import Tokenizer
@@ -19,7 +19,8 @@ from phaseline.errors import DataError
 from phaseline.models.build import build_model, freeze
 from phaseline.models.optimizers import build_optimizer
 from phaseline.objectives import build_objective
-from phaseline.resilience.stop import StopFlag, StopVote
+from phaseline.resilience.stop import StopVote
+from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder, NullRecorder
@@ -99,24 +100,17 @@ class ModelBuilding:
         section = config.phases[phase_idx]
         layout = self._configuration.layouts[phase_idx]
         data = open_phase_data(config, phase_idx, layout)
-        tokenizer = data.tokenizer
+        self._world.require_agreement("the prepared data", data.fingerprint)
         plan = self._plan(phase_idx, data)
-        within_phase = point is not None and point.manifest.phase == section.name
-        engine = self._build_engine(phase_idx, tokenizer, None if within_phase else point)
-        position = PhasePosition()
         stateful = StatefulRegistry()
-        stateful.register("position", position)
+        stateful.register("position", position := PhasePosition())
         stateful.register("data", DataIdentity(data.fingerprint, section.name))
         callbacks = self._callbacks(phase_idx, stateful)
-        if point is not None and within_phase:
-            with CheckpointReader(point.folder) as reader:
-                load_engine(reader, engine, dp_rank=self._world.dp_rank)
-                stateful.load_state_dict(reader.state["stateful"])
-        elif point is not None:
-            position.global_step = point.manifest.global_step
-            position.tokens = point.manifest.tokens
+        within_phase = point is not None and point.manifest.phase == section.name
+        engine = self._build_engine(phase_idx, data.tokenizer, None if within_phase else point)
+        if point is not None:
+            self._restore(point, engine, stateful, position, within_phase=within_phase)
         self._world.require_agreement("where training goes on", position.state_dict())
-        self._world.require_agreement("the prepared data", data.fingerprint)
         return PhaseRuntime(
             section=section,
             resilience=config.resilience,
@@ -129,7 +123,6 @@ class ModelBuilding:
             engine=engine,
             objective=build_objective(section.objective, path=f"phases[{phase_idx}].objective"),
             data=data,
-            tokenizer=tokenizer,
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self._world),
@@ -143,6 +136,24 @@ class ModelBuilding:
             callbacks=callbacks,
             samples_folder=self._session.layout.phase(section.name).samples_dir,
         )
+
+    def _restore(
+        self,
+        point: ResumePoint,
+        engine: Engine,
+        stateful: StatefulRegistry,
+        position: PhasePosition,
+        *,
+        within_phase: bool,
+    ) -> None:
+        """Goes on within a phase from everything; after another phase, from its counters."""
+        if within_phase:
+            with CheckpointReader(point.folder) as reader:
+                load_engine(reader, engine, dp_rank=self._world.dp_rank)
+                stateful.load_state_dict(reader.state["stateful"])
+        else:
+            position.global_step = point.manifest.global_step
+            position.tokens = point.manifest.tokens
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
         config = self._configuration.config
@@ -215,9 +226,12 @@ class ModelBuilding:
             self._world,
             attempt=session.attempt.number,
             config_fingerprint=self._configuration.fingerprint,
-            keep_last=section.checkpoint.keep_last,
-            adopted=[root / name for name in session.adopted.checkpoints],
-            resumed_from=None if resumed_from is None else root / resumed_from,
+            retention=Retention(
+                keep_last=section.checkpoint.keep_last,
+                adopted=[root / name for name in session.adopted.checkpoints],
+                resumed_from=None if resumed_from is None else root / resumed_from,
+            ),
+            fence=session.require_lease,
         )
 
     def _clock(self, phase_idx: int, plan: PhasePlan) -> ProgressClock:

@@ -10,9 +10,8 @@ from typing import Any
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import ExitCode
-from phaseline.resilience.stop import StopFlag
+from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.attempts import Outcome
-from phaseline.session.identity import save_identity
 from phaseline.tracking.console import Display, build_display
 from phaseline.tracking.follower import start_follower
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
@@ -93,6 +92,8 @@ class PipelineOrchestrator:
             self._session.rendezvous,
             collective_timeout_s=config.resilience.collective_timeout_s,
         )
+        if self._is_stop_agreed(world):
+            return self._stop(world)
         task = self._next_task(world)
         while task.kind != "finalize":
             runtime = self._build(task, world)
@@ -133,8 +134,7 @@ class PipelineOrchestrator:
             record = self._validated_record()
             record["phases"] = [*record["phases"], name]
             others = [r for r in identity.validated if not self._is_ours(r)]
-            self._session.identity = replace(identity, validated=[*others, record])
-            save_identity(self._session.layout, self._session.identity)
+            self._session.save(replace(identity, validated=[*others, record]))
         self._session.event("phase_validated", phase=name)
 
     def _train(self, task: Task, runtime: PhaseRuntime) -> PhaseEnding:

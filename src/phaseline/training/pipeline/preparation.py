@@ -9,9 +9,7 @@ from phaseline.data.preparation import prepare
 from phaseline.distributed.rendezvous import Rendezvous
 
 
-def prepare_data(
-    config: Config, rendezvous: Rendezvous, report: Callable[[str], None]
-) -> None:
+def prepare_data(config: Config, rendezvous: Rendezvous, report: Callable[[str], None]) -> None:
     """Returns once every phase's data lies in this machine's cache. **Ranks:** all.
 
     One process of a machine works, the others wait for its lock. No process group exists

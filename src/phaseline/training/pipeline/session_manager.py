@@ -14,10 +14,17 @@ from typing import Any
 
 from phaseline import __version__
 from phaseline.checkpoint.manifest import Manifest, list_published, verify
+from phaseline.checkpoint.trust import list_inherited, list_trusted
 from phaseline.config.resolved import differences, from_yaml, to_yaml
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
-from phaseline.errors import CheckpointError, ExitCode, PhaselineError, SessionChangedError
+from phaseline.errors import (
+    CheckpointError,
+    ExitCode,
+    PhaselineError,
+    SessionBusyError,
+    SessionChangedError,
+)
 from phaseline.session.attempts import (
     Adopted,
     Outcome,
@@ -106,6 +113,24 @@ class OpenSession:
         """Whether this is the rank that writes what there is one of."""
         return self.environment.is_main
 
+    def require_lease(self) -> None:
+        """Raises if another process took the session over, so that nothing is written into it.
+
+        Raises:
+            SessionBusyError: The lease is lost.
+        """
+        if self.lease is not None and self.lease.lost.is_set():
+            raise SessionBusyError(
+                f"Another process took over the session at {self.layout.root}, so attempt "
+                f"{self.attempt.number} ends here and writes nothing more."
+            )
+
+    def save(self, identity: SessionIdentity) -> None:
+        """Main rank: changes the session's identity."""
+        self.require_lease()
+        self.identity = identity
+        save_identity(self.layout, identity)
+
     def event(self, name: str, **facts: Any) -> None:
         """Main rank: records that something happened; other ranks do nothing."""
         if self.events is not None:
@@ -135,20 +160,8 @@ class OpenSession:
             self.lease.stop()
 
     def trusted_checkpoints(self) -> list[Path]:
-        """Published checkpoints that this attempt adopted or wrote, in no order.
-
-        What an attempt before it publishes later is not among them, so a rank that was left
-        over cannot change what is resumed.
-        """
-        adopted = [self.layout.root / name for name in self.adopted.checkpoints]
-        suffix = f".a{self.attempt.number:04d}"
-        own = [
-            path
-            for phase in sorted((self.layout.root / "phases").glob("*"))
-            for path in list_published(self.layout.phase(phase.name).checkpoints_dir)
-            if path.name.endswith(suffix)
-        ]
-        return [path for path in adopted if path.is_dir()] + own
+        """Published checkpoints that this attempt adopted or wrote, in no order."""
+        return list_trusted(self.layout, self.attempt.number, self.adopted)
 
 
 class SessionManager:
@@ -305,14 +318,13 @@ class SessionManager:
 
     def _adopt(self, attempt: AttemptLayout) -> Adopted:
         """Fixes which checkpoints this attempt trusts, and finds the one to go on from."""
-        names = self._inherited_names(attempt.number)
-        folders = [self._layout.root / name for name in names]
+        folders = list_inherited(self._layout, attempt.number)
         point, _ = newest_verified(
-            [folder for folder in folders if folder.is_dir()],
+            folders,
             [phase.name for phase in self._configuration.config.phases],
         )
         adopted = Adopted(
-            checkpoints=tuple(names),
+            checkpoints=tuple(str(path.relative_to(self._layout.root)) for path in folders),
             resumed_from=(
                 None if point is None else str(point.folder.relative_to(self._layout.root))
             ),
@@ -320,25 +332,6 @@ class SessionManager:
         )
         write_adopted(attempt, adopted)
         return adopted
-
-    def _inherited_names(self, number: int) -> list[str]:
-        """Names of what the attempts before this one adopted or wrote, in a chain of trust."""
-        earlier = [n for n in self._layout.attempt_numbers() if n < number]
-        names: set[str] = set()
-        root = self._layout.root
-        for idx in range(len(earlier) - 1, -1, -1):
-            suffix = f".a{earlier[idx]:04d}"
-            for phase in (root / "phases").glob("*"):
-                folder = self._layout.phase(phase.name).checkpoints_dir
-                names |= {
-                    str(path.relative_to(root))
-                    for path in list_published(folder)
-                    if path.name.endswith(suffix)
-                }
-            adopted = read_adopted(self._layout.attempt(earlier[idx]))
-            if adopted is not None:
-                return sorted(names | set(adopted.checkpoints))
-        return sorted(names)
 
 
 def newest_verified(

@@ -9,7 +9,7 @@ import torch
 
 from phaseline.checkpoint.manifest import verify
 from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
-from phaseline.checkpoint.store import CheckpointStore, SavedPosition
+from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
 from phaseline.data.phase_data import Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
 from phaseline.session.layout import SessionLayout
@@ -82,7 +82,9 @@ class PhaseValidation:
             runtime.objective.token_losses(runtime.engine.model, batch)
 
     def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
-        ids = torch.randint(0, self._runtime.tokenizer.vocab_size, (num_rows, sequence_length + 1))
+        ids = torch.randint(
+            0, self._runtime.data.tokenizer.vocab_size, (num_rows, sequence_length + 1)
+        )
         batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
         return batch.to(self._runtime.world.device)
 
@@ -90,7 +92,12 @@ class PhaseValidation:
         """Writes a checkpoint of the live engine, reads it back and compares every bit."""
         runtime = self._runtime
         store = CheckpointStore(
-            self._folder, runtime.world, attempt=0, config_fingerprint="", keep_last=2
+            self._folder,
+            runtime.world,
+            attempt=0,
+            config_fingerprint="",
+            retention=Retention(keep_last=2),
+            fence=lambda: None,
         )
         report = store.save(
             runtime.engine,

@@ -1,0 +1,51 @@
+"""`phaseline verify`: reads every checkpoint of a session and says whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phaseline.checkpoint.manifest import list_published
+from phaseline.checkpoint.manifest import verify as verify_checkpoint
+from phaseline.errors import CheckpointError, ExitCode, UsageError
+from phaseline.session.layout import SessionLayout
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="The session directory.")],
+) -> None:
+    """Read every checkpoint of a session and compare each file with its recorded hash.
+
+    Ends with 0 if all are whole and 1 if one is not; nothing is changed.
+    """
+    layout = SessionLayout(directory)
+    if not layout.session_file.is_file():
+        raise UsageError(
+            f"{directory} is no session directory: it has no {layout.session_file.name}. "
+            "Name the folder that `phaseline launch` made, as runs/quickstart."
+        )
+    phases = sorted(layout.phases_dir.glob("*"))
+    folders = [
+        folder
+        for phase in phases
+        for folder in list_published(layout.phase(phase.name).checkpoints_dir)
+    ]
+    num_bad = 0
+    for folder in folders:
+        name = folder.relative_to(layout.root)
+        try:
+            manifest = verify_checkpoint(folder)
+        except CheckpointError as error:
+            num_bad += 1
+            typer.echo(f"BAD   {name}: {error}")
+            continue
+        size_mib = sum(record.size for record in manifest.files.values()) / 2**20
+        typer.echo(
+            f"whole {name}: {manifest.engine} on {manifest.world_size} rank(s), "
+            f"{len(manifest.files)} files, {size_mib:.1f} MiB"
+        )
+    typer.echo(f"{len(folders) - num_bad} of {len(folders)} checkpoints are whole")
+    if num_bad:
+        raise typer.Exit(int(ExitCode.FAILED))

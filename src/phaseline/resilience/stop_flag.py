@@ -1,0 +1,68 @@
+"""Being asked to stop: the handlers of signals only set a flag. No torch."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from phaseline.session import linux
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopFlag:
+    """Whether this process was asked to stop. The handlers only set the flag."""
+
+    def __init__(self) -> None:
+        """Starts unset; nothing is installed."""
+        self._signal: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._signal is not None
+
+    @property
+    def reason(self) -> str:
+        """What asked, for people."""
+        return "" if self._signal is None else signal.Signals(self._signal).name
+
+    def listen(self) -> None:
+        """Installs the handlers, then lets in what came while nobody could listen."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS
+            }
+            linux.unblock_stop_signals()
+
+    def ignore(self) -> None:
+        """Gives the signals back to whoever handled them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def set(self, number: int = signal.SIGTERM) -> None:
+        """Asks for a stop from inside the process."""
+        self._signal = self._signal or number
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.set(number)
+
+
+@contextmanager
+def listening(flag: StopFlag | None) -> Iterator[StopFlag]:
+    """Gives a flag that listens: the caller's own, or one that lives as long as the block."""
+    if flag is not None:
+        yield flag
+        return
+    own = StopFlag()
+    own.listen()
+    try:
+        yield own
+    finally:
+        own.ignore()

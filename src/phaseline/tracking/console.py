@@ -1,0 +1,127 @@
+"""What a person sees while a session runs: the protocol, and the choice of a display."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, Protocol, TextIO
+
+DisplayKind = Literal["auto", "rich", "plain", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBanner:
+    """What is said when a phase begins or goes on.
+
+    Attributes:
+        name: The phase's name.
+        idx: Its place in the session, from zero.
+        num_phases: Phases in the session.
+        num_steps: Optimizer steps of the whole phase.
+        description: One line on what it does.
+    """
+
+    name: str
+    idx: int
+    num_phases: int
+    num_steps: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a phase stands; None for what is not known yet.
+
+    Attributes:
+        phase: The phase's name.
+        phase_idx: Its place in the session, from zero.
+        num_phases: Phases in the session.
+        step: Optimizer steps of the phase that are done.
+        num_steps: Optimizer steps of the whole phase.
+        global_step: Optimizer steps of the session that are done.
+        loss: Training loss of the last step that was read, nats per target.
+        validation_loss: Newest loss on held-out data.
+        lr: Learning rate of that step.
+        grad_norm: 2-norm of its gradient before clipping.
+        tokens_per_s: Speed over all ranks.
+        phase_left_s: Time to the end of the phase.
+        session_left_s: Time to the end of the session.
+    """
+
+    phase: str
+    phase_idx: int
+    num_phases: int
+    step: int
+    num_steps: int
+    global_step: int
+    loss: float | None = None
+    validation_loss: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    tokens_per_s: float | None = None
+    phase_left_s: float | None = None
+    session_left_s: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the phase's last step is done."""
+        return self.step >= self.num_steps
+
+
+class Display(Protocol):
+    """Shows a session to a person. No call raises because the terminal is gone."""
+
+    def phase_started(self, banner: PhaseBanner) -> None:
+        """Says which phase begins or goes on."""
+
+    def update(self, progress: Progress) -> None:
+        """Takes the newest state; how often it is shown is the display's affair."""
+
+    def note(self, text: str) -> None:
+        """Shows a line that stays."""
+
+    def close(self) -> None:
+        """Shows the last state for good. Calling it again does nothing."""
+
+
+class NullDisplay:
+    """Shows nothing: for `off`, and for every rank but the main one."""
+
+    def phase_started(self, banner: PhaseBanner) -> None:
+        """Forgets it."""
+
+    def update(self, progress: Progress) -> None:
+        """Forgets it."""
+
+    def note(self, text: str) -> None:
+        """Forgets it."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def build_display(kind: DisplayKind, stream: TextIO, plain_interval_s: float = 10.0) -> Display:
+    """Builds the display for a stream.
+
+    Args:
+        kind: `auto` takes rich on a terminal that can move its cursor, else plain lines.
+        stream: Where to write; stays open, it belongs to the caller.
+        plain_interval_s: Least seconds between two plain lines.
+    """
+    if kind == "off":
+        return NullDisplay()
+    if kind == "rich" or (kind == "auto" and _can_redraw(stream)):
+        from phaseline.tracking.rich_display import RichDisplay
+
+        return RichDisplay(stream)
+    from phaseline.tracking.plain_display import PlainDisplay
+
+    return PlainDisplay(stream, interval_s=plain_interval_s)
+
+
+def _can_redraw(stream: TextIO) -> bool:
+    try:
+        is_terminal = stream.isatty()
+    except ValueError:  # The stream is closed.
+        return False
+    return is_terminal and os.environ.get("TERM", "dumb") not in ("", "dumb")

@@ -1,0 +1,244 @@
+"""What a report tells, gathered from a session's files."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phaseline.config.resolved import from_yaml
+from phaseline.config.sections import Config
+from phaseline.errors import ExitCode, SessionError
+from phaseline.session.attempts import read_adopted, read_error, read_outcome
+from phaseline.session.identity import SessionIdentity, load_identity
+from phaseline.session.layout import SessionLayout
+from phaseline.session.metrics_view import read_metrics
+from phaseline.session.records import read_records
+
+_WORDS = {
+    ExitCode.FINISHED: "finished",
+    ExitCode.FAILED: "failed",
+    ExitCode.USAGE: "refused",
+    ExitCode.GATE: "stopped by a gate",
+    ExitCode.NO_PROGRESS: "no progress",
+    ExitCode.STOPPED: "stopped on request",
+}
+
+
+@dataclass(slots=True)
+class PhaseStory:
+    """What the records say about one phase.
+
+    Attributes:
+        name: The phase's name.
+        objective: What it optimizes.
+        planned: Its configured length.
+        setting: Batch, sequence length and engine, for people.
+        steps: Global step of every train record.
+        losses: Training loss of each.
+        lrs: Learning rate of each.
+        speeds: Tokens per second of each, where known.
+        num_steps: Steps of the phase that are done.
+        num_tokens: Tokens that it consumed.
+        validations: Global step and metrics (without the phase's prefix) of each validation.
+        sample_metrics: Newest metrics of its samples, without the phase's prefix.
+        samples: Its newest generated samples.
+    """
+
+    name: str
+    objective: str
+    planned: str
+    setting: str
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    lrs: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    num_steps: int = 0
+    num_tokens: int = 0
+    validations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    sample_metrics: dict[str, float] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def first_loss(self) -> float | None:
+        """Training loss of the first step."""
+        return self.losses[0] if self.losses else None
+
+    @property
+    def last_loss(self) -> float | None:
+        """Training loss, mean over the last steps (a twentieth of the phase, 50 at most)."""
+        last = self.losses[-max(1, min(50, len(self.losses) // 20)) :]
+        return statistics.fmean(last) if last else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Median speed."""
+        return statistics.median(self.speeds) if self.speeds else None
+
+    @property
+    def validation_changes(self) -> list[tuple[str, float | None, float]]:
+        """Every validation metric: its name, its first value if there are two, its last."""
+        if not self.validations:
+            return []
+        first, last = self.validations[0][1], self.validations[-1][1]
+        several = len(self.validations) > 1
+        return [(name, first.get(name) if several else None, last[name]) for name in last]
+
+    def validation(self, name: str) -> float | None:
+        """The newest value of a validation metric."""
+        return self.validations[-1][1].get(name) if self.validations else None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStory:
+    """How one attempt went.
+
+    Attributes:
+        number: The attempt's number.
+        resumed_from: The checkpoint it went on from; None: it began anew.
+        first_step: Global step of its first train record.
+        last_step: Global step of its last one.
+        ended: Unix time of its end, seconds.
+        result: How it ended, in a word or two.
+        reason: More on that.
+    """
+
+    number: int
+    resumed_from: str | None
+    first_step: int | None
+    last_step: int | None
+    ended: float | None
+    result: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStory:
+    """Everything that a report shows."""
+
+    root: Path
+    identity: SessionIdentity
+    config: Config
+    phases: Sequence[PhaseStory]
+    attempts: Sequence[AttemptStory]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all phases."""
+        return sum(phase.num_steps for phase in self.phases)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that all phases consumed."""
+        return sum(phase.num_tokens for phase in self.phases)
+
+
+def gather_story(session_dir: Path) -> SessionStory:
+    """Reads a session's records, attempts and configuration.
+
+    Raises:
+        SessionError: The folder holds no session.
+    """
+    layout = SessionLayout(session_dir)
+    identity = load_identity(layout)
+    if identity is None or not layout.config_file.exists():
+        raise SessionError(
+            f"{session_dir} holds no session: session.json or config.yaml is missing. "
+            "Name a session's folder, as runs/<session.name>."
+        )
+    config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    return SessionStory(
+        root=session_dir,
+        identity=identity,
+        config=config,
+        phases=_phases(layout, config),
+        attempts=[_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())],
+    )
+
+
+def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
+    stories = {
+        phase.name: PhaseStory(
+            name=phase.name,
+            objective=phase.objective,
+            planned=str(phase.duration),
+            setting=(
+                f"{phase.batch.sequences(phase.data.sequence_length):,} x "
+                f"{phase.data.sequence_length:,} tokens a step, {phase.optimizer.name} at "
+                f"{phase.optimizer.lr:g}, {phase.schedule.name}, "
+                + ("plain" if phase.engine.kind == "plain" else f"ZeRO-{phase.engine.zero_stage}")
+            ),
+        )
+        for phase in config.phases
+    }
+    tokens_before = 0
+    for record in read_metrics(layout):
+        story = stories.get(record["phase"])
+        if story is None:
+            continue
+        _take(story, record)
+        # The record counts tokens over the session.
+        story.num_tokens += record["tokens"] - tokens_before
+        tokens_before = record["tokens"]
+    return list(stories.values())
+
+
+def _take(story: PhaseStory, record: Mapping[str, Any]) -> None:
+    prefix = f"{story.name}/"
+    named = {**record["timing"], **record["metrics"]}
+    values = {k.removeprefix(prefix): float(v) for k, v in named.items() if k.startswith(prefix)}
+    story.num_steps = max(story.num_steps, record["phase_step"])
+    if record["kind"] == "train":
+        story.steps.append(record["global_step"])
+        story.losses.append(values["train/loss"])
+        story.lrs.append(values["train/lr"])
+        if values.get("train/tokens_per_s"):
+            story.speeds.append(values["train/tokens_per_s"])
+    elif record["kind"] == "validation":
+        story.validations.append((record["global_step"], _group(values, "validation/")))
+    elif record["kind"] == "samples":
+        story.sample_metrics = _group(values, "samples/")
+        story.samples = record.get("samples", ())
+
+
+def _group(values: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _attempt(layout: SessionLayout, number: int, identity: SessionIdentity) -> AttemptStory:
+    attempt = layout.attempt(number)
+    adopted, outcome = read_adopted(attempt), read_outcome(attempt)
+    steps = [r["global_step"] for r in read_records(attempt.metrics_file) if r["kind"] == "train"]
+    result, reason = _result(layout, number, identity)
+    return AttemptStory(
+        number=number,
+        resumed_from=_short(adopted.resumed_from) if adopted and adopted.resumed_from else None,
+        first_step=min(steps, default=None),
+        last_step=max(steps, default=None),
+        ended=outcome.time if outcome else None,
+        result=result,
+        reason=reason,
+    )
+
+
+def _short(checkpoint: str) -> str:
+    """`pretrain/step-00000500.a0001` for `phases/pretrain/run-1/checkpoints/step-...`."""
+    parts = Path(checkpoint).parts
+    return f"{parts[1]}/{parts[-1]}" if len(parts) > 2 else checkpoint
+
+
+def _result(layout: SessionLayout, number: int, identity: SessionIdentity) -> tuple[str, str]:
+    attempt = layout.attempt(number)
+    outcome, error = read_outcome(attempt), read_error(attempt)
+    if outcome is not None:
+        return _WORDS[ExitCode(outcome.code)], outcome.reason
+    if error is not None:
+        where = f"rank {error.rank} on {error.host}"
+        where += f", {error.phase} step {error.step}" if error.phase else ""
+        return "failed", f"{where}: {error.kind}: {error.message}"
+    if number < max(layout.attempt_numbers()):
+        return "killed", "it left no outcome"
+    # The report of a session that ends well is written before the attempt's outcome.
+    return ("finished", "") if identity.state == "finished" else ("open", "running, or killed")

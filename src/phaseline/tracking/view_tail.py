@@ -1,0 +1,80 @@
+"""The session's metrics view, read on and on while it grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from phaseline.session.attempts import Adopted, read_adopted
+from phaseline.session.layout import SessionLayout
+from phaseline.session.records import read_records
+
+
+class ViewTail:
+    """Yields the view's records, as `read_metrics` would, but each only once per attempt.
+
+    When a newer attempt decides the view, it begins anew with `seq` 0: the new view repeats
+    what the attempt stands on, and bit for bit what it trains again.
+    """
+
+    def __init__(self, layout: SessionLayout) -> None:
+        """Reads nothing yet."""
+        self._layout = layout
+        self._attempt: int | None = None
+        self._tail: _FileTail | None = None
+        self._seq = 0
+
+    def read_new(self) -> Iterator[dict[str, Any]]:
+        """Yields what was added since the last time, each with its `seq`; read it to its end."""
+        for number in reversed(self._layout.attempt_numbers()):
+            if number == self._attempt:
+                break
+            adopted = read_adopted(self._layout.attempt(number))
+            if adopted is not None:
+                yield from self._begin(number, adopted)
+                break
+        if self._tail is not None:
+            yield from map(self._number, self._tail.read_new())
+
+    def _begin(self, number: int, adopted: Adopted) -> Iterator[dict[str, Any]]:
+        self._attempt, self._seq = number, 0
+        self._tail = _FileTail(self._layout.attempt(number).metrics_file)
+        for earlier, num_lines in adopted.committed:
+            path = self._layout.attempt(earlier).metrics_file
+            yield from map(self._number, read_records(path, num_lines))
+
+    def _number(self, record: dict[str, Any]) -> dict[str, Any]:
+        record["seq"] = self._seq
+        self._seq += 1
+        return record
+
+
+class _FileTail:
+    """Reads the lines that are added to a file; a last one without its end waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read_new(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                record = _parse(line)
+                if record is not None:
+                    yield record
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # Torn by a crash; its writer ended it with a line break.
+        return None
+    return record if isinstance(record, dict) else None

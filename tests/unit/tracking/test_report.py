@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from phaseline.cli.report import report
+from phaseline.errors import ExitCode, SessionError
+from phaseline.session.attempts import ErrorRecord, take_attempt, write_error
+from phaseline.tracking.report import write_report
+from phaseline.tracking.report_data import gather_story
+from unit.tracking.session_builder import SessionBuilder
+
+
+@pytest.fixture
+def told(session: SessionBuilder) -> SessionBuilder:
+    """Two phases over three attempts, the first of which failed."""
+    first = session.attempt()
+    session.train(first, range(1, 101))
+    write_error(
+        session.layout.attempt(first),
+        ErrorRecord(1, "node-7", "pretrain", 100, "RuntimeError", "lost <it>", "", False, 1.76e9),
+    )
+    second = session.attempt((first, 80), resumed_from="phases/pretrain/run-1/checkpoints/step-80")
+    session.train(second, range(81, 201))
+    session.append(
+        second,
+        [
+            _record("validation", "pretrain", 100, {"validation/loss": 3.0}),
+            _record(
+                "validation",
+                "pretrain",
+                200,
+                {"validation/loss": 2.4, "validation/bits_per_byte": 1.2345},
+            ),
+            _record("samples", "pretrain", 200, {"samples/python_valid_frac": 0.75}),
+        ],
+    )
+    session.end(second, ExitCode.STOPPED, "SIGTERM")
+    third = session.attempt((first, 80), (second, 123))
+    session.train(third, range(201, 301), phase_idx=1)
+    return session
+
+
+def _record(kind: str, phase: str, step: int, metrics: dict[str, float]) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "kind": kind,
+        "phase": phase,
+        "phase_step": step,
+        "global_step": step,
+        "tokens": step * 2048,
+        "metrics": {f"{phase}/{name}": value for name, value in metrics.items()},
+        "timing": {"time": 1.76e9},
+    }
+    if kind == "samples":
+        prompts = ["def <script>f():", "def g():"]
+        record["samples"] = [
+            {"prompt": p, "completion": "x & y" + 90 * "\n", "valid": None} for p in prompts
+        ]
+    return record
+
+
+def test_story_tells_what_the_view_holds_when_attempts_were_interrupted(
+    told: SessionBuilder,
+) -> None:
+    story = gather_story(told.layout.root)
+    pretrain, instruct = story.phases
+    assert pretrain.steps == list(range(1, 201))
+    assert (pretrain.num_steps, pretrain.num_tokens) == (200, 200 * 2048)
+    assert (instruct.num_steps, instruct.num_tokens) == (300, 100 * 2048)
+    assert pretrain.first_loss == pytest.approx(7.9008, abs=1e-4)
+    assert pretrain.last_loss == pytest.approx(2.23, abs=0.01)
+    assert pretrain.validation_changes == [
+        ("loss", 3.0, 2.4),
+        ("bits_per_byte", None, 1.2345),
+    ]
+    assert pretrain.tokens_per_s == 12345
+    assert [(a.result, a.first_step, a.last_step) for a in story.attempts] == [
+        ("failed", 1, 100),
+        ("stopped on request", 81, 200),
+        ("open", 201, 300),
+    ]
+    assert story.attempts[0].reason == (
+        "rank 1 on node-7, pretrain step 100: RuntimeError: lost <it>"
+    )
+    assert story.attempts[1].resumed_from == "pretrain/step-80"
+
+
+def test_story_calls_an_attempt_killed_when_a_later_one_exists(session: SessionBuilder) -> None:
+    session.attempt()
+    take_attempt(session.layout)
+    session.mark("finished")
+    story = gather_story(session.layout.root)
+    assert [attempt.result for attempt in story.attempts] == ["killed", "finished"]
+
+
+def test_report_is_one_valid_page_that_fetches_nothing_when_written(told: SessionBuilder) -> None:
+    path = write_report(told.layout.root)
+    assert path == told.layout.report_file
+    page = path.read_text(encoding="utf-8")
+    _require_balanced(page)
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert "url(http" not in page
+    for text in (
+        "pretrain",
+        "instruct",
+        "1.2345",
+        "75%",
+        "stopped on request",
+        "A made-up session.",
+    ):
+        assert text in page
+    assert page.count("<svg") == 1
+    assert "def &lt;script&gt;f():" in page
+    assert "<script" not in page
+    assert "and 90 blank lines at the end" in page
+
+
+def test_report_is_the_same_when_written_again(told: SessionBuilder) -> None:
+    first = write_report(told.layout.root).read_bytes()
+    assert write_report(told.layout.root).read_bytes() == first
+
+
+def test_report_has_no_curves_when_nothing_was_trained(session: SessionBuilder) -> None:
+    page = write_report(session.layout.root).read_text(encoding="utf-8")
+    _require_balanced(page)
+    assert "<svg" not in page
+
+
+def test_report_survives_when_losses_are_not_finite(session: SessionBuilder) -> None:
+    attempt = session.attempt()
+    session.append(
+        attempt,
+        [
+            _record("train", "pretrain", step, {"train/loss": loss, "train/lr": 1e-3})
+            for step, loss in [(1, 4.0), (2, float("nan")), (3, float("inf"))]
+        ],
+    )
+    page = write_report(session.layout.root).read_text(encoding="utf-8")
+    assert "<svg" in page
+
+
+def test_report_command_names_the_problem_when_the_folder_is_no_session(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(report)
+    with pytest.raises(SessionError, match=r"holds no session: session\.json"):
+        CliRunner().invoke(app, [str(tmp_path)], catch_exceptions=False)
+
+
+def test_report_command_prints_the_path_when_it_is_written(told: SessionBuilder) -> None:
+    app = typer.Typer()
+    app.command()(report)
+    result = CliRunner().invoke(app, [str(told.layout.root)], catch_exceptions=False)
+    assert result.stdout.strip() == str(told.layout.report_file)
+
+
+class _Balance(HTMLParser):
+    """Checks that every element is closed in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
+        """Closes itself."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+
+def _require_balanced(page: str) -> None:
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
