@@ -38,8 +38,15 @@ def run_ranks(
         outputs = [Path(folder) / f"{rank}.log" for rank in range(world_size)]
         ranks = [
             _start(
-                [sys.executable, "-c", _CHILD, str(file), function.__name__,
-                 json.dumps(arguments), str(results[rank])],
+                [
+                    sys.executable,
+                    "-c",
+                    _CHILD,
+                    str(file),
+                    function.__name__,
+                    json.dumps(arguments),
+                    str(results[rank]),
+                ],
                 _variables(rank, world_size, port),
                 outputs[rank],
             )
@@ -62,9 +69,7 @@ def run_ranks(
         return [json.loads(path.read_text()) for path in results]
 
 
-def _start(
-    command: list[str], variables: dict[str, str], output: Path
-) -> subprocess.Popen[bytes]:
+def _start(command: list[str], variables: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
     with output.open("wb") as stream:
         return subprocess.Popen(
             command, env=variables, stdout=stream, stderr=subprocess.STDOUT, cwd="/"

@@ -132,7 +132,7 @@ class CheckpointStore:
         began = time.monotonic()
         name = checkpoint_name(position.phase_step, self._attempt)
         aside, target = self.folder / f"{_ASIDE}{name}", self.folder / name
-        key = f"save/{position.phase}/{name}"
+        key = self._world.rendezvous.unique(f"save/{target}")
         part = self._write_part(engine, aside)
         rendezvous = self._world.rendezvous
         rendezvous.publish(f"{key}/{self._world.dp_rank}", part)
@@ -159,7 +159,7 @@ class CheckpointStore:
             aside.mkdir(parents=True, exist_ok=True)
             state = RankState(engine, dp_rank=world.dp_rank, dp_world_size=world.dp_world_size)
             files = state.write(aside, world.dp_rank)
-        except (OSError, AnomalyError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must learn of it
             text = f"rank {world.dp_rank}: {error}"
             return {"error": text, "anomaly": isinstance(error, AnomalyError)}
         return {"error": None, "files": {name: asdict(record) for name, record in files.items()}}

@@ -7,8 +7,10 @@ hidden state go. What must not go is handed over in the environment.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from phaseline.distributed.environment import ATTEMPT_VARIABLE, IMAGE_VARIABLE
@@ -16,7 +18,13 @@ from phaseline.distributed.world import World
 from phaseline.session import linux
 
 
-def replace_image(world: World, *, attempt: int, keep: Sequence[int] = ()) -> NoReturn:
+def replace_image(
+    world: World,
+    *,
+    attempt: int,
+    stop_signal: Callable[[], int | None],
+    keep: Sequence[int] = (),
+) -> NoReturn:
     """Ends the world and runs this process's own command again, one image later.
 
     Everything that owns a thread, a child or a file must be closed before: exec runs
@@ -25,6 +33,7 @@ def replace_image(world: World, *, attempt: int, keep: Sequence[int] = ()) -> No
     Args:
         world: The world to end; every rank leaves it together.
         attempt: The attempt that the next image goes on with.
+        stop_signal: The signal that asked this image to stop and was not yet obeyed, or None.
         keep: File descriptors that the next image gets, besides the standard ones.
     """
     # A stop request that comes while no handler exists would kill the next image. Blocked
@@ -42,4 +51,9 @@ def replace_image(world: World, *, attempt: int, keep: Sequence[int] = ()) -> No
     environment = dict(
         os.environ, **{IMAGE_VARIABLE: str(image + 1), ATTEMPT_VARIABLE: str(attempt)}
     )
+    # Blocking covers this thread only. What came before, or reached a thread of a library
+    # since, is known to this image alone: sent again, it stays pending for the next.
+    number = stop_signal()
+    if number is not None:
+        signal.pthread_kill(threading.get_ident(), number)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

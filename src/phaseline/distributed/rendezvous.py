@@ -7,8 +7,10 @@ on a store does not keep its timeout when the server's host is lost.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -25,10 +27,11 @@ from phaseline.errors import WorldError
 
 _POLL_S = 0.01
 _POLL_MAX_S = 0.25
+_RUNS = itertools.count()
 
 
 class Rendezvous:
-    """The store of one process image; keys of different images never meet."""
+    """The store of one process image; keys of different images and runs never meet."""
 
     def __init__(self, environment: RankEnvironment, *, timeout_s: float) -> None:
         """Connects to the store.
@@ -39,7 +42,11 @@ class Rendezvous:
         """
         self.environment = environment
         self.timeout_s = timeout_s
-        prefix = f"phaseline/try{environment.restart_count}/image{environment.image}"
+        self._uses: Counter[str] = Counter()
+        # A program may run one session after another: every rank counts them alike.
+        prefix = (
+            f"phaseline/try{environment.restart_count}/image{environment.image}/run{next(_RUNS)}"
+        )
         self.store = PrefixStore(prefix, self._connect())
 
     def _connect(self) -> Store:
@@ -81,15 +88,26 @@ class Rendezvous:
         self._poll(lambda: self.store.check([key]), f"the value {key!r}", timeout_s)
         return json.loads(self.store.get(key))
 
+    def unique(self, name: str) -> str:
+        """A key that the n-th call for this name gives to every rank alike, and no other call.
+
+        Without it a value of an earlier use would be taken for an answer to this one.
+        **Ranks:** all, as often as each other.
+        """
+        self._uses[name] += 1
+        return f"{name}#{self._uses[name]}"
+
     def barrier(self, name: str, *, timeout_s: float | None = None) -> None:
-        """Returns once every rank has called it with this name. **Ranks:** all. No collective.
+        """Returns once every rank has called it as often with this name. **Ranks:** all.
+
+        It is no collective, so it may stand where one would hang.
 
         Raises:
             WorldError: Some rank did not come in time.
         """
         world_size = self.environment.world_size
         limit = self.timeout_s if timeout_s is None else timeout_s
-        key = f"barrier/{name}"
+        key = self.unique(f"barrier/{name}")
         self.store.add(key, 1)
         self._poll(lambda: self.store.add(key, 0) >= world_size, f"all ranks at {name!r}", limit)
 

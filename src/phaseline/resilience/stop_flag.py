@@ -28,6 +28,11 @@ class StopFlag:
         return self._signal is not None
 
     @property
+    def signal(self) -> int | None:
+        """The signal that asked, or None."""
+        return self._signal
+
+    @property
     def reason(self) -> str:
         """What asked, for people."""
         return "" if self._signal is None else signal.Signals(self._signal).name

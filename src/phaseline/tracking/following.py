@@ -12,6 +12,7 @@ from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.tracking.parent_watch import ParentWatch
 from phaseline.tracking.view_tail import ViewTail
+from phaseline.tracking.wandb_service import await_former_service, note_service
 
 if TYPE_CHECKING:
     from phaseline.tracking.wandb_run import WandbRun
@@ -47,6 +48,7 @@ class Following:
         """Follows to the end. wandb's own errors pass through."""
         from phaseline.tracking.wandb_run import read_last_step
 
+        await_former_service(self._layout.root)
         self._last_sent = read_last_step(self._layout.root, self._identity().wandb_id)
         is_over = False
         while not is_over:
@@ -67,14 +69,14 @@ class Following:
                 self._last_sent = record["seq"]
 
     def _open(self) -> WandbRun:
-        from phaseline.tracking.wandb_run import WandbRun, read_last_step
+        from phaseline.tracking.wandb_run import WandbRun
 
-        root, identity = self._layout.root, self._identity()
+        root = self._layout.root
         config = from_yaml(self._layout.config_file.read_text(encoding="utf-8"))
-        run = WandbRun.open(root, identity, config, watched_pid=self._parent_pid)
-        # Read again: the wandb of a follower that was killed just now may have flushed more.
-        on_disk = read_last_step(root, identity.wandb_id)
-        self._last_sent = max(self._last_sent, on_disk, run.last_step_on_server)
+        run = WandbRun.open(root, self._identity(), config, watched_pid=self._parent_pid)
+        note_service(root)
+        # Online, the server may know of steps that a killed wandb never wrote to its file.
+        self._last_sent = max(self._last_sent, run.last_step_on_server)
         self._wandb_run = run
         return run
 

@@ -39,7 +39,9 @@ def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_repla
     # Enough that wandb flushes a part of it and keeps the rest in memory.
     session.train(first, range(61, 301))
     _until(lambda: bool(_rows(session.layout.root)))
-    _kill(_follower(session.layout.root))
+    follower = _follower(session.layout.root)
+    follower.kill()
+    follower.wait()
 
     # The attempt dies too; the next one goes on at step 200 and trains the rest again.
     second = session.attempt((first, 200))
@@ -102,14 +104,15 @@ def test_follower_goes_on_in_a_new_process_when_wandb_breaks_down(
     session.train(attempt, range(1, 301))
     start_follower(root, parent.pid)
     _until(lambda: bool(_rows(root)))
-    # Dead before more is recorded: what is written to a dying wandb seems to be sent.
     for child in _follower(root).children():
-        _kill(child)
+        child.kill()
+        _until_dead(child)
     session.train(attempt, range(301, 311))
-    _until(lambda: "a new follower goes on" in _log(root))
+    # What is written to a wandb that just died may seem sent; at the latest the end tells.
     session.end(attempt)
 
     assert wait_for_follower(root, _PATIENCE_S), _log(root)
+    assert "a new follower goes on" in _log(root)
     assert [row["global_step"] for row in _rows(root)] == list(range(1, 311))
 
 
@@ -200,15 +203,17 @@ def _rows(root: Path) -> list[dict[str, Any]]:
 
 
 def _followers(root: Path) -> list[psutil.Process]:
-    found = []
+    found: dict[psutil.Process, int] = {}
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
+            if "phaseline.tracking.follower" in words and str(root) in words:
+                found[process] = process.ppid()
         except psutil.Error:
             continue
-        if "phaseline.tracking.follower" in words and str(root) in words:
-            found.append(process)
-    return found
+    # A follower that is about to start a process of wandb's looks like two for a moment.
+    pids = {process.pid for process in found}
+    return [process for process, ppid in found.items() if ppid not in pids]
 
 
 def _follower(root: Path) -> psutil.Process:
@@ -216,9 +221,16 @@ def _follower(root: Path) -> psutil.Process:
     return process
 
 
-def _kill(process: psutil.Process) -> None:
-    process.kill()
-    process.wait()
+def _until_dead(process: psutil.Process) -> None:
+    _until(lambda: not _lives(process))
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that only waits for its parent to take note does not."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _log(root: Path) -> str:

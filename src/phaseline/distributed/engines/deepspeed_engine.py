@@ -16,6 +16,7 @@ from phaseline.distributed.world import World
 from phaseline.errors import EngineError
 
 _LARGEST_BUCKET = 50_000_000
+_BUCKET_UNIT = 1024
 
 
 class DeepSpeedEngine:
@@ -159,7 +160,8 @@ def deepspeed_configuration(
 ) -> dict[str, Any]:
     """DeepSpeed's own configuration, with every number written and none left to `auto`."""
     num_elements = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    bucket = max(1, min(num_elements, _LARGEST_BUCKET))
+    # DeepSpeed asserts that a bucket is a multiple of its alignment.
+    bucket = -(-min(num_elements, _LARGEST_BUCKET) // _BUCKET_UNIT) * _BUCKET_UNIT
     return {
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,
         "gradient_accumulation_steps": settings.accumulation_steps,

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from phaseline.distributed.process_image import replace_image
 from phaseline.distributed.world import World
+from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.layout import AttemptLayout
 
 TERMINAL_VARIABLE = "PHASELINE_TERMINAL_FD"
@@ -40,8 +41,13 @@ class FreshImages:
         os.dup2(descriptor, 2)
         os.close(descriptor)
 
-    def next_image(self, world: World, *, attempt: int) -> None:
+    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
         """Ends the world and begins the next image. Does not return."""
         self.terminal.flush()
         os.environ[TERMINAL_VARIABLE] = str(self._terminal_fd)
-        replace_image(world, attempt=attempt, keep=(self._terminal_fd,))
+        replace_image(
+            world,
+            attempt=attempt,
+            stop_signal=lambda: stop_flag.signal,
+            keep=(self._terminal_fd,),
+        )

@@ -6,6 +6,7 @@ import sys
 from typing import Protocol, TextIO
 
 from phaseline.distributed.world import World
+from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.layout import AttemptLayout
 
 
@@ -20,7 +21,7 @@ class ProcessImages(Protocol):
     def attempt_opened(self, attempt: AttemptLayout, rank: int) -> None:
         """Called once the attempt's folder exists."""
 
-    def next_image(self, world: World, *, attempt: int) -> None:
+    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
         """Called after each piece of work, when the world may end. **Ranks:** all."""
 
 
@@ -36,5 +37,5 @@ class InPlace:
     def attempt_opened(self, attempt: AttemptLayout, rank: int) -> None:
         """Leaves the caller's output alone."""
 
-    def next_image(self, world: World, *, attempt: int) -> None:
+    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
         """Goes on in the same process."""

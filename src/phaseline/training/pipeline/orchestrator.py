@@ -234,7 +234,9 @@ class PipelineOrchestrator:
             return
         self._display.close()
         self._session.close()
-        self._images.next_image(world, attempt=self._session.attempt.number)
+        self._images.next_image(
+            world, attempt=self._session.attempt.number, stop_flag=self._stop_flag
+        )
 
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()

@@ -1,0 +1,43 @@
+"""The processes that wandb starts, as far as the next follower must know of them.
+
+When a follower is killed, its wandb service notices within about a second, and on its way
+out may still write what it had not flushed. Who asks the files before that what was sent
+would send it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+
+from phaseline.session import linux
+from phaseline.session.files import write_text
+
+_PATIENCE_S = 15.0
+
+
+def note_service(session_dir: Path) -> None:
+    """Notes which processes write for this one: its children."""
+    pids = [child.pid for child in psutil.Process().children()]
+    noted = [(pid, linux.process_start(pid)) for pid in pids]
+    write_text(_path(session_dir), json.dumps(noted) + "\n")
+
+
+def await_former_service(session_dir: Path) -> None:
+    """Returns when the processes that were noted last are gone, or after a while."""
+    try:
+        noted = json.loads(_path(session_dir).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline and any(
+        start is not None and linux.process_start(pid) == start for pid, start in noted
+    ):
+        time.sleep(0.05)
+
+
+def _path(session_dir: Path) -> Path:
+    return session_dir / "wandb" / "service.json"

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.distributed.rendezvous import Rendezvous
+from phaseline.errors import WorldError
+
+ALONE = RankEnvironment.read({})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def rank_of_two(rank: int, port: int) -> RankEnvironment:
+    return replace(ALONE, rank=rank, world_size=2, master_addr="127.0.0.1", master_port=port)
+
+
+def pair(port: int) -> tuple[Rendezvous, Rendezvous]:
+    main = Rendezvous(rank_of_two(0, port), timeout_s=20)
+    return main, Rendezvous(rank_of_two(1, port), timeout_s=20)
+
+
+def test_rendezvous_hands_a_value_over_when_it_is_published_later() -> None:
+    main, other = pair(free_port())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.wait_for, "task", timeout_s=20)
+        main.publish("task", {"kind": "train", "phase_idx": 1, "folder": None})
+        assert waiting.result() == {"kind": "train", "phase_idx": 1, "folder": None}
+
+
+def test_rendezvous_lets_nobody_through_a_barrier_until_all_are_there() -> None:
+    main, other = pair(free_port())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.barrier, "close")
+        with pytest.raises(WorldError, match=r"Rank 0 waited 0\.2 s for the value 'absent'"):
+            main.wait_for("absent", timeout_s=0.2)
+        assert not waiting.done()
+        main.barrier("close")
+        waiting.result(timeout=20)
+
+
+def test_rendezvous_names_the_barrier_when_a_rank_does_not_come() -> None:
+    main, _ = pair(free_port())
+    with pytest.raises(WorldError, match=r"waited 0\.1 s for all ranks at 'world'.*lost or stuck"):
+        main.barrier("world", timeout_s=0.1)
+
+
+def test_rendezvous_keeps_images_and_restarts_apart() -> None:
+    port = free_port()
+    main, other = pair(port)
+    main.publish("task", 1)
+    later_image = Rendezvous(replace(rank_of_two(0, port), image=1), timeout_s=20)
+    later_try = Rendezvous(replace(rank_of_two(0, port), restart_count=1), timeout_s=20)
+    for stranger in (later_image, later_try):
+        with pytest.raises(WorldError, match="for the value 'task'"):
+            stranger.wait_for("task", timeout_s=0.05)
+    assert other.wait_for("task", timeout_s=20) == 1
+
+
+def test_rendezvous_says_where_the_store_should_be_when_nobody_serves_it() -> None:
+    port = free_port()
+    with pytest.raises(WorldError, match=f"could not reach the store at 127.0.0.1:{port} within"):
+        Rendezvous(rank_of_two(1, port), timeout_s=1)
+
+
+def test_rendezvous_needs_no_network_when_the_rank_is_alone() -> None:
+    alone = Rendezvous(ALONE, timeout_s=1)
+    alone.barrier("close")
+    alone.publish("a", [1, None])
+    assert alone.wait_for("a") == [1, None]
