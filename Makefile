@@ -4,6 +4,7 @@
 # make nightly      the long tests
 # make clean        remove .venv and caches; runs/ stays
 #
+# ARGS         more arguments for quickstart, as ARGS='--session runs/second'
 # PYTHON       the Python (3.10 or newer) that .venv is made from
 # TORCH_INDEX  a package index to take torch from. Many machines' default index serves the
 #              CUDA build, several GB, also where there is no GPU; the small CPU build is at
@@ -11,6 +12,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+ARGS ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
 SHELL := bash
@@ -43,7 +45,7 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	@touch $@
 
 quickstart: $(STAMP)
-	@$(VENV)/bin/phaseline launch configs/quickstart.yaml
+	@$(VENV)/bin/phaseline launch configs/quickstart.yaml $(ARGS)
 
 # Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)

@@ -7,7 +7,7 @@ import re
 from phaseline.errors import WorldError
 
 _LOST_PEER = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|connectfullmesh|socket closed|"
+    r"connection (closed|reset|refused|was likely closed)|broken pipe|connectfullmesh|socket closed|"
     r"timed out waiting|application timeout|remote process exited|nccl.*(abort|timeout)|"
     r"readbytes|writebytes|recvvector|store.*(closed|failed)",
     re.IGNORECASE,

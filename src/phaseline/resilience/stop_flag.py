@@ -28,7 +28,7 @@ class StopFlag:
         return self._signal is not None
 
     @property
-    def signal(self) -> int | None:
+    def number(self) -> int | None:
         """The signal that asked, or None."""
         return self._signal
 

@@ -21,9 +21,18 @@ def make(folder: Path, *, step: int = 5, attempt: int = 1) -> Path:
     path.mkdir(parents=True)
     (path / "a.bin").write_bytes(b"some bytes")
     Manifest(
-        phase="pretrain", phase_step=step, global_step=step, tokens=64 * step, final=False,
-        attempt=attempt, world_size=2, engine="zero1", config_fingerprint="f",
-        committed=((1, 3), (2, 4)), files={"a.bin": hash_file(path / "a.bin")}, created=1.5,
+        phase="pretrain",
+        phase_step=step,
+        global_step=step,
+        tokens=64 * step,
+        final=False,
+        attempt=attempt,
+        world_size=2,
+        engine="zero1",
+        config_fingerprint="f",
+        committed=((1, 3), (2, 4)),
+        files={"a.bin": hash_file(path / "a.bin")},
+        created=1.5,
     ).save(path)
     return path
 
@@ -92,6 +101,8 @@ def test_list_published_sorts_by_step_then_attempt_and_leaves_out_the_unfinished
     (paths[0] / "manifest.json").unlink()
     (tmp_path / ".aside-step-00000099.a0001").mkdir()
     assert [path.name for path in list_published(tmp_path)] == [
-        "step-00000005.a0001", "step-00000005.a0002", "step-00000010.a0002"
+        "step-00000005.a0001",
+        "step-00000005.a0002",
+        "step-00000010.a0002",
     ]
     assert list_published(tmp_path / "absent") == []

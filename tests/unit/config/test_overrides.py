@@ -46,9 +46,15 @@ def test_overrides_reach_all_phases_when_set_on_defaults(tmp_path: Path) -> None
         ("session.name.first=x", r"session\.name is 'test' \(.*:2\), which has no key `first`"),
         ("tracking[0]=x", r"tracking is not in the file, so it has no member \[0\]"),
         ("session.seed=[1", r"session\.seed is no YAML: .*\(-o session\.seed=\[1\)"),
-        ("session.seed=x", r"session\.seed is 'x' \(-o session\.seed=x\); it must be a whole number"),
+        (
+            "session.seed=x",
+            r"session\.seed is 'x' \(-o session\.seed=x\); it must be a whole number",
+        ),
         ("session.sead=3", r"session\.sead is no known key \(-o .*Did you mean `seed`\?"),
-        ("session.seed=", r"session\.seed is null \(-o session\.seed=\); it must be a whole number"),
+        (
+            "session.seed=",
+            r"session\.seed is null \(-o session\.seed=\); it must be a whole number",
+        ),
         ("optimizer.lr=3", r"optimizer is no known key .*Did you mean `defaults\.optimizer`\?"),
     ],
 )

@@ -33,7 +33,7 @@ if environment.image == 0:
         linux.block_stop_signals()
     # Any thread may take it: those of the libraries block nothing.
     os.kill(os.getpid(), signal.SIGTERM)
-    replace_image(world, attempt=3, stop_signal=lambda: flag.signal, keep=(kept,))
+    replace_image(world, attempt=3, stop_signal=lambda: flag.number, keep=(kept,))
 facts["stop"] = flag.reason
 facts["kept"] = os.read(int(os.environ["KEPT"]), 100).decode()
 try:

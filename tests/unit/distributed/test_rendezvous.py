@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
+from phaseline.distributed import rendezvous
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.errors import WorldError
@@ -23,9 +25,15 @@ def rank_of_two(rank: int, port: int) -> RankEnvironment:
     return replace(ALONE, rank=rank, world_size=2, master_addr="127.0.0.1", master_port=port)
 
 
+def connect(environment: RankEnvironment, timeout_s: float = 20, run: int = 0) -> Rendezvous:
+    # Two ranks live in this one process here, and each counts its own runs.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendezvous, "_RUNS", itertools.count(run))
+        return Rendezvous(environment, timeout_s=timeout_s)
+
+
 def pair(port: int) -> tuple[Rendezvous, Rendezvous]:
-    main = Rendezvous(rank_of_two(0, port), timeout_s=20)
-    return main, Rendezvous(rank_of_two(1, port), timeout_s=20)
+    return connect(rank_of_two(0, port)), connect(rank_of_two(1, port))
 
 
 def test_rendezvous_hands_a_value_over_when_it_is_published_later() -> None:
@@ -53,13 +61,14 @@ def test_rendezvous_names_the_barrier_when_a_rank_does_not_come() -> None:
         main.barrier("world", timeout_s=0.1)
 
 
-def test_rendezvous_keeps_images_and_restarts_apart() -> None:
+def test_rendezvous_keeps_images_restarts_and_runs_apart() -> None:
     port = free_port()
     main, other = pair(port)
     main.publish("task", 1)
-    later_image = Rendezvous(replace(rank_of_two(0, port), image=1), timeout_s=20)
-    later_try = Rendezvous(replace(rank_of_two(0, port), restart_count=1), timeout_s=20)
-    for stranger in (later_image, later_try):
+    later_image = connect(replace(rank_of_two(0, port), image=1))
+    later_try = connect(replace(rank_of_two(0, port), restart_count=1))
+    later_run = connect(rank_of_two(0, port), run=1)
+    for stranger in (later_image, later_try, later_run):
         with pytest.raises(WorldError, match="for the value 'task'"):
             stranger.wait_for("task", timeout_s=0.05)
     assert other.wait_for("task", timeout_s=20) == 1
@@ -68,7 +77,7 @@ def test_rendezvous_keeps_images_and_restarts_apart() -> None:
 def test_rendezvous_says_where_the_store_should_be_when_nobody_serves_it() -> None:
     port = free_port()
     with pytest.raises(WorldError, match=f"could not reach the store at 127.0.0.1:{port} within"):
-        Rendezvous(rank_of_two(1, port), timeout_s=1)
+        connect(rank_of_two(1, port), timeout_s=1)
 
 
 def test_rendezvous_needs_no_network_when_the_rank_is_alone() -> None:

@@ -19,8 +19,13 @@ PROMPT = 'def double(x):\n    """Return twice x."""\n'
         ("  \n", True, True),
     ],
     ids=[
-        "whole", "next statement ignored", "cut line left out", "broken line counts",
-        "syntax error", "a docstring is a body", "blank",
+        "whole",
+        "next statement ignored",
+        "cut line left out",
+        "broken line counts",
+        "syntax error",
+        "a docstring is a body",
+        "blank",
     ],
 )
 def test_first_function_parses(completion: str, complete: bool, valid: bool) -> None:

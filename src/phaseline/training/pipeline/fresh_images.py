@@ -48,6 +48,6 @@ class FreshImages:
         replace_image(
             world,
             attempt=attempt,
-            stop_signal=lambda: stop_flag.signal,
+            stop_signal=lambda: stop_flag.number,
             keep=(self._terminal_fd,),
         )

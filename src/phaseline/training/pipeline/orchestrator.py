@@ -13,7 +13,7 @@ from phaseline.errors import ExitCode
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.attempts import Outcome
 from phaseline.tracking.console import Display, build_display
-from phaseline.tracking.follower import start_follower
+from phaseline.tracking.follower import start_follower, wait_for_follower
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
@@ -27,6 +27,9 @@ from phaseline.training.pipeline.session_manager import (
     newest_verified,
 )
 from phaseline.training.pipeline.validation import PhaseValidation
+
+_LONGEST_FAREWELL_S = 30.0
+"""How long the end waits for wandb to have written what it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +156,7 @@ class PipelineOrchestrator:
             for line in summarize(self._session):
                 self._display.note(line)
             self._display.note(f"finished; everything lies in {self._session.layout.root}")
-            self._session.end(outcome.code, outcome.reason)
-        self._display.close()
-        world.close()
-        return outcome
+        return self._end(world, outcome)
 
     def _stop(self, world: World) -> Outcome:
         reason = self._stop_flag.reason or "another rank was asked to"
@@ -167,8 +167,13 @@ class PipelineOrchestrator:
             self._display.note(
                 "stopped on request, everything is saved; the same command goes on from here"
             )
-            self._session.end(outcome.code, outcome.reason)
+        return self._end(world, outcome)
+
+    def _end(self, world: World, outcome: Outcome) -> Outcome:
         self._display.close()
+        if self._session.is_main:
+            self._session.end(outcome.code, outcome.reason)
+            wait_for_follower(self._session.layout.root, _LONGEST_FAREWELL_S)
         world.close()
         return outcome
 

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from phaseline.checkpoint.manifest import verify
+from phaseline.checkpoint.reader import CheckpointReader, load_engine, load_weights
+from phaseline.distributed.world import World
+from phaseline.errors import CheckpointError
+from unit.checkpoint.live_engines import (
+    Odd,
+    at,
+    build,
+    everything,
+    require_equal,
+    store_in,
+    train,
+)
+
+OPTIMIZERS = ["adamw", "sgd", "lion"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_load_engine_restores_every_bit_and_goes_on_alike_when_built_with_another_seed(
+    world: World, tmp_path: Path, optimizer: str
+) -> None:
+    engine = build(world, seed=1, optimizer=optimizer)
+    train(engine, range(3))
+    folder = store_in(tmp_path, world).save(engine, at(3), {"stateful": {"a": 1}}).folder
+    verify(folder)
+
+    other = build(world, seed=2, optimizer=optimizer)
+    with CheckpointReader(folder) as reader:
+        assert reader.state == {"stateful": {"a": 1}}
+        load_engine(reader, other, dp_rank=0)
+    require_equal(engine, other)
+    train(engine, range(3, 6))
+    train(other, range(3, 6))
+    require_equal(engine, other)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_load_engine_replaces_the_state_of_an_engine_that_has_trained(
+    world: World, tmp_path: Path, optimizer: str
+) -> None:
+    engine, other = build(world, 1, optimizer), build(world, 2, optimizer)
+    train(engine, range(3))
+    train(other, range(10, 15))
+    folder = store_in(tmp_path, world).save(engine, at(3), {}).folder
+    with CheckpointReader(folder) as reader:
+        load_engine(reader, other, dp_rank=0)
+    require_equal(engine, other)
+
+
+def test_load_engine_restores_an_engine_that_has_not_stepped(world: World, tmp_path: Path) -> None:
+    engine, other = build(world, 1), build(world, 2)
+    folder = store_in(tmp_path, world).save(engine, at(0), {}).folder
+    with CheckpointReader(folder) as reader:
+        load_engine(reader, other, dp_rank=0)
+    train(engine, range(2))
+    train(other, range(2))
+    require_equal(engine, other)
+
+
+def test_load_engine_takes_only_the_optimizers_state_when_weights_are_not_wanted(
+    world: World, tmp_path: Path
+) -> None:
+    engine, other = build(world, 1), build(world, 2)
+    train(engine, range(3))
+    weights = {k: v for k, v in everything(other).items() if k.startswith("module/")}
+    folder = store_in(tmp_path, world).save(engine, at(3), {}).folder
+    with CheckpointReader(folder) as reader:
+        load_engine(reader, other, dp_rank=0, weights=False)
+    found = everything(other)
+    assert all(torch.equal(found[key], value) for key, value in weights.items())
+    moments = [key for key in everything(engine) if key.startswith(("exp_avg", "step"))]
+    assert len(moments) == 3 * 5
+    assert all(torch.equal(found[key], everything(engine)[key]) for key in moments)
+
+
+def test_load_weights_fills_a_bare_module(world: World, tmp_path: Path) -> None:
+    engine = build(world, 1)
+    train(engine, range(2))
+    folder = store_in(tmp_path, world).save(engine, at(2), {}).folder
+    module = Odd(seed=3)
+    scratch = module.scratch.clone()
+    with CheckpointReader(folder) as reader:
+        load_weights(reader, module)
+    expected = engine.module.state_dict()
+    assert module.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+    assert module.head.weight is module.embed.weight
+    assert torch.equal(module.scratch, scratch)
+
+
+def test_reader_fills_any_range_and_refuses_one_that_is_not_there(
+    world: World, tmp_path: Path
+) -> None:
+    engine = build(world, 1)
+    folder = store_in(tmp_path, world).save(engine, at(0), {}).folder
+    flat = engine.module.get_parameter("mix.weight").detach().flatten()
+    with CheckpointReader(folder) as reader:
+        out = torch.empty(7)
+        reader.read("weight/mix.weight", 4, out)
+        assert torch.equal(out, flat[4:11])
+        with pytest.raises(CheckpointError, match=r"holds 5 of the 7 elements of weight/mix\.we"):
+            reader.read("weight/mix.weight", 20, out)
+
+
+def test_load_engine_is_refused_with_names_when_the_model_is_another(
+    world: World, tmp_path: Path
+) -> None:
+    folder = store_in(tmp_path, world).save(build(world, 1), at(0), {}).folder
+    wider = build(world, 1, width=6)
+    with CheckpointReader(folder) as reader:
+        with pytest.raises(CheckpointError, match=r"embed\.weight is \[7, 5\] and not \[7, 6\]"):
+            load_engine(reader, wider, dp_rank=0)
+        with pytest.raises(CheckpointError, match=r"0\.weight is missing; embed\.weight is too ma"):
+            load_weights(reader, torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)))
+
+
+def test_load_weights_is_refused_when_a_buffer_is_missing(world: World, tmp_path: Path) -> None:
+    folder = store_in(tmp_path, world).save(build(world, 1), at(0), {}).folder
+    module = Odd(seed=1)
+    module.register_buffer("extra", torch.zeros(3))
+    with (
+        CheckpointReader(folder) as reader,
+        pytest.raises(CheckpointError, match="does not hold the buffer extra"),
+    ):
+        load_weights(reader, module)

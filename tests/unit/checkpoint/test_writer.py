@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from phaseline.checkpoint.writer import RankState, describe_model
+from phaseline.distributed.engines.base import StateFragment
+from phaseline.distributed.world import World
+from unit.checkpoint.live_engines import Odd, build, train
+
+
+def test_describe_model_names_shapes_and_what_is_tied() -> None:
+    found = describe_model(Odd(seed=1))
+    assert found["parameters"]["embed.weight"] == {
+        "shape": [7, 5],
+        "dtype": "float32",
+        "trainable": True,
+    }
+    assert found["parameters"]["shift"]["shape"] == []
+    assert not found["parameters"]["frozen"]["trainable"]
+    assert found["tied"] == [["embed.weight", "head.weight"]]
+
+
+def test_rank_state_holds_tied_weights_once_and_no_scratch(world: World) -> None:
+    engine = build(world, 1)
+    train(engine, range(1))
+    state = RankState(engine, dp_rank=0, dp_world_size=1)
+    assert "weight/embed.weight" in state.tensors
+    assert "weight/head.weight" not in state.tensors
+    assert {key for key in state.tensors if key.startswith("buffer/")} == {
+        "buffer/counter",
+        "buffer/running",
+    }
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_ranks_share_what_is_replicated_without_gap_or_overlap(
+    world: World, world_size: int
+) -> None:
+    engine = build(world, 1)
+    train(engine, range(1))
+    states = [RankState(engine, dp_rank=r, dp_world_size=world_size) for r in range(world_size)]
+    whole = RankState(engine, dp_rank=0, dp_world_size=1)
+    for key, (_, numel) in whole.fragments.items():
+        parts = [s.tensors[key] for s in states if key in s.tensors]
+        places = [s.fragments[key] for s in states if key in s.fragments]
+        assert torch.equal(torch.cat(parts), whole.tensors[key])
+        ends = [start + length for start, length in places]
+        assert [start for start, _ in places] == [0, *ends[:-1]]
+        assert ends[-1] == numel
+
+
+def test_rank_state_keeps_a_fragment_whole_when_it_is_this_ranks_own(world: World) -> None:
+    engine = build(world, 1)
+    fragments = [replace(f, replicated=False, start=f.start + 100) for f in engine.state_fragments()]
+
+    class Parted:
+        module = engine.module
+
+        def state_fragments(self) -> list[StateFragment]:
+            return fragments
+
+    state = RankState(Parted(), dp_rank=1, dp_world_size=2)  # type: ignore[arg-type]  # only these two are used
+    assert state.fragments["weight/mix.bias"] == (100, 5)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from phaseline.errors import ConfigurationError
+from phaseline.objectives import build_objective
+from phaseline.objectives.causal_lm import CausalLM
+from phaseline.objectives.sft import SupervisedFineTuning
+
+
+@dataclass(frozen=True)
+class Rows:
+    input_ids: torch.Tensor
+    targets: torch.Tensor
+
+
+class Fixed(torch.nn.Module):
+    """Answers with given logits, bare or as transformers does."""
+
+    def __init__(self, logits: torch.Tensor, *, wrapped: bool = False) -> None:
+        super().__init__()
+        self.logits, self.wrapped = logits, wrapped
+        self.arguments: dict[str, Any] = {}
+
+    def forward(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
+        self.arguments = arguments
+        return SimpleNamespace(logits=self.logits) if self.wrapped else self.logits
+
+
+def reference(logits: torch.Tensor, targets: torch.Tensor) -> list[list[float]]:
+    """Minus log of the softmax, number by number."""
+    return [
+        [
+            0.0 if target == -100 else math.log(sum(math.exp(x) for x in row)) - row[target]
+            for row, target in zip(rows, row_targets, strict=True)
+        ]
+        for rows, row_targets in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "sft"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_token_losses_equal_the_definition_and_are_zero_where_ignored(
+    name: str, wrapped: bool
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 5)
+    targets = torch.tensor([[1, -100, 4, 0], [-100, -100, -100, 2]])
+    rows = Rows(torch.zeros(2, 4, dtype=torch.int64), targets)
+    losses = build_objective(name, path="p").token_losses(Fixed(logits, wrapped=wrapped), rows)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, torch.tensor(reference(logits, targets)))
+    assert losses[targets == -100].tolist() == [0.0] * 4
+
+
+def test_token_losses_have_no_gradient_where_ignored() -> None:
+    logits = torch.randn(1, 3, 5, requires_grad=True)
+    rows = Rows(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[-100, 2, -100]]))
+    CausalLM().token_losses(Fixed(logits), rows).sum().backward()
+    assert logits.grad is not None
+    assert [bool(row.any()) for row in logits.grad[0]] == [False, True, False]
+
+
+def test_token_losses_are_fp32_when_the_logits_are_not() -> None:
+    rows = Rows(torch.zeros(1, 1, dtype=torch.int64), torch.tensor([[3]]))
+    logits = torch.zeros(1, 1, 8, dtype=torch.bfloat16)
+    losses = CausalLM().token_losses(Fixed(logits), rows)
+    assert losses.dtype == torch.float32
+    assert float(losses) == pytest.approx(math.log(8))
+
+
+def test_token_losses_of_a_batch_of_filler_are_zero_and_can_be_trained_on() -> None:
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    rows = Rows(torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), -100))
+    loss = SupervisedFineTuning().token_losses(Fixed(logits), rows).sum()
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_token_losses_ask_transformers_for_no_cache() -> None:
+    model = Fixed(torch.zeros(1, 1, 4))
+    rows = Rows(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64))
+    CausalLM().token_losses(model, rows)
+    assert model.arguments == {}
+    model.generation_config = object()
+    CausalLM().token_losses(model, rows)
+    assert model.arguments == {"use_cache": False}
+
+
+def test_objective_of_ones_own_is_built_by_its_path() -> None:
+    found = build_objective("phaseline.objectives.sft:SupervisedFineTuning", path="p")
+    assert isinstance(found, SupervisedFineTuning)
+
+
+def test_objective_is_refused_with_its_place_when_it_cannot_be_imported() -> None:
+    with pytest.raises(ConfigurationError, match=r"phases\[1\]\.objective is 'json:Nope', which"):
+        build_objective("json:Nope", path="phases[1].objective")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from phaseline.data.phase_data import Batch
+from phaseline.distributed.world import World
+from phaseline.training.phases.held_out import HeldOutTotals
+
+CPU = torch.device("cpu")
+TOKEN_BYTES = torch.tensor([1, 2, 0, 5])
+
+
+def batch_of(targets: torch.Tensor) -> Batch:
+    return Batch(torch.zeros_like(targets), targets, len(targets))
+
+
+def totals_of(losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str) -> HeldOutTotals:
+    totals = HeldOutTotals(TOKEN_BYTES, ranges, CPU)
+    for some_losses, some_targets in zip(losses.split(size), targets.split(size), strict=True):
+        totals.add(some_losses, batch_of(some_targets))
+    return totals
+
+
+def test_totals_are_the_means_taken_by_hand(world: World) -> None:
+    targets = torch.tensor([[0, 1, -100], [3, 2, 1]])
+    losses = torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 5.0]])
+    found = totals_of(losses, targets, 2, "0-0", "1-2").metrics("a/validation", world)
+    num_bytes = 1 + 2 + 5 + 0 + 2
+    assert found == {
+        "a/validation/loss": pytest.approx(15 / 5),
+        "a/validation/bits_per_byte": pytest.approx(15 / math.log(2) / num_bytes),
+        "a/validation/loss_at_0_to_0": pytest.approx((1 + 3) / 2),
+        "a/validation/loss_at_1_to_2": pytest.approx((2 + 4 + 5) / 3),
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_totals_are_equal_for_any_split_into_batches(world: World, size: int) -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(4, (6, 8))
+    targets[torch.rand(6, 8) < 0.3] = -100
+    losses = torch.rand(6, 8) * (targets != -100)
+    whole = totals_of(losses, targets, 6, "2-4").metrics("p", world)
+    assert totals_of(losses, targets, size, "2-4").metrics("p", world) == pytest.approx(whole)
+
+
+def test_totals_do_not_count_rows_that_fill_a_batch_up(world: World) -> None:
+    losses, targets = torch.tensor([[2.0], [0.0]]), torch.tensor([[1], [-100]])
+    assert totals_of(losses, targets, 2).metrics("p", world)["p/loss"] == 2.0
+
+
+def test_totals_can_be_read_twice(world: World) -> None:
+    totals = totals_of(torch.tensor([[2.0]]), torch.tensor([[1]]), 1)
+    assert totals.metrics("p", world) == totals.metrics("p", world)
+
+
+def test_totals_are_nan_and_name_no_range_when_nothing_was_counted(world: World) -> None:
+    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], CPU).metrics("p", world)
+    assert list(found) == ["p/loss"]
+    assert math.isnan(found["p/loss"])
+
+
+def test_range_is_left_out_when_no_sequence_reaches_it(world: World) -> None:
+    totals = totals_of(torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.int64), 1, "0-1", "8-9")
+    assert "p/loss_at_8_to_9" not in totals.metrics("p", world)
