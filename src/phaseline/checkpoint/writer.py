@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from phaseline.checkpoint.manifest import FileRecord, hash_file
 from phaseline.checkpoint.reader import WEIGHT, persistent_buffers
 from phaseline.distributed.engines.base import Engine, Scalar, StateFragment
 from phaseline.errors import AnomalyError
+from phaseline.session.files import fsync_file
 
 
 class RankState:
@@ -66,7 +66,7 @@ class RankState:
         name = f"rank-{dp_rank:05d}"
         tensor_path = folder / f"{name}.safetensors"
         save_file({key: tensor.cpu() for key, tensor in self.tensors.items()}, tensor_path)
-        sync_file(tensor_path)
+        fsync_file(tensor_path)
         index = {"fragments": self.fragments, "scalars": self.scalars}
         index_record = write_part(folder / f"{name}.json", index)
         return {tensor_path.name: hash_file(tensor_path), f"{name}.json": index_record}
@@ -75,17 +75,8 @@ class RankState:
 def write_part(path: Path, content: Any) -> FileRecord:
     """Writes and flushes one JSON file inside a folder that is not published yet."""
     path.write_text(json.dumps(content), encoding="utf-8")
-    sync_file(path)
+    fsync_file(path)
     return hash_file(path)
-
-
-def sync_file(path: Path) -> None:
-    """Returns once a file's contents are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_model(module: torch.nn.Module) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from phaseline.cli.options import ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.launch_command import build_launch_command
 from phaseline.cluster.launcher import launch as launch_ranks
@@ -20,16 +20,8 @@ from phaseline.session.layout import SessionLayout
 
 
 def launch(
-    config: Annotated[Path, typer.Argument(help="The session file, as configs/quickstart.yaml.")],
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            "--override",
-            metavar="KEY=VALUE",
-            help="Change one setting, as phases[pretrain].optimizer.lr=1e-3. Repeatable.",
-        ),
-    ] = None,
+    config: ConfigFile,
+    override: Overrides = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -37,14 +29,8 @@ def launch(
             help="Ranks to start. Default: cluster.processes_per_node, else one per GPU, else 1.",
         ),
     ] = None,
-    session: Annotated[
-        Path | None,
-        typer.Option(help="The session directory. Default: <session.root>/<session.name>."),
-    ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Start although another process holds the session."),
-    ] = False,
+    session: SessionDir = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Start, resume or continue a session on this machine.
 

@@ -9,10 +9,9 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-import typer
-
+from phaseline.cli.options import ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import PhaselineError
@@ -27,17 +26,10 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="The session file.")],
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--override", "-o", help="A setting, as phases[0].optimizer.lr=1e-3."),
-    ] = None,
-    session: Annotated[
-        Path | None, typer.Option(help="Session directory, instead of <root>/<name>.")
-    ] = None,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take the session from whoever holds it.")
-    ] = False,
+    config: ConfigFile,
+    override: Overrides = None,
+    session: SessionDir = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Start or resume a session on this rank. `accelerate launch ... -m phaseline run CONFIG`."""
     linux.die_with_parent()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from phaseline.cli.options import ConfigFile, Overrides, SessionDir
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.config.sections import Config, PhaseSection
@@ -17,20 +17,9 @@ _HEADINGS = ("phase", "objective", "duration", "batch", "rate", "engine", "ranks
 
 
 def validate(
-    config: Annotated[Path, typer.Argument(help="The session file, as configs/quickstart.yaml.")],
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            "--override",
-            metavar="KEY=VALUE",
-            help="Change one setting, as phases[pretrain].optimizer.lr=1e-3. Repeatable.",
-        ),
-    ] = None,
-    session: Annotated[
-        Path | None,
-        typer.Option(help="The session directory. Default: <session.root>/<session.name>."),
-    ] = None,
+    config: ConfigFile,
+    override: Overrides = None,
+    session: SessionDir = None,
 ) -> None:
     """Check a session file: every fault at once, with its line and how to mend it.
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from phaseline.errors import DataError
+from phaseline.session.files import fsync_file, fsync_folder
 
 MANIFEST = "manifest.json"
 
@@ -119,16 +120,16 @@ def _publish(aside: Path, entry: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _is_complete(entry):
             raise
-    _sync(entry.parent)
+    fsync_folder(entry.parent)
 
 
 def _write_manifest(folder: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     for name in sizes:
-        _sync(folder / name)
+        fsync_file(folder / name)
     (folder / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    fsync_file(folder / MANIFEST)
+    fsync_folder(folder)
 
 
 def _is_complete(entry: Path) -> bool:
@@ -138,11 +139,3 @@ def _is_complete(entry: Path) -> bool:
         return all((entry / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -117,6 +117,10 @@ class World:
     def close(self) -> None:
         """Waits for every rank, then ends the process group. **Ranks:** all."""
         self.rendezvous.barrier("close")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends this rank's side of the process group; after a failure nobody is waited for."""
         self._side_group = None
         dist.destroy_process_group()
 

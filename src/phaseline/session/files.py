@@ -75,6 +75,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def fsync_file(path: Path) -> None:
+    """Makes what was written to a file survive a power cut."""
+    fsync_folder(path)  # the same call; the name says what it is for
+
+
 def fsync_folder(path: Path) -> None:
     """Makes names that were added to or removed from a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

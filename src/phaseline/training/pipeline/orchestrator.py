@@ -78,6 +78,7 @@ class PipelineOrchestrator:
         self._environment: RankEnvironment = session.environment
         self._display = self._build_display()
         self._num_tasks = 0
+        self._world: World | None = None
 
     def run(self) -> Outcome:
         """Does what is left to do, on every rank, and returns how the attempt ended.
@@ -85,12 +86,21 @@ class PipelineOrchestrator:
         With fresh images this process goes from task to task by replacing itself, and only
         the last image returns.
         """
+        try:
+            return self._run()
+        except BaseException:
+            # A fresh image ends with its failure; the caller's process may try again.
+            if not self._images.fresh:
+                self._abandon()
+            raise
+
+    def _run(self) -> Outcome:
         config = self._configuration.config
         self._follow_with_wandb()
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
         prepare_data(config, self._session.rendezvous, report)
-        world = World(
+        world = self._world = World(
             self._environment,
             self._session.rendezvous,
             collective_timeout_s=config.resilience.collective_timeout_s,
@@ -246,6 +256,14 @@ class PipelineOrchestrator:
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()
         runtime.engine.close()
+
+    def _abandon(self) -> None:
+        """Gives back what a failure would leave in this process. No collective."""
+        self._display.close()
+        self._session.close()
+        self._session.abandon()
+        if self._world is not None:
+            self._world.abandon()
 
     def _build_display(self) -> Display:
         tracking = self._configuration.config.tracking

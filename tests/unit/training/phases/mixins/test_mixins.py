@@ -11,7 +11,6 @@ from phaseline.distributed.engines import StepReport
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.mixins.host import PhaseHost
 from phaseline.training.phases.runtime import PhaseRuntime
-from unit.training.phases.conftest import maker  # noqa: F401 - a fixture
 from unit.training.phases.phase_runtimes import RuntimeMaker, records_of, seen
 
 
@@ -28,7 +27,7 @@ class Shown(ProgressMixin):
 
 
 @pytest.fixture
-def runtime(maker: RuntimeMaker) -> PhaseRuntime:  # noqa: F811 - the fixture
+def runtime(maker: RuntimeMaker) -> PhaseRuntime:
     return maker.make()
 
 

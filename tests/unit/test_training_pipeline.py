@@ -1,0 +1,204 @@
+"""Whole sessions in this process, through the one class that a program of one's own uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phaseline.checkpoint.manifest import list_published, verify
+from phaseline.checkpoint.reader import CheckpointReader
+from phaseline.errors import AnomalyError, ExitCode, SessionChangedError
+from phaseline.resilience.stop_flag import StopFlag
+from phaseline.session.attempts import Outcome
+from phaseline.session.identity import load_identity
+from phaseline.session.layout import SessionLayout
+from phaseline.session.metrics_view import read_metrics
+from phaseline.training_pipeline import TrainingPipeline
+
+_TEXT = """\
+session: {name: small, seed: 3}
+model:
+  config:
+    model_type: llama
+    hidden_size: 16
+    intermediate_size: 32
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    num_key_value_heads: 2
+    max_position_embeddings: 64
+    attention_dropout: 0.1
+    tie_word_embeddings: true
+defaults:
+  data: {source: text_files, arguments: {paths: ["corpus/*.txt"]}, held_out_frac: 0.2}
+  batch: {global_size: 8, micro_size: 4}
+  engine: {kind: plain}
+  checkpoint: {every: 2 steps}
+  callbacks: ["stopping_callback:StopAt"]
+phases:
+  - name: first
+    objective: causal_lm
+    duration: 6 steps
+    data: {sequence_length: 16}
+    optimizer: {lr: 1e-2}
+    evaluate: {samples: {prompts: ["word"], max_new_tokens: 4, temperature: 1.0, check: python}}
+  - name: second
+    objective: causal_lm
+    duration: 5 steps
+    data: {sequence_length: 32}
+    batch: {global_size: 4, micro_size: 2}
+    optimizer: {lr: 3e-3}
+    inherit: {optimizer: keep}
+    evaluate: {every: 2 steps, at_start: true}
+tracking: {console: plain, wandb: {mode: disabled}}
+export: {phases: [second]}
+"""
+_CALLBACK = """
+from phaseline.training.phases.callbacks import Callback
+
+stops = {}
+broken = set()
+
+
+class StopAt(Callback):
+    def __init__(self):
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+    def step_ended(self, runtime):
+        self.count += 1
+        assert self.count == runtime.position.phase_step
+        step = runtime.position.global_step
+        if step in stops:
+            stops.pop(step).set()
+        if step in broken:
+            for parameter in runtime.engine.module.parameters():
+                parameter.data.fill_(float("nan"))
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a session file, and what the callback there is to do."""
+
+    folder: Path
+    callback: Any
+
+    def layout(self, name: str) -> SessionLayout:
+        return SessionLayout(self.folder / name)
+
+    def run(self, name: str, *overrides: str, flag: StopFlag | None = None) -> Outcome:
+        pipeline = TrainingPipeline(
+            self.folder / "small.yaml",
+            overrides=overrides,
+            session_dir=self.folder / name,
+            stop_flag=flag,
+        )
+        return pipeline.run()
+
+    def run_until(self, name: str, step: int) -> Outcome:
+        flag = StopFlag()
+        self.callback.stops[step] = flag
+        return self.run(name, flag=flag)
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        folder = list_published(self.layout(name).phase("second").checkpoints_dir)[-1]
+        manifest = verify(folder)
+        assert manifest.final
+        with CheckpointReader(folder) as reader:
+            [file] = reader._ranks
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in record.items() if key != "timing"}
+            for record in read_metrics(self.layout(name))
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("PHASELINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(_TEXT, encoding="utf-8")
+    (tmp_path / "stopping_callback.py").write_text(_CALLBACK, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stopping_callback", raising=False)
+    (tmp_path / "corpus").mkdir()
+    for idx in range(30):
+        words = " ".join(f"word{idx * word % 13}" for word in range(20 + idx))
+        (tmp_path / "corpus" / f"{idx:02}.txt").write_text(words, encoding="utf-8")
+    import stopping_callback  # type: ignore[import-not-found]  # written above
+
+    return Place(tmp_path, stopping_callback)
+
+
+def test_pipeline_finishes_in_place_and_leaves_everything(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = place.run("whole")
+    assert outcome.code is ExitCode.FINISHED
+    layout = place.layout("whole")
+    identity = load_identity(layout)
+    assert identity is not None
+    assert identity.state == "finished"
+    assert identity.validated[0]["phases"] == ["first", "second"]
+    metrics = place.metrics("whole")
+    train = [(r["phase"], r["phase_step"], r["global_step"]) for r in metrics if r["kind"] == "train"]
+    assert train == [
+        *(("first", step, step) for step in range(1, 7)),
+        *(("second", step, 6 + step) for step in range(1, 6)),
+    ]
+    [samples] = [record for record in metrics if record["kind"] == "samples"]
+    assert samples["samples"][0]["prompt"] == "word"
+    [kept] = layout.phase("first").samples_dir.iterdir()
+    assert json.loads(kept.read_text()) == samples["samples"]
+    assert (layout.exports_dir / "second" / "config.json").is_file()
+    assert layout.report_file.is_file()
+    assert not (layout.root / "validation").exists()
+    assert "finished; everything lies in" in capsys.readouterr().err
+
+    again = place.run("whole")  # nothing is left to do
+    assert again.code is ExitCode.FINISHED
+    assert place.metrics("whole") == metrics
+
+
+def test_pipeline_ends_with_the_same_bits_when_it_was_stopped_and_resumed(place: Place) -> None:
+    place.run("whole")
+    for step in (3, 6, 9):
+        assert place.run_until("parts", step).code is ExitCode.STOPPED
+    assert place.run("parts").code is ExitCode.FINISHED
+    assert place.layout("parts").attempt_numbers() == [1, 2, 3, 4]
+    whole, parts = place.weights("whole"), place.weights("parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert place.metrics("parts") == place.metrics("whole")
+
+
+def test_pipeline_refuses_a_change_and_goes_on_when_it_is_taken_back(place: Place) -> None:
+    place.run_until("changed", 3)
+    with pytest.raises(SessionChangedError, match=r"phases\[0\]\.optimizer\.lr was '0\.01'"):
+        place.run("changed", "phases[0].optimizer.lr=0.5")
+    assert place.run("changed").code is ExitCode.FINISHED
+
+
+def test_pipeline_goes_on_from_the_last_good_state_after_it_went_wrong(place: Place) -> None:
+    place.run("whole")
+    place.callback.broken.add(4)
+    with pytest.raises(AnomalyError, match="holds weights that are not finite"):
+        place.run("broken")
+    place.callback.broken.clear()
+    assert place.run("broken").code is ExitCode.FINISHED
+    whole, broken = place.weights("whole"), place.weights("broken")
+    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+    assert place.metrics("broken") == place.metrics("whole")

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phaseline.distributed.environment import RankEnvironment
+from phaseline.errors import ExitCode, SessionBusyError, SessionChangedError
+from phaseline.session.attempts import read_adopted, read_outcome
+from phaseline.session.identity import load_identity
+from phaseline.session.layout import SessionLayout
+from phaseline.session.records import read_records
+from phaseline.training.pipeline.session_manager import SessionManager, newest_verified
+from unit.training.pipeline.sessions import TEXT, THIRD, configure, open_session, publish
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> SessionLayout:
+    return SessionLayout(tmp_path / "session")
+
+
+def run_once(folder: Path, *overrides: str, text: str = TEXT) -> int:
+    """Opens and ends the session; returns the attempt's number."""
+    session = open_session(configure(folder, *overrides, text=text))
+    session.end(ExitCode.STOPPED, "a test")
+    return session.attempt.number
+
+
+def test_new_session_has_an_identity_a_configuration_and_a_first_attempt(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    configuration = configure(tmp_path)
+    session = open_session(configuration)
+    assert (session.attempt.number, session.finished) == (1, False)
+    assert (session.adopted.checkpoints, session.adopted.resumed_from) == ((), None)
+    identity = load_identity(layout)
+    assert identity == session.identity
+    assert identity is not None
+    assert (identity.name, identity.state) == ("test", "open")
+    assert identity.config_fingerprint == configuration.fingerprint
+    facts = json.loads(session.attempt.environment_file.read_text())
+    assert facts["world_size"] == 1
+    session.end(ExitCode.FINISHED, "a test")
+    outcome = read_outcome(session.attempt)
+    assert outcome is not None
+    assert (outcome.code, outcome.reason) == (ExitCode.FINISHED, "a test")
+    events = [record["event"] for record in read_records(session.attempt.events_file)]
+    assert events == ["image_started", "attempt_ended"]
+
+
+def test_resumed_session_keeps_its_identity_and_goes_on_from_what_got_furthest(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    before = load_identity(layout)
+    paths = [
+        publish(layout, "first", 5, 1),
+        publish(layout, "first", 10, 1, final=True),
+        publish(layout, "second", 3, 1),
+    ]
+    session = open_session(configure(tmp_path))
+    assert load_identity(layout) == before
+    assert session.attempt.number == 2
+    assert session.trusted_checkpoints() == paths
+    assert session.adopted.resumed_from == "phases/second/run-1/checkpoints/step-00000003.a0001"
+    assert session.adopted.committed == ((1, 3),)
+    assert read_adopted(session.attempt) == session.adopted
+    session.abandon()
+    session.close()
+
+
+def test_resumed_session_passes_over_a_checkpoint_that_does_not_verify(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    bad = publish(layout, "first", 8, 1)
+    (bad / "a.bin").write_bytes(b"other byte")
+    session = open_session(configure(tmp_path))
+    assert session.adopted.resumed_from == "phases/first/run-1/checkpoints/step-00000005.a0001"
+    session.end(ExitCode.STOPPED, "a test")
+
+
+def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    first = open_session(configure(tmp_path))
+    first.close()
+    publish(layout, "first", 7, 1)  # late, by a stale rank
+    environment = replace(RankEnvironment.read({}), image=1, attempt=2)
+    session = SessionManager(configure(tmp_path), environment, take_over=False).open()
+    assert session.attempt.number == 2
+    assert session.adopted == first.adopted
+    assert layout.attempt_numbers() == [1, 2]
+    session.end(ExitCode.STOPPED, "a test")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("phases[0].optimizer.lr=0.02", r"phases\[0\]\.optimizer\.lr was '0\.01' and is now '0\.02'"),
+        ("session.seed=9", r"session\.seed was '0' and is now '9'"),
+        ("phases[0].evaluate.at_start=true", r"phases\[0\]\.evaluate\.at_start was 'false'"),
+    ],
+)
+def test_changed_session_is_refused_with_the_change_named(
+    tmp_path: Path, layout: SessionLayout, override: str, named: str
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    stored = layout.config_file.read_text()
+    with pytest.raises(SessionChangedError, match=f"started with other settings:\n  {named}"):
+        open_session(configure(tmp_path, override))
+    assert layout.config_file.read_text() == stored
+    assert layout.attempt_numbers() == [1]
+    assert run_once(tmp_path) == 2  # the refusal gave the lease back
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "session.notes=word",
+        "tracking.interval_steps=3",
+        "phases[0].checkpoint.every=2 steps",
+        "resilience.max_skipped_steps=9",
+        "phases[1].optimizer.lr=0.5",
+        "phases[1].name=renamed",
+    ],
+)
+def test_change_is_accepted_and_written_down_when_no_number_of_what_has_begun_depends_on_it(
+    tmp_path: Path, layout: SessionLayout, override: str
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    stored = layout.config_file.read_text()
+    assert run_once(tmp_path, override) == 2
+    assert layout.config_file.read_text() != stored
+    identity = load_identity(layout)
+    assert identity is not None
+    assert identity.config_fingerprint == configure(tmp_path, override).fingerprint
+
+
+def test_any_change_is_accepted_when_nothing_has_begun(tmp_path: Path) -> None:
+    run_once(tmp_path)
+    assert run_once(tmp_path, "session.seed=9", "phases[0].optimizer.lr=0.5") == 2
+
+
+def test_configuration_without_identity_is_written_anew(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    # What is left when the very first start dies between its two files.
+    layout.root.mkdir()
+    layout.config_file.write_text("session: {name: torn")
+    assert run_once(tmp_path) == 1
+    assert "torn" not in layout.config_file.read_text()
+
+
+def test_finished_session_says_so_until_a_phase_is_appended(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    session = open_session(configure(tmp_path))
+    assert session.identity is not None
+    for phase in ("first", "second"):
+        publish(layout, phase, 10, 1, final=True)
+    session.save(replace(session.identity, state="finished"))
+    session.end(ExitCode.FINISHED, "a test")
+
+    again = open_session(configure(tmp_path))
+    assert again.finished
+    again.end(ExitCode.FINISHED, "a test")
+
+    grown = open_session(configure(tmp_path, text=TEXT.replace("tracking:", THIRD)))
+    assert not grown.finished
+    grown.end(ExitCode.STOPPED, "a test")
+
+
+def test_session_that_lost_its_lease_writes_nothing_more(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    session = open_session(configure(tmp_path))
+    assert session.lease is not None
+    assert session.identity is not None
+    session.require_lease()
+    session.lease.lost.set()
+    with pytest.raises(SessionBusyError, match="attempt 1 ends here and writes nothing more"):
+        session.save(replace(session.identity, state="finished"))
+    identity = load_identity(layout)
+    assert identity is not None
+    assert identity.state == "open"
+    session.close()
+
+
+def test_newest_verified_goes_by_phase_before_step_and_names_what_is_bad(
+    layout: SessionLayout,
+) -> None:
+    folders = [
+        publish(layout, "first", 900, 1),
+        publish(layout, "second", 3, 1),
+        publish(layout, "second", 5, 1),
+        publish(layout, "gone", 5, 1),
+    ]
+    (folders[2] / "a.bin").unlink()
+    told: list[str] = []
+    point, faults = newest_verified(folders, ["first", "second"], told.append)
+    assert point is not None
+    assert point.folder == folders[1]
+    assert len(faults) == 1
+    assert "a.bin is missing" in faults[0]
+    assert told == faults
