@@ -154,7 +154,9 @@ def test_pipeline_finishes_in_place_and_leaves_everything(
     assert identity.state == "finished"
     assert identity.validated[0]["phases"] == ["first", "second"]
     metrics = place.metrics("whole")
-    train = [(r["phase"], r["phase_step"], r["global_step"]) for r in metrics if r["kind"] == "train"]
+    train = [
+        (r["phase"], r["phase_step"], r["global_step"]) for r in metrics if r["kind"] == "train"
+    ]
     assert train == [
         *(("first", step, step) for step in range(1, 7)),
         *(("second", step, 6 + step) for step in range(1, 6)),

@@ -79,7 +79,10 @@ def _from_config(
             f"describes no causal language model of transformers: {error}",
             "Check model_type and the fields of its configuration class.",
         ) from error
-    unknown = sorted(set(values) - set(config.to_dict()))
+    # transformers keeps whatever it is given; what a configuration without it has no place
+    # for is read by nobody. Fields that go elsewhere (`rope_theta`) do not stay as they were.
+    known = set(type(config)().to_dict())
+    unknown = sorted(set(values) & set(config.to_dict()) - known)
     if unknown:
         raise _fault(
             "model.config",

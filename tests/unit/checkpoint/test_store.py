@@ -44,12 +44,12 @@ def test_save_publishes_nothing_when_weights_are_not_finite(
     assert names(tmp_path) == ["step-00000001.a0001"]
 
 
-def test_save_publishes_nothing_when_a_part_cannot_be_written(
-    world: World, tmp_path: Path
-) -> None:
+def test_save_publishes_nothing_when_a_part_cannot_be_written(world: World, tmp_path: Path) -> None:
     engine, store = build(world, 1), store_in(tmp_path, world)
     (tmp_path / ".aside-step-00000001.a0001").write_text("in the way")
-    with pytest.raises(CheckpointError, match=r"No checkpoint was published at .*: rank 0: .*Errno"):
+    with pytest.raises(
+        CheckpointError, match=r"No checkpoint was published at .*: rank 0: .*Errno"
+    ):
         store.save(engine, at(1), {})
     assert names(tmp_path) == []
 

@@ -54,7 +54,9 @@ def test_ranks_share_what_is_replicated_without_gap_or_overlap(
 
 def test_rank_state_keeps_a_fragment_whole_when_it_is_this_ranks_own(world: World) -> None:
     engine = build(world, 1)
-    fragments = [replace(f, replicated=False, start=f.start + 100) for f in engine.state_fragments()]
+    fragments = [
+        replace(f, replicated=False, start=f.start + 100) for f in engine.state_fragments()
+    ]
 
     class Parted:
         module = engine.module

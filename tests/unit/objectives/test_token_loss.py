@@ -62,7 +62,7 @@ def test_token_losses_equal_the_definition_and_are_zero_where_ignored(
 def test_token_losses_have_no_gradient_where_ignored() -> None:
     logits = torch.randn(1, 3, 5, requires_grad=True)
     rows = Rows(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[-100, 2, -100]]))
-    CausalLM().token_losses(Fixed(logits), rows).sum().backward()
+    CausalLM().token_losses(Fixed(logits), rows).sum().backward()  # type: ignore[no-untyped-call]  # torch does not type it
     assert logits.grad is not None
     assert [bool(row.any()) for row in logits.grad[0]] == [False, True, False]
 
@@ -79,7 +79,7 @@ def test_token_losses_of_a_batch_of_filler_are_zero_and_can_be_trained_on() -> N
     logits = torch.randn(2, 3, 5, requires_grad=True)
     rows = Rows(torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), -100))
     loss = SupervisedFineTuning().token_losses(Fixed(logits), rows).sum()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     assert loss.item() == 0.0
     assert logits.grad is not None
     assert not logits.grad.any()
@@ -90,7 +90,7 @@ def test_token_losses_ask_transformers_for_no_cache() -> None:
     rows = Rows(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64))
     CausalLM().token_losses(model, rows)
     assert model.arguments == {}
-    model.generation_config = object()
+    model.generation_config = torch.nn.Module()
     CausalLM().token_losses(model, rows)
     assert model.arguments == {"use_cache": False}
 

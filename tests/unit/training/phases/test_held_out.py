@@ -17,10 +17,13 @@ def batch_of(targets: torch.Tensor) -> Batch:
     return Batch(torch.zeros_like(targets), targets, len(targets))
 
 
-def totals_of(losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str) -> HeldOutTotals:
+def totals_of(
+    losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str
+) -> HeldOutTotals:
     totals = HeldOutTotals(TOKEN_BYTES, ranges, CPU)
-    for some_losses, some_targets in zip(losses.split(size), targets.split(size), strict=True):
-        totals.add(some_losses, batch_of(some_targets))
+    for first in range(0, len(losses), size):
+        rows = slice(first, first + size)
+        totals.add(losses[rows], batch_of(targets[rows]))
     return totals
 
 

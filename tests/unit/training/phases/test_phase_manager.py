@@ -151,7 +151,9 @@ def test_step_is_left_out_and_recorded_when_its_gradient_is_not_finite(
     runtime = maker.make(objective=Poisoned({2}))  # the first micro-step of the second step
     assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.FINISHED
     assert runtime.position.skipped_steps == 1
-    train = [r["metrics"]["only/train/skipped"] for r in records_of(runtime) if r["kind"] == "train"]
+    train = [
+        r["metrics"]["only/train/skipped"] for r in records_of(runtime) if r["kind"] == "train"
+    ]
     assert train == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     assert bool(torch.isfinite(weights_of(runtime)).all())
 

@@ -102,7 +102,10 @@ def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("phases[0].optimizer.lr=0.02", r"phases\[0\]\.optimizer\.lr was '0\.01' and is now '0\.02'"),
+        (
+            "phases[0].optimizer.lr=0.02",
+            r"phases\[0\]\.optimizer\.lr was '0\.01' and is now '0\.02'",
+        ),
         ("session.seed=9", r"session\.seed was '0' and is now '9'"),
         ("phases[0].evaluate.at_start=true", r"phases\[0\]\.evaluate\.at_start was 'false'"),
     ],

@@ -116,7 +116,7 @@ def test_metrics_record_stands_at_the_present_position(runtime: PhaseRuntime) ->
 
 def test_metrics_write_nothing_when_on_another_rank(runtime: PhaseRuntime) -> None:
     class Elsewhere(MetricsMixin):
-        is_main = False  # type: ignore[assignment]  # a property above
+        is_main = False
 
     host = Elsewhere(runtime=runtime)
     add_steps(runtime, 1)
@@ -144,7 +144,7 @@ def test_progress_announces_the_phase_and_shows_where_it_stands(runtime: PhaseRu
 
 def test_progress_shows_nothing_when_on_another_rank(runtime: PhaseRuntime) -> None:
     class Elsewhere(ProgressMixin):
-        is_main = False  # type: ignore[assignment]  # a property above
+        is_main = False
 
     host = Elsewhere(runtime=runtime)
     host.announce_phase()

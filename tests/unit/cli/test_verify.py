@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phaseline.checkpoint.manifest import Manifest, checkpoint_name, hash_file
+from phaseline.cli import main
+from phaseline.errors import ExitCode
+from phaseline.session.layout import SessionLayout
+
+
+def publish(layout: SessionLayout, step: int) -> Path:
+    folder = layout.phase("only").checkpoints_dir / checkpoint_name(step, 1)
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(b"some bytes")
+    Manifest(
+        phase="only",
+        phase_step=step,
+        global_step=step,
+        tokens=0,
+        final=False,
+        attempt=1,
+        world_size=2,
+        engine="zero1",
+        config_fingerprint="f",
+        committed=(),
+        files={"a.bin": hash_file(folder / "a.bin")},
+        created=0.0,
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> SessionLayout:
+    layout = SessionLayout(tmp_path / "session")
+    layout.root.mkdir()
+    layout.session_file.write_text("{}")
+    return layout
+
+
+def verify(path: Path) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["verify", str(path)])
+    return int(end.value.code or 0)
+
+
+def test_verify_ends_well_when_every_checkpoint_is_whole(
+    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(layout, 5)
+    publish(layout, 10)
+    assert verify(layout.root) == ExitCode.FINISHED
+    output = capsys.readouterr().out
+    assert "step-00000005.a0001: zero1 on 2 rank(s), 1 files, 0.0 MiB" in output
+    assert "2 of 2 checkpoints are whole" in output
+
+
+def test_verify_names_the_file_when_a_bit_is_flipped(
+    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(layout, 5)
+    (publish(layout, 10) / "a.bin").write_bytes(b"some bytez")
+    assert verify(layout.root) == ExitCode.FAILED
+    output = capsys.readouterr().out
+    assert "BAD   phases/only/run-1/checkpoints/step-00000010.a0001" in output
+    assert "a.bin does not have the contents" in output
+    assert "1 of 2 checkpoints are whole" in output
+
+
+def test_verify_is_refused_when_the_folder_is_no_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verify(tmp_path) == ExitCode.USAGE
+    assert "is no session directory: it has no session.json" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phaseline.config.sections import ModelSection
+from phaseline.errors import ConfigurationError
+from phaseline.models.build import build_model
+from phaseline.models.export import export_model
+
+SPECIAL = {"eos_token_id": 256, "pad_token_id": 257}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+}
+
+
+def half_linear(vocab_size: int, width: int) -> torch.nn.Module:
+    return torch.nn.Linear(width, vocab_size).half().eval()
+
+
+def no_model(vocab_size: int) -> str:
+    return "a word"
+
+
+def build(**section: Any) -> torch.nn.Module:
+    return build_model(ModelSection(**section), vocab_size=258, special_ids=SPECIAL)
+
+
+def test_model_takes_vocabulary_and_special_tokens_from_the_tokenizer() -> None:
+    module: Any = build(config=LLAMA)
+    assert module.config.vocab_size == 258
+    assert (module.config.eos_token_id, module.config.pad_token_id) == (256, 257)
+    assert module.training
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_model_has_the_same_weights_when_the_random_state_is_the_same() -> None:
+    def weights() -> torch.Tensor:
+        torch.manual_seed(4)
+        return torch.cat([p.detach().flatten() for p in build(config=LLAMA).parameters()])
+
+    assert torch.equal(weights(), weights())
+
+
+def test_model_keeps_a_vocabulary_that_is_given() -> None:
+    module: Any = build(config={**LLAMA, "vocab_size": 300})
+    assert module.config.vocab_size == 300
+
+
+def test_model_is_refused_when_a_field_would_have_no_effect() -> None:
+    with pytest.raises(ConfigurationError, match="model.config has hiden_size, which LlamaConfig"):
+        build(config={**LLAMA, "hiden_size": 3})
+
+
+def test_model_takes_fields_by_the_names_that_transformers_translates() -> None:
+    module: Any = build(config={**LLAMA, "rope_theta": 5e5})
+    assert module.config.rope_parameters["rope_theta"] == 5e5
+    module = build(config={"model_type": "gpt2", "hidden_size": 16, "n_layer": 1, "n_head": 2})
+    assert module.config.n_embd == 16
+
+
+def test_model_is_refused_when_transformers_does_not_know_its_type() -> None:
+    with pytest.raises(ConfigurationError, match="describes no causal language model"):
+        build(config={"model_type": "nonsense"})
+
+
+def test_model_of_a_factory_gets_its_arguments_and_is_fp32_in_training_mode() -> None:
+    module = build(factory=f"{__name__}:half_linear", arguments={"width": 3})
+    assert isinstance(module, torch.nn.Linear)
+    assert (module.in_features, module.out_features) == (3, 258)
+    assert (module.weight.dtype, module.training) == (torch.float32, True)
+
+
+def test_model_is_refused_when_the_factory_makes_none() -> None:
+    with pytest.raises(ConfigurationError, match=r"no_model returned a str.*torch\.nn\.Module"):
+        build(factory=f"{__name__}:no_model")
+
+
+def test_export_is_a_folder_that_transformers_loads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    module, folder = build(config=LLAMA), tmp_path / "exports" / "only"
+    folder.mkdir(parents=True)
+    (folder / "old.txt").write_text("of an earlier export")
+    export_model(module, folder, save_tokenizer=lambda path: path.joinpath("t.json").touch())
+    assert (folder / "t.json").is_file()
+    assert not (folder / "old.txt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["only"]
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    expected = module.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+
+
+def test_export_of_a_module_of_ones_own_is_its_weights(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    module = torch.nn.Linear(2, 3)
+    export_model(module, tmp_path / "only", save_tokenizer=lambda _: None)
+    assert torch.equal(load_file(tmp_path / "only" / "model.safetensors")["weight"], module.weight)
