@@ -99,6 +99,10 @@ class WorldError(PhaselineError):
     """The ranks do not form the world that was asked for, or one of them is lost."""
 
 
+class LostRankError(WorldError):
+    """Another rank is gone or stuck: the failure is its, not this rank's."""
+
+
 class EngineError(PhaselineError):
     """An engine does not do what the configuration says."""
 

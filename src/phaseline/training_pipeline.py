@@ -66,7 +66,12 @@ class TrainingPipeline:
             PhaselineError: Training could not go on; the message says why.
         """
         environment = RankEnvironment.read()
-        configuration = self._builder.build(dp_world_size=environment.world_size)
+        ranks = environment.world_size
+        if environment.session_dir is None:
+            configuration = self._builder.build(dp_world_size=ranks)
+        else:
+            stored = Path(environment.session_dir)
+            configuration = ConfigurationBuilder.stored(stored, dp_world_size=ranks)
         manager = SessionManager(configuration, environment, take_over=self._take_over)
         self.session = manager.open()
         self._images.attempt_opened(self.session.attempt, environment.rank)

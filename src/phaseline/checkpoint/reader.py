@@ -101,7 +101,7 @@ class CheckpointReader:
     def read_buffers(self, module: torch.nn.Module, rank: int) -> None:
         """Gives a module's persistent buffers the values that a rank saved.
 
-        At another world size every rank takes those of rank 0.
+        A rank that the saving world did not have takes those of rank 0.
         """
         file = self._ranks[rank if rank < len(self._ranks) else 0]
         saved = set(file.keys())
@@ -190,8 +190,8 @@ def _load_optimizer_state(
     if agreed != saved:
         raise CheckpointError(
             f"{reader.folder}: {other} and {fragment.name} have different optimizer numbers "
-            f"({agreed} and {saved}), but share one flat tensor under ZeRO. Resume this "
-            "checkpoint with `engine.kind: plain`."
+            f"({agreed} and {saved}), but share one flat tensor under ZeRO. Train the phase "
+            "with `engine.kind: plain`, in a session of its own."
         )
     for key, (value, as_tensor) in saved.items():
         fragment.set_scalar(key, value, as_tensor=as_tensor)

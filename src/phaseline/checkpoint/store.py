@@ -15,6 +15,7 @@ from phaseline.checkpoint.manifest import (
     Manifest,
     checkpoint_name,
     list_published,
+    parse_name,
 )
 from phaseline.checkpoint.writer import RankState, describe_model, write_part
 from phaseline.distributed.engines.base import Engine
@@ -201,6 +202,7 @@ class CheckpointStore:
     @main_process_only
     def _rotate(self, newest: Path) -> None:
         """Removes what retention no longer asks for, after something newer is safe."""
+        self._fence()
         own, retention = f".a{self._attempt:04d}", self._retention
         trusted = [
             path
@@ -214,9 +216,9 @@ class CheckpointStore:
     @main_process_only
     def _clear_aside(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = f".a{self._attempt:04d}"
         for path in self.folder.glob(f"{_ASIDE}*"):
-            if not path.name.endswith(own):
+            parsed = parse_name(path.name.removeprefix(_ASIDE))
+            if parsed is not None and parsed[1] < self._attempt:
                 shutil.rmtree(path, ignore_errors=True)
 
 

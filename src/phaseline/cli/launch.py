@@ -90,6 +90,8 @@ def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
     wanted = loaded.config
     if len(wanted.phases) != len(done.phases):
         return False
+    if not all((layout.exports_dir / name).is_dir() for name in wanted.export.phases):
+        return False
     changes = differences(done, wanted, [phase.name for phase in done.phases])
     return all(change.safe for change in changes)
 

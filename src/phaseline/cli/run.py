@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -23,6 +24,8 @@ from phaseline.session.files import write_json
 
 if TYPE_CHECKING:
     from phaseline.training.pipeline.session_manager import OpenSession
+
+_TELL_LIMIT_S = 2.0
 
 
 def run(
@@ -101,5 +104,16 @@ def _fail(
         # A full disk must not keep this rank alive: its peers wait for its end.
         with suppress(OSError, PhaselineError):
             write_error(session.attempt, record)
+        with suppress(OSError, PhaselineError):
             session.abandon()
+        if not consequence:
+            _tell_peers(session, environment)
     os._exit(int(error.exit_code) if isinstance(error, PhaselineError) else 1)
+
+
+def _tell_peers(session: OpenSession, environment: RankEnvironment) -> None:
+    """Says so at the store, in a thread: a store whose host is gone would never answer."""
+    who = f"rank {environment.rank}"
+    thread = threading.Thread(target=session.rendezvous.tell_failure, args=(who,), daemon=True)
+    thread.start()
+    thread.join(_TELL_LIMIT_S)

@@ -51,9 +51,12 @@ def judge(
         left_at_once: Whether they were killed because they were asked twice.
         refusal: What the main rank left because it would not begin an attempt.
     """
+    if refusal is not None:
+        # An attempt that came since is another start's.
+        return Verdict(refusal.code, f"phaseline: {refusal.message}")
     number = newest_attempt(layout)
     if number <= since:
-        return _never_begun(layout, stop_requested, refusal)
+        return _never_begun(layout, stop_requested=stop_requested)
     attempt = layout.attempt(number)
     outcome = read_outcome(attempt)
     if outcome is None and left_at_once:
@@ -89,9 +92,7 @@ def describe_finished(layout: SessionLayout) -> str:
     return "\n".join(["The session is finished.", *_rows(rows)])
 
 
-def _never_begun(layout: SessionLayout, stop_requested: bool, refusal: Refusal | None) -> Verdict:
-    if refusal is not None:
-        return Verdict(refusal.code, f"phaseline: {refusal.message}")
+def _never_begun(layout: SessionLayout, *, stop_requested: bool) -> Verdict:
     if stop_requested:
         return Verdict(
             ExitCode.STOPPED, f"Stopped before anything was begun in {layout.root}. {_RESUME}"

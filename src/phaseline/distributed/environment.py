@@ -10,6 +10,7 @@ from phaseline.errors import WorldError
 
 IMAGE_VARIABLE = "PHASELINE_IMAGE"
 ATTEMPT_VARIABLE = "PHASELINE_ATTEMPT"
+SESSION_VARIABLE = "PHASELINE_SESSION"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RankEnvironment:
         restart_count: How often the launcher has restarted the ranks.
         image: How many times this process has replaced itself by exec.
         attempt: The attempt that an earlier image of this process took, if any.
+        session_dir: The session that an earlier image of this process opened, if any.
     """
 
     rank: int
@@ -37,6 +39,7 @@ class RankEnvironment:
     restart_count: int
     image: int
     attempt: int | None
+    session_dir: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -74,4 +77,5 @@ class RankEnvironment:
             restart_count=int(variables.get("TORCHELASTIC_RESTART_COUNT", "0")),
             image=int(variables.get(IMAGE_VARIABLE, "0")),
             attempt=int(attempt) if attempt else None,
+            session_dir=variables.get(SESSION_VARIABLE) or None,
         )

@@ -11,9 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from phaseline.distributed.environment import ATTEMPT_VARIABLE, IMAGE_VARIABLE
+from phaseline.distributed.environment import (
+    ATTEMPT_VARIABLE,
+    IMAGE_VARIABLE,
+    SESSION_VARIABLE,
+)
 from phaseline.distributed.world import World
 from phaseline.session import linux
 
@@ -22,6 +27,7 @@ def replace_image(
     world: World,
     *,
     attempt: int,
+    session_dir: Path,
     stop_signal: Callable[[], int | None],
     keep: Sequence[int] = (),
 ) -> NoReturn:
@@ -33,6 +39,7 @@ def replace_image(
     Args:
         world: The world to end; every rank leaves it together.
         attempt: The attempt that the next image goes on with.
+        session_dir: The session's directory, whose stored configuration is read from now on.
         stop_signal: The signal that asked this image to stop and was not yet obeyed, or None.
         keep: File descriptors that the next image gets, besides the standard ones.
     """
@@ -48,9 +55,12 @@ def replace_image(
     linux.set_close_on_exec_from(3)
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
-    environment = dict(
-        os.environ, **{IMAGE_VARIABLE: str(image + 1), ATTEMPT_VARIABLE: str(attempt)}
-    )
+    environment = {
+        **os.environ,
+        IMAGE_VARIABLE: str(image + 1),
+        ATTEMPT_VARIABLE: str(attempt),
+        SESSION_VARIABLE: str(session_dir.resolve()),
+    }
     # Blocking covers this thread only. What came before, or reached a thread of a library
     # since, is known to this image alone: sent again, it stays pending for the next.
     number = stop_signal()

@@ -23,10 +23,11 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, but not
 )
 
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.errors import WorldError
+from phaseline.errors import LostRankError, WorldError
 
 _POLL_S = 0.01
 _POLL_MAX_S = 0.25
+_FAILED_KEY = "failed"
 _RUNS = itertools.count()
 
 
@@ -75,6 +76,10 @@ class Rendezvous:
         """Sets a key to a JSON value. **Ranks:** any."""
         self.store.set(key, json.dumps(value))
 
+    def tell_failure(self, who: str) -> None:
+        """Lets every rank that waits here, now or later, end instead of waiting on."""
+        self.publish(_FAILED_KEY, who)
+
     def wait_for(self, key: str, *, timeout_s: float | None = None) -> Any:
         """Returns the JSON value of a key once somebody has published it.
 
@@ -83,7 +88,7 @@ class Rendezvous:
             timeout_s: Longest wait in seconds; None waits for as long as it takes.
 
         Raises:
-            WorldError: It was not published in time.
+            LostRankError: It was not published in time, or another rank failed.
         """
         self._poll(lambda: self.store.check([key]), f"the value {key!r}", timeout_s)
         return json.loads(self.store.get(key))
@@ -103,7 +108,7 @@ class Rendezvous:
         It is no collective, so it may stand where one would hang.
 
         Raises:
-            WorldError: Some rank did not come in time.
+            LostRankError: Some rank did not come in time, or failed.
         """
         world_size = self.environment.world_size
         limit = self.timeout_s if timeout_s is None else timeout_s
@@ -115,8 +120,13 @@ class Rendezvous:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause = _POLL_S
         while not is_ready():
+            if self.store.check([_FAILED_KEY]):
+                raise LostRankError(
+                    f"Rank {self.environment.rank} waited for {what}, but "
+                    f"{json.loads(self.store.get(_FAILED_KEY))} failed."
+                )
             if deadline is not None and time.monotonic() > deadline:
-                raise WorldError(
+                raise LostRankError(
                     f"Rank {self.environment.rank} waited {timeout_s:g} s for {what}. "
                     "Another rank is lost or stuck; its log is in the attempt's folder."
                 )

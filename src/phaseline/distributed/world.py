@@ -116,7 +116,8 @@ class World:
 
     def close(self) -> None:
         """Waits for every rank, then ends the process group. **Ranks:** all."""
-        self.rendezvous.barrier("close")
+        # No deadline: the main rank may have an export to write. One that fails says so.
+        self.rendezvous.barrier("close", timeout_s=float("inf"))
         self.abandon()
 
     def abandon(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from phaseline.errors import WorldError
+from phaseline.errors import LostRankError
 
 _LOST_PEER = re.compile(
     r"connection (closed|reset|refused|was likely closed)|broken pipe|connectfullmesh|socket closed|"
@@ -19,7 +19,7 @@ def is_consequence(error: BaseException) -> bool:
 
     Judged by the words in which gloo, NCCL and the store report a peer that is gone.
     """
-    if isinstance(error, WorldError):
+    if isinstance(error, LostRankError):
         return True
     return isinstance(error, (RuntimeError, ConnectionError)) and bool(
         _LOST_PEER.search(str(error))

@@ -207,12 +207,21 @@ class Lease:
         with suppress(OSError):
             _add_to_chain(self._folder, self._number + 1, None)
 
+    def is_lost(self) -> bool:
+        """Looks, now, whether another process took the session; what is lost stays lost."""
+        if self._is_overtaken():
+            self.lost.set()
+        return self.lost.is_set()
+
+    def _is_overtaken(self) -> bool:
+        return max(_numbers(self._folder), default=0) > self._number
+
     def _keep_alive(self, heartbeat_s: float) -> None:
         path = _file(self._folder, self._number)
         while not self._stopped.wait(heartbeat_s):
             try:
                 os.utime(path)
-                is_lost = max(_numbers(self._folder), default=0) > self._number
+                is_lost = self._is_overtaken()
             except FileNotFoundError:
                 is_lost = True
             except OSError:

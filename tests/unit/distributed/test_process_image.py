@@ -10,6 +10,7 @@ import pytest
 
 _CODE = """
 import json, os, signal, sys
+from pathlib import Path
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.process_image import replace_image
 from phaseline.distributed.rendezvous import Rendezvous
@@ -21,6 +22,7 @@ flag = StopFlag()
 flag.listen()
 environment = RankEnvironment.read()
 facts = {"pid": os.getpid(), "image": environment.image, "attempt": environment.attempt}
+facts["session_dir"] = environment.session_dir
 facts["argument"] = sys.argv[1]
 if environment.image == 0:
     kept = os.open(sys.argv[1], os.O_RDONLY)
@@ -33,7 +35,7 @@ if environment.image == 0:
         linux.block_stop_signals()
     # Any thread may take it: those of the libraries block nothing.
     os.kill(os.getpid(), signal.SIGTERM)
-    replace_image(world, attempt=3, stop_signal=lambda: flag.number, keep=(kept,))
+    replace_image(world, attempt=3, session_dir=Path('run'), stop_signal=lambda: flag.number, keep=(kept,))
 facts["stop"] = flag.reason
 facts["kept"] = os.read(int(os.environ["KEPT"]), 100).decode()
 try:
@@ -56,6 +58,7 @@ def test_replace_image_keeps_process_command_and_stop_but_no_file_that_is_not_na
         capture_output=True,
         text=True,
         check=True,
+        cwd=tmp_path,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
@@ -65,6 +68,7 @@ def test_replace_image_keeps_process_command_and_stop_but_no_file_that_is_not_na
         "pid": before["pid"],
         "image": 1,
         "attempt": 3,
+        "session_dir": str(tmp_path / "run"),
         "argument": str(file),
         # Asked for when the old image had no time left to obey.
         "stop": "SIGTERM",

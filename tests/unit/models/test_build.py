@@ -56,7 +56,9 @@ def test_model_keeps_a_vocabulary_that_is_given() -> None:
 
 
 def test_model_is_refused_when_a_field_would_have_no_effect() -> None:
-    with pytest.raises(ConfigurationError, match="model.config has hiden_size, which LlamaConfig"):
+    with pytest.raises(
+        ConfigurationError, match=r"model\.config has hiden_size, which LlamaConfig"
+    ):
         build(config={**LLAMA, "hiden_size": 3})
 
 

@@ -29,6 +29,7 @@ class Fixed(torch.nn.Module):
         self.arguments: dict[str, Any] = {}
 
     def forward(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
+        assert input_ids.dtype == torch.int64
         self.arguments = arguments
         return SimpleNamespace(logits=self.logits) if self.wrapped else self.logits
 

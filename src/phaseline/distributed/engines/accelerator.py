@@ -31,10 +31,14 @@ def build_accelerator(world: World, *, plugin: Any | None, accumulation_steps: i
     on_cpu = world.device.type == "cpu"
     handlers: list[Any] = []
     if plugin is None:
-        # Buffers are equal on all ranks by construction; sending them at every forward
-        # would cost a collective.
+        # Buffers stay each rank's own: sending them at every forward would cost a collective.
+        # Looking for unused parameters costs a walk over the graph, but without it DDP lays its
+        # buckets out anew after the first backward of a process. With three ranks or more the
+        # order of a sum depends on that layout, so a resumed first step would differ.
         handlers.append(
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+            )
         )
     elif on_cpu:
         # Without it every rank believes that it is alone and trains on the whole data.

@@ -64,6 +64,7 @@ class StateFragment:
             several fragments may share one. Empty before the first step.
         owner: That tensor; the dictionary's tensors are laid out like it.
         offset: First element of this fragment in `owner`, flattened.
+        scalars_on_device: Whether the optimizer's kernels read its numbers on the device.
     """
 
     name: str
@@ -76,6 +77,7 @@ class StateFragment:
     state: dict[str, Any] = field(default_factory=dict)
     owner: torch.Tensor | None = None
     offset: int = 0
+    scalars_on_device: bool = False
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Views of the optimizer's element-wise state, by key. [numel]"""
@@ -111,8 +113,8 @@ class StateFragment:
             self.state[key] = value
             return
         device = torch.device("cpu")
-        if torch.is_tensor(self.state.get(key)):
-            device = self.state[key].device
+        if self.owner is not None and self.scalars_on_device:
+            device = self.owner.device
         self.state[key] = torch.tensor(float(value), dtype=torch.float32, device=device)
 
     def scalar_is_tensor(self, key: str) -> bool:
@@ -126,6 +128,14 @@ class StateFragment:
             and value.dim() > 0
             and value.numel() == self.owner.numel()
         )
+
+
+def keeps_scalars_on_device(group: Mapping[str, Any]) -> bool:
+    """Whether torch's optimizers keep `step` beside the parameters of a group.
+
+    Source: `_get_value` and `_init_group` of torch.optim.adamw, torch 2.13.
+    """
+    return bool(group.get("fused") or group.get("capturable"))
 
 
 class Engine(Protocol):

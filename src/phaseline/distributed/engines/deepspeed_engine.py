@@ -11,7 +11,12 @@ import torch
 
 from phaseline.distributed.engines import deepspeed_private as private
 from phaseline.distributed.engines.accelerator import build_accelerator
-from phaseline.distributed.engines.base import EngineSettings, StateFragment, StepReport
+from phaseline.distributed.engines.base import (
+    EngineSettings,
+    StateFragment,
+    StepReport,
+    keeps_scalars_on_device,
+)
 from phaseline.distributed.world import World
 from phaseline.errors import EngineError
 
@@ -92,6 +97,7 @@ class DeepSpeedEngine:
     def state_fragments(self) -> Iterator[StateFragment]:
         """Yields the ranges that this rank's optimizer holds, and frozen parameters whole."""
         state = private.inner_optimizer(self._zero).state
+        on_device = any(map(keeps_scalars_on_device, self.param_groups))
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for piece in private.flat_ranges(self._zero):
             yield StateFragment(
@@ -106,6 +112,7 @@ class DeepSpeedEngine:
                 state=state[piece.owner],
                 owner=piece.owner,
                 offset=piece.offset,
+                scalars_on_device=on_device,
             )
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:

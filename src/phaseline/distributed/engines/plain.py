@@ -10,7 +10,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from phaseline.distributed.engines.accelerator import build_accelerator
-from phaseline.distributed.engines.base import EngineSettings, StateFragment, StepReport
+from phaseline.distributed.engines.base import (
+    EngineSettings,
+    StateFragment,
+    StepReport,
+    keeps_scalars_on_device,
+)
 from phaseline.distributed.world import World
 
 
@@ -73,9 +78,10 @@ class PlainEngine:
 
     def state_fragments(self) -> Iterator[StateFragment]:
         """Yields every parameter whole, as every rank holds all of it."""
-        trained = {id(parameter) for parameter in self._trained}
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
         for name, parameter in self.module.named_parameters():
-            has_state = id(parameter) in trained
+            group = groups.get(id(parameter))
+            has_state = group is not None
             yield StateFragment(
                 name=name,
                 start=0,
@@ -87,6 +93,7 @@ class PlainEngine:
                 # Not `.get`: the dictionary must be the optimizer's own when it is written to.
                 state=self._optimizer.state[parameter] if has_state else {},
                 owner=parameter if has_state else None,
+                scalars_on_device=group is not None and keeps_scalars_on_device(group),
             )
 
     def refresh_weights(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from phaseline.checkpoint.store import SavedReport
     from phaseline.training.phases.runtime import PhaseRuntime
 
 
@@ -14,7 +14,7 @@ class Callback:
     """What a phase calls on every rank. Override what is needed.
 
     A callback that also has `state_dict` and `load_state_dict` is saved with checkpoints
-    under its class name, and must be there again when they are resumed.
+    under its name in the configuration, and must be there again when they are resumed.
     """
 
     def phase_started(self, runtime: PhaseRuntime) -> None:
@@ -26,7 +26,7 @@ class Callback:
     def validation_ended(self, runtime: PhaseRuntime, metrics: Mapping[str, float]) -> None:
         """After held-out data was looked at; the metrics are those of all ranks."""
 
-    def checkpoint_saved(self, runtime: PhaseRuntime, folder: Path, *, final: bool) -> None:
+    def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:
         """After a checkpoint was published."""
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
@@ -55,10 +55,10 @@ class CallbackList(Callback):
         for member in self.members:
             member.validation_ended(runtime, metrics)
 
-    def checkpoint_saved(self, runtime: PhaseRuntime, folder: Path, *, final: bool) -> None:
+    def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:
         """Passes it on."""
         for member in self.members:
-            member.checkpoint_saved(runtime, folder, final=final)
+            member.checkpoint_saved(runtime, report, final=final)
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
         """Passes it on."""

@@ -150,7 +150,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             ),
             {"stateful": runtime.stateful.state_dict()},
         )
-        runtime.callbacks.checkpoint_saved(runtime, report.folder, final=final)
+        runtime.callbacks.checkpoint_saved(runtime, report, final=final)
 
     def _finish(self) -> None:
         """What a phase does once after its last step, before its last checkpoint."""

@@ -61,14 +61,15 @@ class PhasePlan:
 
         num_steps = steps(phase.duration)
         warmup_steps, decay_steps = steps(phase.schedule.warmup), steps(phase.schedule.decay)
-        if warmup_steps + decay_steps > num_steps:
+        falls = phase.schedule.name in ("linear", "cosine")
+        if warmup_steps + decay_steps + int(falls) > num_steps:
             raise ConfigurationError(
                 [
                     Fault(
                         f"phases[{phase.name}].schedule",
                         "",
                         f"warms up for {warmup_steps} steps and decays for {decay_steps}, but the "
-                        f"phase has {num_steps}",
+                        f"phase has {num_steps}; warm-up must end before the phase does",
                         "Shorten them, or lengthen `duration`.",
                     )
                 ]

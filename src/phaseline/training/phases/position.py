@@ -26,6 +26,11 @@ class PhasePosition:
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
 
+    def follow(self, *, global_step: int, tokens: int) -> None:
+        """Begins a phase where the one before it ended."""
+        self.global_step = global_step
+        self.tokens = tokens
+
     def advance(self, *, tokens: int, skipped: bool) -> None:
         """Counts one optimizer step."""
         self.phase_step += 1

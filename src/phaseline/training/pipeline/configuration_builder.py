@@ -8,8 +8,9 @@ from pathlib import Path
 
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
-from phaseline.config.resolved import fingerprint
+from phaseline.config.resolved import fingerprint, from_yaml
 from phaseline.config.sections import Config
+from phaseline.session.layout import SessionLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +57,31 @@ class ConfigurationBuilder:
             ConfigurationError: Carrying every fault.
         """
         loaded = load_config(self._path, self._overrides, session_dir=self._session_dir)
-        layouts = tuple(
-            BatchLayout.derive(
-                phase.batch.sequences(phase.data.sequence_length),
-                phase.batch.micro_size,
-                dp_world_size,
-            )
-            for phase in loaded.config.phases
+        return _detail(loaded.config, loaded.session_dir, dp_world_size)
+
+    @staticmethod
+    def stored(session_dir: Path, *, dp_world_size: int) -> TrainingConfiguration:
+        """Reads what an open session stored when it was opened.
+
+        The images of one attempt go by this: the session file may be edited while they run.
+        """
+        text = SessionLayout(session_dir).config_file.read_text(encoding="utf-8")
+        return _detail(from_yaml(text), session_dir, dp_world_size)
+
+
+def _detail(config: Config, session_dir: Path, dp_world_size: int) -> TrainingConfiguration:
+    layouts = tuple(
+        BatchLayout.derive(
+            phase.batch.sequences(phase.data.sequence_length),
+            phase.batch.micro_size,
+            dp_world_size,
+            path=f"phases[{idx}].batch",
         )
-        return TrainingConfiguration(
-            config=loaded.config,
-            session_dir=loaded.session_dir,
-            layouts=layouts,
-            fingerprint=fingerprint(loaded.config),
-        )
+        for idx, phase in enumerate(config.phases)
+    )
+    return TrainingConfiguration(
+        config=config,
+        session_dir=session_dir,
+        layouts=layouts,
+        fingerprint=fingerprint(config),
+    )

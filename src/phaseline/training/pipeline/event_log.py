@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from phaseline.checkpoint.store import SavedReport
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.session_manager import OpenSession
@@ -26,13 +25,15 @@ class EventLog(Callback):
             engine=runtime.engine.settings.name,
         )
 
-    def checkpoint_saved(self, runtime: PhaseRuntime, folder: Path, *, final: bool) -> None:
+    def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:
         """Records where state was saved."""
         self._session.event(
             "checkpoint_saved",
             phase=runtime.section.name,
             phase_step=runtime.position.phase_step,
-            checkpoint=folder.name,
+            checkpoint=report.folder.name,
+            duration_s=round(report.duration_s, 4),
+            size_bytes=report.size_bytes,
             final=final,
         )
 

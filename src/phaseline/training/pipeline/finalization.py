@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from phaseline.checkpoint.manifest import list_published
@@ -16,6 +15,7 @@ from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.console import Display
 from phaseline.tracking.report import write_report
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.model_building import require_same_tokenizer
 from phaseline.training.pipeline.session_manager import OpenSession
 
 
@@ -63,6 +63,7 @@ class Finalization:
         )
         folder = layout.exports_dir / phase
         with CheckpointReader(published[-1]) as reader:
+            require_same_tokenizer(reader, tokenizer, phase)
             load_weights(reader, module)
         export_model(module, folder, save_tokenizer=tokenizer.save)
         self._display.note(f"exported {phase} to {folder}")
@@ -88,7 +89,7 @@ def summarize(session: OpenSession) -> list[str]:
     lines = []
     for phase, metrics in latest.items():
         shown = ", ".join(
-            f"{key.split('/', 1)[1].replace('_', ' ')} {json.dumps(round(value, 4))}"
+            f"{key.split('/', 1)[1].replace('_', ' ')} {float(value):.4f}"
             for key, value in metrics.items()
             if not key.endswith("/count")
         )

@@ -41,13 +41,14 @@ class FreshImages:
         os.dup2(descriptor, 2)
         os.close(descriptor)
 
-    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
+    def next_image(self, world: World, *, attempt: AttemptLayout, stop_flag: StopFlag) -> None:
         """Ends the world and begins the next image. Does not return."""
         self.terminal.flush()
         os.environ[TERMINAL_VARIABLE] = str(self._terminal_fd)
         replace_image(
             world,
-            attempt=attempt,
+            attempt=attempt.number,
+            session_dir=attempt.dir.parents[1],
             stop_signal=lambda: stop_flag.number,
             keep=(self._terminal_fd,),
         )

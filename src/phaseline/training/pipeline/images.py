@@ -21,7 +21,7 @@ class ProcessImages(Protocol):
     def attempt_opened(self, attempt: AttemptLayout, rank: int) -> None:
         """Called once the attempt's folder exists."""
 
-    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
+    def next_image(self, world: World, *, attempt: AttemptLayout, stop_flag: StopFlag) -> None:
         """Called after each piece of work, when the world may end. **Ranks:** all."""
 
 
@@ -37,5 +37,5 @@ class InPlace:
     def attempt_opened(self, attempt: AttemptLayout, rank: int) -> None:
         """Leaves the caller's output alone."""
 
-    def next_image(self, world: World, *, attempt: int, stop_flag: StopFlag) -> None:
+    def next_image(self, world: World, *, attempt: AttemptLayout, stop_flag: StopFlag) -> None:
         """Goes on in the same process."""

@@ -35,11 +35,18 @@ from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.session_manager import OpenSession, ResumePoint
 
 
-class DataIdentity:
-    """Refuses to go on with other data than the phase began with: the order would differ."""
+class ContentIdentity:
+    """Refuses to go on with other content than a checkpoint was written with."""
 
-    def __init__(self, fingerprint: str, phase: str) -> None:
-        """Takes the fingerprint of the prepared data, and the phase for the message."""
+    def __init__(self, what: str, fingerprint: str, phase: str) -> None:
+        """Takes what it identifies.
+
+        Args:
+            what: data or tokenizer.
+            fingerprint: Of its content, as it is now.
+            phase: The phase at hand, for the message.
+        """
+        self.what = what
         self._fingerprint = fingerprint
         self._phase = phase
 
@@ -51,14 +58,28 @@ class DataIdentity:
         """Compares the fingerprint.
 
         Raises:
-            DataError: The data changed since the checkpoint was written.
+            DataError: The content changed since the checkpoint was written.
         """
         if state["fingerprint"] != self._fingerprint:
             raise DataError(
-                f"The data of phase {self._phase} changed since its last checkpoint "
-                f"(fingerprint {state['fingerprint']}, now {self._fingerprint}), so its order "
-                "cannot go on. Put the data back, or start a new session."
+                f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
+                f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}): its "
+                "source changed. Put the source back, or start a new session."
             )
+
+
+def tokenizer_identity(tokenizer: Tokenizer, phase: str) -> ContentIdentity:
+    """What checkpoints of a phase remember of the tokenizer."""
+    return ContentIdentity("tokenizer", tokenizer.fingerprint, phase)
+
+
+def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase: str) -> None:
+    """Raises if weights would be read with another tokenizer than they were trained with.
+
+    Raises:
+        DataError: The tokenizer changed since the checkpoint was written.
+    """
+    tokenizer_identity(tokenizer, phase).load_state_dict(reader.state["stateful"]["tokenizer"])
 
 
 class ModelBuilding:
@@ -104,12 +125,16 @@ class ModelBuilding:
         plan = self._plan(phase_idx, data)
         stateful = StatefulRegistry()
         stateful.register("position", position := PhasePosition())
-        stateful.register("data", DataIdentity(data.fingerprint, section.name))
+        stateful.register("data", ContentIdentity("data", data.fingerprint, section.name))
+        stateful.register("tokenizer", tokenizer_identity(data.tokenizer, section.name))
         callbacks = self._callbacks(phase_idx, stateful)
+        objective = build_objective(section.objective, path=f"phases[{phase_idx}].objective")
         within_phase = point is not None and point.manifest.phase == section.name
         engine = self._build_engine(phase_idx, data.tokenizer, None if within_phase else point)
-        if point is not None:
-            self._restore(point, engine, stateful, position, within_phase=within_phase)
+        if point is not None and within_phase:
+            self._restore(point, engine, stateful)
+        elif point is not None:
+            position.follow(global_step=point.manifest.global_step, tokens=point.manifest.tokens)
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
             section=section,
@@ -121,7 +146,7 @@ class ModelBuilding:
             layout=layout,
             world=self._world,
             engine=engine,
-            objective=build_objective(section.objective, path=f"phases[{phase_idx}].objective"),
+            objective=objective,
             data=data,
             position=position,
             stateful=stateful,
@@ -137,23 +162,11 @@ class ModelBuilding:
             samples_folder=self._session.layout.phase(section.name).samples_dir,
         )
 
-    def _restore(
-        self,
-        point: ResumePoint,
-        engine: Engine,
-        stateful: StatefulRegistry,
-        position: PhasePosition,
-        *,
-        within_phase: bool,
-    ) -> None:
-        """Goes on within a phase from everything; after another phase, from its counters."""
-        if within_phase:
-            with CheckpointReader(point.folder) as reader:
-                load_engine(reader, engine, dp_rank=self._world.dp_rank)
-                stateful.load_state_dict(reader.state["stateful"])
-        else:
-            position.global_step = point.manifest.global_step
-            position.tokens = point.manifest.tokens
+    def _restore(self, point: ResumePoint, engine: Engine, stateful: StatefulRegistry) -> None:
+        """Goes on within a phase from everything that was saved."""
+        with CheckpointReader(point.folder) as reader:
+            load_engine(reader, engine, dp_rank=self._world.dp_rank)
+            stateful.load_state_dict(reader.state["stateful"])
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
         config = self._configuration.config
@@ -183,6 +196,7 @@ class ModelBuilding:
         inherits = point is not None and section.inherit.weights == "previous"
         if point is not None and inherits:
             with CheckpointReader(point.folder) as reader:
+                require_same_tokenizer(reader, tokenizer, section.name)
                 load_weights(reader, module)
         engine = build_engine(
             module,
@@ -207,7 +221,7 @@ class ModelBuilding:
             path = f"phases[{phase_idx}].callbacks[{idx}]"
             member = load_attribute(name, path=path)()
             if hasattr(member, "state_dict"):
-                stateful.register(f"callback {type(member).__name__}", member)
+                stateful.register(f"callback {name}", member)
             members.append(member)
         return CallbackList(members)
 

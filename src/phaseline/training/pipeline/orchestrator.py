@@ -9,9 +9,10 @@ from typing import Any
 
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
-from phaseline.errors import ExitCode
+from phaseline.errors import CheckpointError, ExitCode
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.attempts import Outcome
+from phaseline.session.records import read_records
 from phaseline.tracking.console import Display, build_display
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
@@ -141,7 +142,7 @@ class PipelineOrchestrator:
     def _validate(self, runtime: PhaseRuntime) -> None:
         name = runtime.section.name
         self._display.note(f"validating {name}: its worst batch, a checkpoint and back, the disk")
-        PhaseValidation(runtime, self._session.layout).run()
+        PhaseValidation(runtime, self._session.attempt).run()
         identity = self._session.identity
         if identity is not None:
             record = self._validated_record()
@@ -200,7 +201,7 @@ class PipelineOrchestrator:
                 key, {"kind": task.kind, "phase_idx": task.phase_idx, "folder": folder}
             )
             return task
-        told: dict[str, Any] = world.rendezvous.wait_for(key, timeout_s=world.rendezvous.timeout_s)
+        told: dict[str, Any] = world.rendezvous.wait_for(key)
         point = None if told["folder"] is None else ResumePoint.at(Path(told["folder"]))
         return Task(kind=told["kind"], phase_idx=told["phase_idx"], point=point)
 
@@ -211,6 +212,7 @@ class PipelineOrchestrator:
         for fault in faults:
             self._session.event("checkpoint_rejected", problem=fault)
             self._display.note(f"left out: {fault}")
+        self._require_own_lines(point)
         next_idx = 0
         if point is not None:
             next_idx = names.index(point.manifest.phase) + int(point.manifest.final)
@@ -221,6 +223,20 @@ class PipelineOrchestrator:
         if next_idx == len(phases):
             return Task(kind="finalize")
         return Task(kind="train", phase_idx=next_idx, point=point)
+
+    def _require_own_lines(self, point: ResumePoint | None) -> None:
+        """Refuses to fall back within an attempt: the steps between would be recorded twice.
+
+        A new attempt, which the same command begins, takes the older checkpoint cleanly.
+        """
+        attempt = self._session.attempt
+        recorded = sum(1 for _ in read_records(attempt.metrics_file))
+        committed = {} if point is None else dict(point.manifest.committed)
+        if recorded > committed.get(attempt.number, 0):
+            raise CheckpointError(
+                f"The last checkpoint of attempt {attempt.number} cannot be read any more, so it "
+                "ends here. Run the same command to go on from the one before."
+            )
 
     def _validated_record(self) -> dict[str, Any]:
         """Phases that were validated for this world and this configuration."""
@@ -249,9 +265,7 @@ class PipelineOrchestrator:
             return
         self._display.close()
         self._session.close()
-        self._images.next_image(
-            world, attempt=self._session.attempt.number, stop_flag=self._stop_flag
-        )
+        self._images.next_image(world, attempt=self._session.attempt, stop_flag=self._stop_flag)
 
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()

@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from phaseline.errors import (
     PhaselineError,
     SessionBusyError,
     SessionChangedError,
+    WorldError,
 )
 from phaseline.session.attempts import (
     Adopted,
@@ -89,7 +89,6 @@ class OpenSession:
         attempt: This attempt's folder.
         environment: This process's coordinates.
         rendezvous: The store that the ranks meet at.
-        finished: Whether there is nothing left to do.
         adopted: What this attempt took over when it began.
         identity: Who the session is; None on every rank but the main one.
         lease: Held by the main rank.
@@ -101,7 +100,6 @@ class OpenSession:
     attempt: AttemptLayout
     environment: RankEnvironment
     rendezvous: Rendezvous
-    finished: bool
     adopted: Adopted
     identity: SessionIdentity | None = None
     lease: Lease | None = None
@@ -119,7 +117,7 @@ class OpenSession:
         Raises:
             SessionBusyError: The lease is lost.
         """
-        if self.lease is not None and self.lease.lost.is_set():
+        if self.lease is not None and self.lease.is_lost():
             raise SessionBusyError(
                 f"Another process took over the session at {self.layout.root}, so attempt "
                 f"{self.attempt.number} ends here and writes nothing more."
@@ -200,15 +198,16 @@ class SessionManager:
             return self._follow(rendezvous)
         try:
             session = self._lead(rendezvous)
-        except PhaselineError as error:
-            rendezvous.publish(OPENED_KEY, {"error": str(error), "code": int(error.exit_code)})
+        except Exception as error:
+            code = error.exit_code if isinstance(error, PhaselineError) else ExitCode.FAILED
+            rendezvous.publish(OPENED_KEY, {"error": str(error), "code": int(code)})
             raise
         rendezvous.publish(
             OPENED_KEY,
             {
                 "error": None,
                 "attempt": session.attempt.number,
-                "finished": session.finished,
+                "fingerprint": self._configuration.fingerprint,
                 "adopted": asdict(session.adopted),
             },
         )
@@ -216,18 +215,23 @@ class SessionManager:
 
     def _follow(self, rendezvous: Rendezvous) -> OpenSession:
         """Other ranks: take over what the main rank decided."""
-        told = rendezvous.wait_for(OPENED_KEY, timeout_s=rendezvous.timeout_s)
+        # No deadline: the main rank may have a large checkpoint to read.
+        told = rendezvous.wait_for(OPENED_KEY)
         if told["error"] is not None:
             error = PhaselineError(told["error"])
             error.exit_code = ExitCode(told["code"])
             raise error
+        if told["fingerprint"] != self._configuration.fingerprint:
+            raise WorldError(
+                f"Rank {self._environment.rank} has another configuration than rank 0. Start all "
+                "ranks with the same file and the same overrides."
+            )
         adopted = told["adopted"]
         return OpenSession(
             layout=self._layout,
             attempt=self._layout.attempt(told["attempt"]),
             environment=self._environment,
             rendezvous=rendezvous,
-            finished=told["finished"],
             adopted=Adopted(
                 checkpoints=tuple(adopted["checkpoints"]),
                 resumed_from=adopted["resumed_from"],
@@ -258,7 +262,6 @@ class SessionManager:
             attempt=attempt,
             environment=environment,
             rendezvous=rendezvous,
-            finished=identity.state == "finished",
             adopted=adopted,
             identity=identity,
             lease=lease,
@@ -294,16 +297,11 @@ class SessionManager:
         stored_text = layout.config_file.read_text(encoding="utf-8")
         if stored_text != text:
             self._require_safe_changes(stored_text)
-            write_text(layout.config_file, text)
-            # A phase that was appended to a finished session opens it again.
-            num_phases = len(from_yaml(stored_text).phases)
-            grown = len(configuration.config.phases) > num_phases
-            identity = replace(
-                identity,
-                config_fingerprint=configuration.fingerprint,
-                state="open" if grown else identity.state,
-            )
+            # A phase or an export that was added opens a finished session again. First: a kill
+            # after the configuration was written must not leave it finished.
+            identity = replace(identity, config_fingerprint=configuration.fingerprint, state="open")
             save_identity(layout, identity)
+            write_text(layout.config_file, text)
         return identity
 
     def _require_safe_changes(self, stored_text: str) -> None:
@@ -337,14 +335,12 @@ class SessionManager:
 def newest_verified(
     folders: list[Path],
     phase_names: list[str],
-    report: Callable[[str], None] | None = None,
 ) -> tuple[ResumePoint | None, list[str]]:
     """Returns the checkpoint that got furthest and verifies, and what is wrong with the others.
 
     Args:
         folders: Published checkpoints, in any order.
         phase_names: The session's phases, in order.
-        report: Told about each bad one.
     """
     faults: list[str] = []
     candidates: list[tuple[int, int, int, Path]] = []
@@ -364,9 +360,6 @@ def newest_verified(
             break
         except CheckpointError as error:
             faults.append(str(error))
-    for fault in faults:
-        if report is not None:
-            report(fault)
     return found, faults
 
 

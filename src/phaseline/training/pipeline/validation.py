@@ -12,22 +12,24 @@ from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
 from phaseline.data.phase_data import Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
-from phaseline.session.layout import SessionLayout
+from phaseline.models.generation import generate
+from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.runtime import PhaseRuntime
 
 
 class PhaseValidation:
     """Tries what a phase will do: its worst batch, a checkpoint and back, the disk."""
 
-    def __init__(self, runtime: PhaseRuntime, layout: SessionLayout) -> None:
+    def __init__(self, runtime: PhaseRuntime, attempt: AttemptLayout) -> None:
         """Takes a phase's runtime, which is used up by this.
 
         Args:
             runtime: Built with fresh weights.
-            layout: The session's directory.
+            attempt: Where the trial checkpoint goes: no other attempt looks there.
         """
         self._runtime = runtime
-        self._folder = layout.root / "validation" / runtime.section.name
+        self._folder = attempt.dir / "validation" / runtime.section.name
+        self._attempt = attempt.number
 
     def run(self) -> None:
         """Raises in words what would otherwise fail later. **Ranks:** all.
@@ -40,6 +42,7 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         self._train_worst_batch()
         self._evaluate_worst_batch()
+        self._generate_once()
         try:
             size_bytes = self._round_trip()
         finally:
@@ -81,6 +84,26 @@ class PhaseValidation:
         with torch.no_grad():
             runtime.objective.token_losses(runtime.engine.model, batch)
 
+    def _generate_once(self) -> None:
+        """One token of one sample, so that the end of the phase can generate its own."""
+        runtime = self._runtime
+        if runtime.section.evaluate.samples is None:
+            return
+        if not hasattr(runtime.engine.module, "generate"):
+            raise EngineError(
+                f"phases[{runtime.phase_idx}].evaluate.samples is set, but the model, a "
+                f"{type(runtime.engine.module).__name__}, has no `generate`. Remove `samples`, or "
+                "give a model of transformers."
+            )
+        generate(
+            runtime.engine.module,
+            runtime.data.tokenizer,
+            [(0, "a")],
+            max_new_tokens=1,
+            temperature=0.0,
+            seed=0,
+        )
+
     def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
         ids = torch.randint(
             0, self._runtime.data.tokenizer.vocab_size, (num_rows, sequence_length + 1)
@@ -94,7 +117,7 @@ class PhaseValidation:
         store = CheckpointStore(
             self._folder,
             runtime.world,
-            attempt=0,
+            attempt=self._attempt,
             config_fingerprint="",
             retention=Retention(keep_last=2),
             fence=lambda: None,

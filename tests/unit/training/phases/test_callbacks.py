@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from phaseline.checkpoint.store import SavedReport
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.runtime import PhaseRuntime
 
@@ -10,7 +11,10 @@ MOMENTS = {
     "phase_started": ((), {}),
     "step_ended": ((), {}),
     "validation_ended": (({"loss": 1.0},), {}),
-    "checkpoint_saved": ((Path("a"),), {"final": True}),
+    "checkpoint_saved": (
+        (SavedReport(folder=Path("a"), duration_s=1.0, size_bytes=1),),
+        {"final": True},
+    ),
     "phase_ended": ((), {"finished": False}),
 }
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from phaseline.checkpoint.manifest import list_published, verify
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
+from phaseline.checkpoint.store import SavedReport
 from phaseline.errors import AnomalyError
 from phaseline.objectives.base import TokenBatch
 from phaseline.objectives.causal_lm import CausalLM
@@ -34,12 +34,16 @@ class Log(Callback):
             self._flag.set()
 
     def validation_ended(self, runtime: PhaseRuntime, metrics: Mapping[str, float]) -> None:
+        assert metrics["only/validation/loss"] == runtime.position.validation_loss
         self.told.append(f"validated {runtime.position.phase_step}")
 
-    def checkpoint_saved(self, runtime: PhaseRuntime, folder: Path, *, final: bool) -> None:
+    def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:
+        folder = report.folder
+        assert folder.parent == runtime.store.folder
         self.told.append(f"saved {folder.name}{' final' if final else ''}")
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
+        assert finished == (runtime.position.phase_step == runtime.plan.num_steps)
         self.told.append("finished" if finished else "stopped")
 
 

@@ -25,6 +25,7 @@ class Writer(torch.nn.Module):
         self._ids = torch.tensor([[*BODY.encode(), eos_id]])
 
     def generate(self, inputs: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        assert arguments["max_new_tokens"] > 0
         return torch.cat([inputs, self._ids], dim=1)
 
 
