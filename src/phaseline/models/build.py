@@ -33,7 +33,15 @@ def build_model(
         if section.factory is not None
         else _from_config(section, vocab_size, special_ids)
     )
-    return module.float().train()
+    module = module.float().train()
+    for name, parameter in module.named_parameters():
+        if not parameter.is_contiguous():
+            raise _fault(
+                "model",
+                f"has the parameter {name}, which is not contiguous in memory",
+                "Build it with `.contiguous()`: its state is saved as one flat range.",
+            )
+    return module
 
 
 def freeze(module: torch.nn.Module, section: TrainableSection, *, path: str) -> None:

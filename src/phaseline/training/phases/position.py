@@ -26,7 +26,7 @@ class PhasePosition:
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
 
-    def follow(self, *, global_step: int, tokens: int) -> None:
+    def follow(self, global_step: int, tokens: int) -> None:
         """Begins a phase where the one before it ended."""
         self.global_step = global_step
         self.tokens = tokens

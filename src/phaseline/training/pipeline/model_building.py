@@ -18,7 +18,7 @@ from phaseline.distributed.world import World
 from phaseline.errors import DataError
 from phaseline.models.build import build_model, freeze
 from phaseline.models.optimizers import build_optimizer
-from phaseline.objectives import build_objective
+from phaseline.objectives import Objective, build_objective
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
@@ -82,6 +82,15 @@ def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase
     tokenizer_identity(tokenizer, phase).load_state_dict(reader.state["stateful"]["tokenizer"])
 
 
+def build_registry(position: PhasePosition, data: PhaseData, phase: str) -> StatefulRegistry:
+    """What every phase's checkpoints carry; callbacks add their own."""
+    registry = StatefulRegistry()
+    registry.register("position", position)
+    registry.register("data", ContentIdentity("data", data.fingerprint, phase))
+    registry.register("tokenizer", tokenizer_identity(data.tokenizer, phase))
+    return registry
+
+
 class ModelBuilding:
     """Builds the runtime of a phase, and gives it the state that it goes on from."""
 
@@ -118,23 +127,19 @@ class ModelBuilding:
                 before, or None for fresh weights.
         """
         config = self._configuration.config
-        section = config.phases[phase_idx]
-        layout = self._configuration.layouts[phase_idx]
+        section, layout = config.phases[phase_idx], self._configuration.layouts[phase_idx]
         data = open_phase_data(config, phase_idx, layout)
         self._world.require_agreement("the prepared data", data.fingerprint)
         plan = self._plan(phase_idx, data)
-        stateful = StatefulRegistry()
-        stateful.register("position", position := PhasePosition())
-        stateful.register("data", ContentIdentity("data", data.fingerprint, section.name))
-        stateful.register("tokenizer", tokenizer_identity(data.tokenizer, section.name))
+        position = PhasePosition()
+        stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        objective = build_objective(section.objective, path=f"phases[{phase_idx}].objective")
         within_phase = point is not None and point.manifest.phase == section.name
         engine = self._build_engine(phase_idx, data.tokenizer, None if within_phase else point)
         if point is not None and within_phase:
             self._restore(point, engine, stateful)
         elif point is not None:
-            position.follow(global_step=point.manifest.global_step, tokens=point.manifest.tokens)
+            position.follow(point.manifest.global_step, point.manifest.tokens)
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
             section=section,
@@ -146,7 +151,7 @@ class ModelBuilding:
             layout=layout,
             world=self._world,
             engine=engine,
-            objective=objective,
+            objective=self._objective(phase_idx),
             data=data,
             position=position,
             stateful=stateful,
@@ -167,6 +172,10 @@ class ModelBuilding:
         with CheckpointReader(point.folder) as reader:
             load_engine(reader, engine, dp_rank=self._world.dp_rank)
             stateful.load_state_dict(reader.state["stateful"])
+
+    def _objective(self, phase_idx: int) -> Objective:
+        name = self._configuration.config.phases[phase_idx].objective
+        return build_objective(name, path=f"phases[{phase_idx}].objective")
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
         config = self._configuration.config
