@@ -50,7 +50,9 @@ tracking:
 
 
 @contextmanager
-def phaseline_runtime(folder: Path, *, sequence_length: int, micro_size: int) -> Iterator[PhaseRuntime]:
+def phaseline_runtime(
+    folder: Path, *, sequence_length: int, micro_size: int
+) -> Iterator[PhaseRuntime]:
     """A phase's runtime in a real session: lease, stop signals, records in a file, event log.
 
     Only the display's stream is a null device. Validation and checkpoints are configured,

@@ -51,7 +51,8 @@ class Launched:
     def descendants(self) -> list[psutil.Process]:
         """Every process below the launcher that runs the session on a rank, or starts those."""
         try:
-            return psutil.Process(self.process.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+            return found
         except psutil.NoSuchProcess:
             return []
 

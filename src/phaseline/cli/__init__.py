@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phaseline.errors import PhaselineError
+from phaseline.errors import ExitCode, PhaselineError
 
 _RUNNING = "Running a session"
 _LOOKING = "Looking at a session"
@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PhaselineError as error:
         sys.stderr.write(f"phaseline: {error}\n")
         sys.exit(int(error.exit_code))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        sys.stderr.write(
+            f"phaseline: {error.filename} cannot be used: {error.strerror}. "
+            "Name a session directory that can be read and written.\n"
+        )
+        sys.exit(int(ExitCode.USAGE))
 
 
 def _show_version(wanted: bool) -> None:

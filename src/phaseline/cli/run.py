@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from phaseline.cli.options import ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.errors import PhaselineError
+from phaseline.errors import ExitCode, PhaselineError
 from phaseline.resilience.consequence import is_consequence
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session import linux
-from phaseline.session.attempts import ErrorRecord, write_error
+from phaseline.session.attempts import ErrorRecord, Outcome, write_error, write_outcome
 from phaseline.session.files import write_json
 
 if TYPE_CHECKING:
@@ -104,6 +104,10 @@ def _fail(
         # A full disk must not keep this rank alive: its peers wait for its end.
         with suppress(OSError, PhaselineError):
             write_error(session.attempt, record)
+            if isinstance(error, PhaselineError) and error.exit_code is not ExitCode.FAILED:
+                # Another start of the same would end the same: the code must say so.
+                reason = f"{type(error).__name__}: {error}"
+                write_outcome(session.attempt, Outcome(error.exit_code, reason, time.time()))
         with suppress(OSError, PhaselineError):
             session.abandon()
         if not consequence:

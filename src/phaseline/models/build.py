@@ -81,7 +81,7 @@ def _from_config(
     try:
         config = AutoConfig.for_model(model_type, **values)
         module = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         raise _fault(
             "model.config",
             f"describes no causal language model of transformers: {error}",

@@ -8,6 +8,8 @@ import ast
 def first_function_parses(prompt: str, completion: str, *, complete: bool) -> bool:
     """Whether the function that the prompt begins is whole and accepted by `ast.parse`.
 
+    What the model wrote must have a part in it.
+
     Args:
         prompt: Begins with `def`, at the left margin.
         completion: What was generated after it.
@@ -27,6 +29,8 @@ def first_function_parses(prompt: str, completion: str, *, complete: bool) -> bo
         if line and not line[0].isspace() and line[0] not in ")]}\"'#":
             break
         function.append(line)
+    if not "\n".join(lines[:body_start] + function)[len(prompt) :].strip():
+        return False  # a prompt with a docstring parses by itself
     try:
         parsed = ast.parse("\n".join(function))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

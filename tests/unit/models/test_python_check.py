@@ -15,8 +15,8 @@ PROMPT = 'def double(x):\n    """Return twice x."""\n'
         ("    return 2 * x\n    y = (", False, True),
         ("    return 2 * x\n    y = (", True, False),
         ("    return 2 *\n", True, False),
-        ("return 2 * x\n", True, True),
-        ("  \n", True, True),
+        ("return 2 * x\n", True, False),
+        ("  \n", True, False),
     ],
     ids=[
         "whole",
@@ -24,7 +24,7 @@ PROMPT = 'def double(x):\n    """Return twice x."""\n'
         "cut line left out",
         "broken line counts",
         "syntax error",
-        "a docstring is a body",
+        "nothing of it belongs to the function",
         "blank",
     ],
 )

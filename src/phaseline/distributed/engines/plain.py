@@ -73,7 +73,9 @@ class PlainEngine:
             if clip is not None and grad_norm > clip:
                 torch.nn.utils.clip_grads_with_norm_(self._trained, clip, total)
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        # What zero_grad() does, without a profiler range and a walk over every group.
+        for parameter in self._trained:
+            parameter.grad = None
         return StepReport(grad_norm, skipped)
 
     def state_fragments(self) -> Iterator[StateFragment]:

@@ -79,21 +79,21 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         # targets of the whole global batch. So neither ranks nor ragged rows weigh in.
         scale = world.dp_world_size / num_targets
         num_micro_steps = runtime.layout.accumulation_steps
-        loss_sum = torch.zeros((), device=world.device)
+        losses: list[torch.Tensor] = []
         for micro_step in range(num_micro_steps):
             batch = self.fetch(step, micro_step)
             self.seed_micro_step(step, micro_step)
             engine.begin_micro_step(is_last=micro_step == num_micro_steps - 1)
             loss = runtime.objective.token_losses(engine.model, batch).sum()
             engine.backward(loss * scale)
-            loss_sum += loss.detach()
+            losses.append(loss.detach())
         lr = runtime.plan.learning_rate(step + 1)
         for group in engine.param_groups:
             group["lr"] = lr
         report = engine.step()
         position.advance(tokens=runtime.plan.tokens_per_step, skipped=report.skipped)
         runtime.step_metrics.add(
-            loss_sum,
+            sum(losses[1:], losses[0]),
             num_targets=num_targets,
             lr=lr,
             report=report,
