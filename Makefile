@@ -7,8 +7,8 @@
 # ARGS         more arguments for quickstart, as ARGS='--session runs/second'
 # PYTHON       the Python (3.10 or newer) that .venv is made from
 # TORCH_INDEX  a package index to take torch from. Many machines' default index serves the
-#              CUDA build, several GB, also where there is no GPU; the small CPU build is at
-#              TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#              CUDA build, several GB, also where there is no GPU; PyTorch's installation page
+#              names the index of the small CPU build
 
 PYTHON ?= python3
 TORCH_INDEX ?=
