@@ -140,14 +140,6 @@ class PhaseData:
         sample_ids = self.sample_ids(step)[first : first + micro_size]
         return self._batches.make(sample_ids, micro_size)
 
-    def worst_micro_batch(self) -> Batch:
-        """A micro-batch with the longest row of the phase: none takes more memory."""
-        micro_size = self._layout.micro_size
-        longest = [rows.max_length(rows.longest(1)) for rows in self._rows]
-        source_idx = longest.index(max(longest))
-        ids = self._rows[source_idx].longest(micro_size)
-        return self._batches.make(_with_source(source_idx, ids), micro_size)
-
     def held_out_prompts(self, num_prompts: int) -> list[str]:
         """At most so many prompts of the held-out pairs, spread evenly.
 

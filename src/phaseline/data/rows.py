@@ -46,10 +46,6 @@ class Rows(Protocol):
         """Inputs and targets of these rows, fresh arrays of `[rows, time]`, int64."""
         ...
 
-    def longest(self, num_rows: int) -> Ids:
-        """Ids of the longest rows, at most so many."""
-        ...
-
 
 class TextRows:
     """Windows over the token stream; row i is `tokens[i * length : (i + 1) * length + 1]`."""
@@ -75,10 +71,6 @@ class TextRows:
         """Inputs and targets of these rows, fresh arrays of `[rows, time]`, int64."""
         assert time == self._sequence_length, "a phase never mixes texts and pairs"
         return self._inputs[ids].astype(np.int64), self._targets[ids].astype(np.int64)
-
-    def longest(self, num_rows: int) -> Ids:
-        """Ids of the longest rows, at most so many."""
-        return np.arange(min(num_rows, self.num_rows))
 
 
 class PairRows:
@@ -124,10 +116,6 @@ class PairRows:
                 start + end - count + 1 : start + end + 1
             ]
         return inputs, targets
-
-    def longest(self, num_rows: int) -> Ids:
-        """Ids of the longest rows, at most so many."""
-        return np.argsort(-self._num_inputs, kind="stable")[:num_rows]
 
     def prompt(self, row: int) -> Tokens:
         """The tokens of a row's prompt, not cut."""

@@ -157,11 +157,6 @@ def test_batches_are_padded_to_multiples_of_eight_when_pairs_are_short(
     assert all(time % 8 == 0 and time <= LENGTH for time in times)
 
 
-def test_worst_micro_batch_has_the_longest_row_when_rows_differ(pair_config: Config) -> None:
-    worst = _open(pair_config, BatchLayout.derive(12, 2, 1)).worst_micro_batch()
-    assert worst.input_ids.shape == worst.targets.shape == (2, LENGTH)
-
-
 @layouts
 @given(micro_size=st.integers(1, 9), dp_world_size=st.integers(1, 4))
 def test_held_out_gives_every_sequence_once_when_the_world_is_any(

@@ -75,12 +75,6 @@ def test_pair_rows_give_the_whole_prompt_when_the_row_is_cut() -> None:
     assert rows.prompt(0).tolist() == [1, 2, 3]
 
 
-def test_longest_rows_come_first_when_pairs_differ_in_length() -> None:
-    rows = PairRows(_pairs([([1], [100] * count) for count in (3, 9, 1, 9, 5)]), 32)
-    assert rows.longest(3).tolist() == [1, 3, 4]
-    assert len(rows.longest(10)) == 5
-
-
 @pytest.mark.parametrize(("num_tokens", "time"), [(1, 8), (8, 8), (9, 16), (17, 20), (30, 20)])
 def test_assemble_pads_to_a_multiple_of_eight_when_it_fits_the_sequence(
     num_tokens: int, time: int
