@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from phaseline.config.checks import batches, model, names, phases, schedules
+from phaseline.config.checks import batches, engine, model, names, phases, schedules
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -38,7 +38,11 @@ PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     schedules.warmup_and_decay_fit,
     schedules.epochs_have_one_source,
     schedules.intervals_are_in_steps_or_tokens,
-    phases.zero_stage_has_an_effect,
+    engine.zero_settings_have_an_effect,
+    engine.offload_has_something_to_move,
+    engine.leaf_modules_have_an_effect,
+    engine.deepspeed_settings_are_allowed,
+    engine.linear_loss_has_a_transformers_model,
     phases.inherited_weights_exist,
     phases.kept_optimizer_exists,
     phases.held_out_prompts_have_pairs,

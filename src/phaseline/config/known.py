@@ -51,6 +51,10 @@ def _is_frac(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _are_betas(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_frac, value))
 
@@ -110,6 +114,48 @@ SOURCES: Mapping[str, BuiltInSource] = {
     ),
 }
 """Data sources."""
+
+_SIZE = ("a number of elements, at least 1", _is_size, "50_000_000")
+
+DEEPSPEED_SETTINGS: Mapping[str, Argument] = {
+    "overlap_comm": Argument(*_FLAG),
+    "reduce_bucket_size": Argument(*_SIZE),
+    "allgather_bucket_size": Argument(*_SIZE),
+    "communication_data_type": Argument("fp32 or bf16", ("fp32", "bf16").__contains__, "bf16"),
+    "sub_group_size": Argument(*_SIZE),
+    "stage3_prefetch_bucket_size": Argument(*_SIZE),
+    "stage3_param_persistence_threshold": Argument(*_SIZE),
+    "stage3_max_live_parameters": Argument(*_SIZE),
+    "stage3_max_reuse_distance": Argument(*_SIZE),
+}
+"""What `engine.deepspeed` may hold: speed and memory, never what is computed."""
+
+_ELSEWHERE = "it follows from {}"
+DEEPSPEED_REFUSED: Mapping[str, str] = {
+    "train_batch_size": _ELSEWHERE.format("batch.global_size"),
+    "train_micro_batch_size_per_gpu": _ELSEWHERE.format("batch.micro_size"),
+    "gradient_accumulation_steps": _ELSEWHERE.format("the batch and the number of ranks"),
+    "gradient_clipping": _ELSEWHERE.format("optimizer.clip_norm"),
+    "optimizer": _ELSEWHERE.format("the phase's `optimizer`"),
+    "scheduler": _ELSEWHERE.format("the phase's `schedule`"),
+    "stage": _ELSEWHERE.format("engine.zero_stage"),
+    "zero_optimization": "its members are given here directly, without this key",
+    "bf16": _ELSEWHERE.format("engine.precision"),
+    "fp16": "fp16 depends on a loss scale that is searched for; use engine.precision: bf16",
+    "offload_optimizer": _ELSEWHERE.format("engine.offload"),
+    "offload_param": "offloaded weights are not supported",
+    "activation_checkpointing": _ELSEWHERE.format("engine.activation_checkpointing"),
+    "memory_efficient_linear": "it replaces torch's linear in the whole process, for later "
+    "phases as well, and changes their numbers",
+    "round_robin_gradients": "it lays parameters out in an order that DeepSpeed's own maps of "
+    "the state do not follow",
+    "zero_hpz_partition_size": "a second partition of the weights is not supported",
+    "mics_shard_size": "MiCS is not supported",
+    "zero_quantized_weights": "it changes what is computed",
+    "zero_quantized_gradients": "it changes what is computed",
+    "ignore_unused_parameters": "a parameter without gradient counts as one whose gradient is 0",
+}
+"""Settings of DeepSpeed that are refused, each with the reason."""
 
 BYTES_VOCAB_SIZE = 258
 """Entries of the tokenizer that is not trained: 256 bytes, `<eos>` and `<pad>`."""

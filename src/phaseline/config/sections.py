@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from phaseline.config.engine_section import EngineSection
+from phaseline.config.section import Section
 from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
@@ -17,12 +19,6 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, strict about keys, no silent conversion of kinds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SessionSection(Section):
@@ -195,15 +191,6 @@ class TrainableSection(Section):
     @classmethod
     def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return require_patterns(value)
-
-
-class EngineSection(Section):
-    """What runs underneath the loop."""
-
-    kind: Literal["plain", "deepspeed"] = Field(
-        "deepspeed", description="plain: accelerate alone; deepspeed: ZeRO."
-    )
-    zero_stage: Literal[1, 2] = Field(1, description="ZeRO stage; deepspeed only.")
 
 
 class InheritSection(Section):

@@ -39,7 +39,7 @@ def exported_phases_exist(config: Config) -> Iterator[Finding]:
             yield Finding(
                 loc,
                 f"is {name!r}, which is no phase of this session",
-                _nearest_or_all(name, names, "Phases are"),
+                nearest_or_all(name, names, "Phases are"),
             )
         elif name in config.export.phases[:idx]:
             yield Finding(loc, f"is {name!r}, which is in the list already", "Remove it.")
@@ -142,7 +142,7 @@ def _check_arguments(
             yield Finding(
                 (*loc, key),
                 f"is no argument of {name}",
-                _nearest_or_all(key, allowed, f"{name} takes"),
+                nearest_or_all(key, allowed, f"{name} takes"),
             )
         elif not allowed[key].accepts(value):
             yield Finding(
@@ -166,7 +166,8 @@ def _value_text(value: object) -> str:
     return found_text(value)
 
 
-def _nearest_or_all(name: str, known: Collection[str], lead: str) -> str:
+def nearest_or_all(name: str, known: Collection[str], lead: str) -> str:
+    """A hint at the name that was meant, or else at all of them."""
     return _nearest(name, known) or f"{lead} {', '.join(known)}."
 
 

@@ -1,4 +1,4 @@
-"""A phase against its engine, its data, its evaluation and the phase before."""
+"""A phase against its data, its evaluation and the phase before."""
 
 from __future__ import annotations
 
@@ -8,18 +8,6 @@ from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.known import OBJECTIVES, SOURCES
 
 _SHAPE_WORDS = {"text": "text", "pairs": "pairs of prompt and completion"}
-
-
-def zero_stage_has_an_effect(place: Place) -> Iterator[Finding]:
-    """Only DeepSpeed has ZeRO stages."""
-    engine = place.phase.engine
-    if engine.kind == "plain" and "zero_stage" in engine.model_fields_set:
-        yield Finding(
-            place.loc("engine", "zero_stage"),
-            f"is {engine.zero_stage}, which has no effect with the engine plain",
-            "Remove it, or set engine.kind to deepspeed.",
-            unused=True,
-        )
 
 
 def weight_has_an_effect(place: Place) -> Iterator[Finding]:

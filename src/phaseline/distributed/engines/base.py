@@ -21,6 +21,11 @@ class EngineSettings:
         micro_batch_size: Sequences per forward and rank.
         accumulation_steps: Micro-steps per optimizer step.
         clip_norm: Largest gradient norm; None: gradients are not scaled.
+        precision: fp32 or bf16, of forward and backward.
+        offload: `none`, or `optimizer`: its state and step on the CPU.
+        compile: Whether the model is compiled, once per shape of batch.
+        leaf_modules: Classes whose modules ZeRO-3 gathers whole.
+        deepspeed: Further settings of DeepSpeed; the configuration has checked them.
     """
 
     kind: str
@@ -28,6 +33,11 @@ class EngineSettings:
     micro_batch_size: int
     accumulation_steps: int
     clip_norm: float | None
+    precision: str = "fp32"
+    offload: str = "none"
+    compile: bool = False
+    leaf_modules: tuple[str, ...] = ()
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,88 @@
+"""The settings of a phase's engine against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.checks.names import nearest_or_all
+from phaseline.config.known import DEEPSPEED_REFUSED, DEEPSPEED_SETTINGS
+from phaseline.config.tree import found_text
+
+_OF_DEEPSPEED_ALONE = ("zero_stage", "offload", "leaf_modules", "deepspeed")
+
+
+def zero_settings_have_an_effect(place: Place) -> Iterator[Finding]:
+    """Only DeepSpeed has ZeRO stages, and what goes with them."""
+    engine = place.phase.engine
+    if engine.kind != "plain":
+        return
+    for key in _OF_DEEPSPEED_ALONE:
+        if key in engine.model_fields_set:
+            yield Finding(
+                place.loc("engine", key),
+                f"is {found_text(getattr(engine, key))}, which has no effect with the engine plain",
+                "Remove it, or set engine.kind to deepspeed.",
+                unused=True,
+            )
+
+
+def offload_has_something_to_move(place: Place) -> Iterator[Finding]:
+    """ZeRO moves the part of the optimizer that a rank holds; stage 0 has no parts."""
+    engine = place.phase.engine
+    if engine.kind == "deepspeed" and engine.zero_stage == 0 and engine.offload != "none":
+        yield Finding(
+            place.loc("engine", "offload"),
+            f"is {engine.offload!r}, which needs ZeRO stage 1, 2 or 3, and zero_stage is 0",
+            "Set engine.zero_stage to 1, or remove it.",
+        )
+
+
+def leaf_modules_have_an_effect(place: Place) -> Iterator[Finding]:
+    """Only stage 3 gathers modules."""
+    engine = place.phase.engine
+    if engine.kind == "deepspeed" and engine.zero_stage != 3 and engine.leaf_modules:
+        yield Finding(
+            place.loc("engine", "leaf_modules"),
+            f"is set, which has no effect with ZeRO stage {engine.zero_stage}",
+            "Remove it, or set engine.zero_stage to 3.",
+            unused=True,
+        )
+
+
+def linear_loss_has_a_transformers_model(place: Place) -> Iterator[Finding]:
+    """The output layer of a model of one's own is not known."""
+    if place.phase.engine.linear_cross_entropy and place.config.model.factory is not None:
+        yield Finding(
+            place.loc("engine", "linear_cross_entropy"),
+            "is true, but model.factory builds a model whose output layer is not known",
+            "Remove it, or describe the model by model.config.",
+            unused=True,
+        )
+
+
+def deepspeed_settings_are_allowed(place: Place) -> Iterator[Finding]:
+    """Each number has one owner: what the session file says elsewhere is not said again here."""
+    engine = place.phase.engine
+    if engine.kind != "deepspeed":
+        return
+    for key, value in engine.deepspeed.items():
+        loc = place.loc("engine", "deepspeed", key)
+        if key in DEEPSPEED_REFUSED:
+            yield Finding(loc, f"is not allowed: {DEEPSPEED_REFUSED[key]}", "Remove it.")
+        elif key not in DEEPSPEED_SETTINGS:
+            fix = nearest_or_all(key, DEEPSPEED_SETTINGS, "Allowed are")
+            yield Finding(loc, "is not among the settings that may be given", fix)
+        elif not DEEPSPEED_SETTINGS[key].accepts(value):
+            yield Finding(
+                loc,
+                f"is {found_text(value)}; it must be {DEEPSPEED_SETTINGS[key].allowed}",
+                f"Set for example {DEEPSPEED_SETTINGS[key].example}.",
+            )
+        elif key.startswith("stage3_") and engine.zero_stage != 3:
+            yield Finding(
+                loc,
+                f"has no effect with ZeRO stage {engine.zero_stage}",
+                "Remove it, or set engine.zero_stage to 3.",
+                unused=True,
+            )
