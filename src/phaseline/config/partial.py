@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from phaseline.config.schema import slot_at
-from phaseline.config.sections import Config, Section
+from phaseline.config.section import Section
+from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
 from phaseline.config.yaml_reading import read_text
 

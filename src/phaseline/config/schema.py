@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from phaseline.config.sections import Config, PhaseSection, Section
+from phaseline.config.section import Section
+from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
 from phaseline.units import DURATION_FORM, Duration
 
