@@ -1,4 +1,4 @@
-"""CPU time that a training loop costs per optimizer step, above a bare torch loop.
+"""CPU time that a training loop costs per optimizer step, above a bare loop.
 
 All loops live in one process and take turns of a few dozen steps, so that a noisy machine
 disturbs them alike. Each difference is taken within a round; the table shows the medians.
@@ -7,14 +7,13 @@ disturbs them alike. Each difference is taken within a round; the table shows th
 from __future__ import annotations
 
 import argparse
-import cProfile
-import gc
 import os
 import pstats
-import statistics
+import subprocess
+import sys
 import tempfile
-import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # Before torch is imported: one rank on one core.
@@ -23,13 +22,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import transformers
 from loops import RandomRows, accelerate_loop, hf_trainer, torch_bare, torch_with_loader
-from pausing import PausedLoop, Turnstile
+from measuring import measure, print_table, profile
+from pausing import PausedLoop
 from phaseline_loop import phaseline_loop, phaseline_runtime
 
-from phaseline.training.phases.phase_manager import TrainingPhaseManager
-from phaseline.training.phases.runtime import PhaseRuntime
-
-WARM_UP_STEPS = 200
+ZERO_STAGES = (0, 1, 2, 3)
 BARE = "torch, bare"
 
 
@@ -38,14 +35,28 @@ def main() -> None:
     arguments = _parse()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", module="(torch|accelerate|transformers).*")
+    warnings.filterwarnings("ignore", module="(torch|accelerate|transformers|deepspeed).*")
+    if arguments.stages is None:
+        _compare_loops(arguments)
+    elif len(arguments.stages) == 1:
+        _compare_with_deepspeed(arguments, arguments.stages[0])
+    else:
+        _run_each_stage_alone(arguments, arguments.stages or ZERO_STAGES)
+
+
+def _compare_loops(arguments: argparse.Namespace) -> None:
     shape = {"sequence_length": arguments.sequence_length, "micro_size": arguments.micro_size}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # First: building its engine takes accelerate's state in the process for itself.
         with phaseline_runtime(folder, **shape) as runtime:
             if arguments.profile:
-                profile(runtime, arguments.rounds * arguments.steps)
+                num_steps = arguments.rounds * arguments.steps
+                stats = pstats.Stats(profile(phaseline_loop(runtime), num_steps=num_steps))
+                print(f"{num_steps} steps of Phaseline, seconds")
+                stats.strip_dirs()
+                stats.sort_stats("cumulative").print_stats(35)
+                stats.sort_stats("tottime").print_stats(35)
                 return
             rows = RandomRows(arguments.sequence_length)
             loops = [
@@ -58,65 +69,51 @@ def main() -> None:
             costs = measure(loops, num_rounds=arguments.rounds, num_steps=arguments.steps)
             for loop in loops:
                 loop.close()
-    _print_table(costs, num_rounds=arguments.rounds, num_steps=arguments.steps)
+    print_table(costs, base=BARE, num_rounds=arguments.rounds, num_steps=arguments.steps)
 
 
-def measure(loops: list[PausedLoop], *, num_rounds: int, num_steps: int) -> dict[str, list[float]]:
-    """Lets the loops take turns.
+def _compare_with_deepspeed(arguments: argparse.Namespace, stage: int) -> None:
+    """Phaseline over its DeepSpeed engine, against DeepSpeed by hand, in this process."""
+    # DeepSpeed reads what a launcher would have set.
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    engine = f"{{kind: deepspeed, zero_stage: {stage}}}"
+    shape = {"sequence_length": arguments.sequence_length, "micro_size": arguments.micro_size}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        phaseline_runtime(Path(name), **shape, engine=engine) as runtime,
+    ):
+        # Not above: importing DeepSpeed takes seconds, which only these loops need.
+        from deepspeed_loop import configuration_of, raw_deepspeed
+        from profile_difference import print_difference
 
-    Returns:
-        CPU time of the process per step, milliseconds, by loop and round.
-    """
-    for loop in loops:
-        loop.advance(WARM_UP_STEPS)
-    gc.collect()
-    gc.freeze()
-    costs: dict[str, list[float]] = {loop.name: [] for loop in loops}
-    for round_idx in range(num_rounds):
-        first = round_idx % len(loops)
-        for loop in loops[first:] + loops[:first]:
-            began = time.process_time()
-            loop.advance(num_steps)
-            costs[loop.name].append((time.process_time() - began) / num_steps * 1e3)
-    return costs
-
-
-def profile(runtime: PhaseRuntime, num_steps: int) -> None:
-    """Prints where the time of Phaseline's steps goes; under the profiler all cost more."""
-    profiler = cProfile.Profile()
-
-    def loop(turnstile: Turnstile) -> None:
-        turnstile.step_ended()
-        # A profiler sees only the thread that enables it.
-        profiler.enable()
-        try:
-            phaseline_loop(runtime)(turnstile)
-        finally:
-            profiler.disable()
-
-    paused = PausedLoop("Phaseline", loop)
-    paused.advance(1)
-    paused.advance(num_steps)
-    paused.close()
-    stats = pstats.Stats(profiler)
-    stats.strip_dirs()
-    print(f"{num_steps} steps of {TrainingPhaseManager.__name__}, seconds")
-    stats.sort_stats("cumulative").print_stats(35)
-    stats.sort_stats("tottime").print_stats(35)
+        rows, configuration = RandomRows(arguments.sequence_length), configuration_of(runtime)
+        raw, again = (raw_deepspeed(rows, arguments.micro_size, configuration) for _ in range(2))
+        print(f"\nZeRO stage {stage}")
+        if arguments.profile:
+            num_steps = arguments.rounds * arguments.steps
+            print_difference(raw, phaseline_loop(runtime), num_steps=num_steps)
+            return
+        base = "DeepSpeed by hand"
+        loops = [
+            PausedLoop(base, raw),
+            PausedLoop("the same once more", again),
+            PausedLoop("Phaseline", phaseline_loop(runtime)),
+        ]
+        costs = measure(loops, num_rounds=arguments.rounds, num_steps=arguments.steps)
+        for loop in loops:
+            loop.close()
+    print_table(costs, base=base, num_rounds=arguments.rounds, num_steps=arguments.steps)
 
 
-def _print_table(costs: dict[str, list[float]], *, num_rounds: int, num_steps: int) -> None:
-    print(f"CPU ms per step, median of {num_rounds} rounds of {num_steps} steps [quartiles]")
-    print(f"{'loop':<20}{'whole step':>28}{'above the bare torch loop':>32}")
-    for name, values in costs.items():
-        above = [value - bare for value, bare in zip(values, costs[BARE], strict=True)]
-        shown = "" if name == BARE else _spread(above)
-        print(f"{name:<20}{_spread(values):>28}{shown:>32}")
-
-
-def _spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+def _run_each_stage_alone(arguments: argparse.Namespace, stages: Sequence[int]) -> None:
+    """ZeRO-3 changes torch for its whole process, so no stage shares one with another."""
+    names = ("rounds", "steps", "sequence_length", "micro_size")
+    numbers = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
+    flags = ["--profile"] if arguments.profile else []
+    for stage in stages:
+        subprocess.run(
+            [sys.executable, __file__, f"--stages={stage}", *numbers, *flags], check=True
+        )
 
 
 def _parse() -> argparse.Namespace:
@@ -125,6 +122,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=64, help="per round and loop")
     parser.add_argument("--sequence-length", type=int, default=16)
     parser.add_argument("--micro-size", type=int, default=2)
+    parser.add_argument(
+        "--stages",
+        type=int,
+        nargs="*",
+        choices=ZERO_STAGES,
+        metavar="STAGE",
+        help="over DeepSpeed's ZeRO, against DeepSpeed by hand; none named: stages 0 to 3",
+    )
     parser.add_argument("--profile", action="store_true", help="where Phaseline's time goes")
     return parser.parse_args()
 

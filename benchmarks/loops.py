@@ -45,9 +45,14 @@ def batches(rows: RandomRows, micro_size: int) -> DataLoader[Row]:
     return DataLoader(rows, batch_size=micro_size, shuffle=True)
 
 
+def ready_batches(rows: RandomRows, micro_size: int) -> list[Row]:
+    """A few batches that lie ready, for loops that fetch nothing."""
+    return [batch for batch, _ in zip(batches(rows, micro_size), range(64), strict=False)]
+
+
 def torch_bare(rows: RandomRows, micro_size: int) -> Loop:
     """What nothing can be cheaper than: the batches lie ready, nothing is read or reported."""
-    ready = [batch for batch, _ in zip(batches(rows, micro_size), range(64), strict=False)]
+    ready = ready_batches(rows, micro_size)
 
     def loop(turnstile: Turnstile) -> None:
         _torch_loop(turnstile, lambda: iter(ready))

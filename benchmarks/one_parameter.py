@@ -16,7 +16,7 @@ class OneParameter(torch.nn.Module):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.weight = torch.nn.Parameter(torch.ones(1))
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("table", torch.randn(vocab_size, vocab_size, generator=generator))
 

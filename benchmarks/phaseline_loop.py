@@ -23,6 +23,8 @@ from phaseline.training.pipeline.model_building import ModelBuilding
 from phaseline.training.pipeline.preparation import prepare_data
 from phaseline.training.pipeline.session_manager import SessionManager
 
+PLAIN_ENGINE = "{kind: plain}"
+
 _CONFIG = """
 session: {{name: loop_overhead}}
 model: {{factory: "one_parameter:build"}}
@@ -38,7 +40,7 @@ phases:
     batch: {{global_size: {micro_size}, micro_size: {micro_size}}}
     optimizer: {{lr: {lr}, clip_norm: {clip_norm}}}
     schedule: {{name: cosine, warmup: 100 steps}}
-    engine: {{kind: plain}}
+    engine: {engine}
     evaluate: {{every: 10000000 steps}}
     checkpoint: {{every: 10000000 steps}}
 tracking:
@@ -51,7 +53,7 @@ tracking:
 
 @contextmanager
 def phaseline_runtime(
-    folder: Path, *, sequence_length: int, micro_size: int
+    folder: Path, *, sequence_length: int, micro_size: int, engine: str = PLAIN_ENGINE
 ) -> Iterator[PhaseRuntime]:
     """A phase's runtime in a real session: lease, stop signals, records in a file, event log.
 
@@ -62,10 +64,11 @@ def phaseline_runtime(
         folder: Empty; takes the corpus, the session and the cache.
         sequence_length: Tokens per row.
         micro_size: Rows per step.
+        engine: The phase's `engine` section.
     """
     os.environ["PHASELINE_CACHE"] = str(folder / "cache")
-    for idx in range(20):
-        (folder / f"{idx}.txt").write_text(f"{idx} is followed by {idx + 1}. " * 500)
+    for idx in range(100):
+        (folder / f"{idx}.txt").write_text(f"{idx} is followed by {idx + 1}. " * 100)
     config_file = folder / "session.yaml"
     config_file.write_text(
         _CONFIG.format(
@@ -75,6 +78,7 @@ def phaseline_runtime(
             lr=LR,
             clip_norm=CLIP_NORM,
             interval_steps=LOGGING_STEPS,
+            engine=engine,
         )
     )
     environment = RankEnvironment.read({})

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from phaseline.checkpoint.manifest import Manifest
-from phaseline.distributed.engines.base import Engine, Scalar, StateFragment
+from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import CheckpointError
 
 WEIGHT = "weight"
@@ -143,29 +143,29 @@ def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def load_engine(
-    reader: CheckpointReader, engine: Engine, *, dp_rank: int, weights: bool = True
+    reader: CheckpointReader, engine: Engine, *, dp_rank: int, optimizer: bool = True
 ) -> None:
     """Gives a live engine the saved weights and optimizer state. **Ranks:** all.
+
+    Every rank reads the ranges that it holds and nothing else.
 
     Args:
         reader: An opened checkpoint, of any engine and world size.
         engine: The engine, built for the same parameters.
         dp_rank: This rank.
-        weights: Whether weights and buffers are taken, besides the optimizer state.
+        optimizer: Whether the optimizer's state is taken, besides weights and buffers.
 
     Raises:
         CheckpointError: The checkpoint does not fit the engine.
     """
-    shapes = {name: tuple(p.shape) for name, p in engine.module.named_parameters()}
+    shapes = {name: whole_shape(p) for name, p in engine.module.named_parameters()}
     _require_same_parameters(reader, shapes)
     scalars: dict[int, tuple[str, dict[str, tuple[Scalar, bool]]]] = {}
     for fragment in engine.state_fragments():
-        if weights:
-            reader.read(f"{WEIGHT}/{fragment.name}", fragment.start, fragment.weight)
-        if fragment.trainable:
+        reader.read(f"{WEIGHT}/{fragment.name}", fragment.start, fragment.weight)
+        if fragment.trainable and optimizer:
             _load_optimizer_state(reader, fragment, scalars)
-    if weights:
-        reader.read_buffers(engine.module, dp_rank)
+    reader.read_buffers(engine.module, dp_rank)
     engine.refresh_weights()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from phaseline.checkpoint.manifest import FileRecord, hash_file
 from phaseline.checkpoint.reader import WEIGHT, persistent_buffers
-from phaseline.distributed.engines.base import Engine, Scalar, StateFragment
+from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import AnomalyError
 from phaseline.session.files import fsync_file
 
@@ -87,7 +87,7 @@ def describe_model(module: torch.nn.Module) -> dict[str, Any]:
     return {
         "parameters": {
             name: {
-                "shape": list(parameter.shape),
+                "shape": list(whole_shape(parameter)),
                 "dtype": str(parameter.dtype).removeprefix("torch."),
                 "trainable": parameter.requires_grad,
             }

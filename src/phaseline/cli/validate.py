@@ -39,14 +39,14 @@ def validate(
 
 def _describe(config: Config, phase: PhaseSection) -> tuple[str, ...]:
     """A phase in the order of the headings."""
-    length, engine = phase.data.sequence_length, phase.engine
+    length = phase.data.sequence_length
     return (
         phase.name,
         phase.objective,
         str(phase.duration),
         f"{phase.batch.sequences(length)}x{length}",
         f"{phase.optimizer.lr:g} {phase.schedule.name}",
-        f"ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind,
+        phase.engine.label,
         _describe_layout(config, phase),
     )
 

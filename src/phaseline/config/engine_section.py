@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from phaseline.config.section import Section
 
 _WHY_NOT_FP16 = (
-    "is 'fp16'; it must be fp32 or bf16. fp16 needs a loss scale that is searched for by "
-    "overflowing and skipping steps, so a run would depend on its own history"
+    "is {value!r}; it must be fp32 or bf16. fp16 is not offered: it needs a loss scale, which is "
+    "found by letting gradients overflow and leaving those steps out"
 )
 
 
@@ -53,6 +53,12 @@ class EngineSection(Section):
         description="Take the loss from hidden states and the output layer's weight without "
         "holding all logits; for models of transformers.",
     )
+    unused_parameters: bool = Field(
+        False,
+        description="A batch may leave out parameters, as mixtures of experts do; deepspeed only, "
+        "where it costs an addition per parameter. Their gradient counts as 0. Without it that is "
+        "an error.",
+    )
     leaf_modules: tuple[str, ...] = Field(
         (),
         examples=["[SparseMoeBlock]"],
@@ -62,13 +68,23 @@ class EngineSection(Section):
     deepspeed: dict[str, Any] = Field(
         default_factory=dict,
         examples=["{overlap_comm: true}"],
-        description="Further settings of DeepSpeed, of those that change speed and memory and "
-        "nothing else.",
+        description="Further settings of DeepSpeed, of those that change speed and memory: buckets, "
+        "overlap, and the type in which ranks add up gradients.",
     )
+
+    @property
+    def label(self) -> str:
+        """The engine in a table: `ZeRO-2 bf16 offload`. What is usual is not said."""
+        words = ["plain" if self.kind == "plain" else f"ZeRO-{self.zero_stage}"]
+        if self.precision != "fp32":
+            words.append(self.precision)
+        if self.offload != "none":
+            words.append("offload")
+        return " ".join(words)
 
     @field_validator("precision", mode="before")
     @classmethod
     def _precision_needs_no_loss_scale(cls, value: object) -> object:
         if isinstance(value, str) and value.lower() in ("fp16", "float16", "half"):
-            raise ValueError(_WHY_NOT_FP16)
+            raise ValueError(_WHY_NOT_FP16.format(value=value))
         return value

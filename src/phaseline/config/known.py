@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Shape = Literal["text", "pairs"]
@@ -28,6 +28,30 @@ class Argument:
     accepts: Callable[[object], bool]
     example: str
     required: bool = False
+
+
+@dataclass(frozen=True)
+class DeepSpeedSetting(Argument):
+    """One of DeepSpeed's own settings.
+
+    Attributes:
+        stages: The ZeRO stages that read it.
+    """
+
+    stages: tuple[int, ...] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something is refused.
+
+    Attributes:
+        reason: Completing "is not allowed: ...".
+        fix: What to do instead, a sentence.
+    """
+
+    reason: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,14 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_even_size(value: object) -> bool:
+    return isinstance(value, int) and _is_size(value) and value % 2 == 0
+
+
 def _are_betas(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_frac, value))
 
@@ -69,6 +101,10 @@ def _are_stdlib_names(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or not value:
         return False
     return all(item in sys.stdlib_module_names for item in value)
+
+
+def _owned_by(setting: str) -> Refusal:
+    return Refusal(f"it follows from {setting}", f"Set {setting} instead.")
 
 
 def _betas(example: str) -> Argument:
@@ -115,47 +151,75 @@ SOURCES: Mapping[str, BuiltInSource] = {
 }
 """Data sources."""
 
-_SIZE = ("a number of elements, at least 1", _is_size, "50_000_000")
+_SIZE = ("a whole number of elements, at least 1", _is_size, "50_000_000")
+_COUNT = ("a whole number of elements, at least 0", _is_count, "50_000_000")
+# DeepSpeed asserts it of its all-gather, without saying where the number comes from.
+_EVEN_SIZE = ("an even number of elements, at least 2", _is_even_size, "50_000_000")
+_ZERO = (1, 2, 3)
 
-DEEPSPEED_SETTINGS: Mapping[str, Argument] = {
-    "overlap_comm": Argument(*_FLAG),
-    "reduce_bucket_size": Argument(*_SIZE),
-    "allgather_bucket_size": Argument(*_SIZE),
-    "communication_data_type": Argument("fp32 or bf16", ("fp32", "bf16").__contains__, "bf16"),
-    "sub_group_size": Argument(*_SIZE),
-    "stage3_prefetch_bucket_size": Argument(*_SIZE),
-    "stage3_param_persistence_threshold": Argument(*_SIZE),
-    "stage3_max_live_parameters": Argument(*_SIZE),
-    "stage3_max_reuse_distance": Argument(*_SIZE),
+DEEPSPEED_SETTINGS: Mapping[str, DeepSpeedSetting] = {
+    "overlap_comm": DeepSpeedSetting(*_FLAG, stages=_ZERO),
+    "reduce_bucket_size": DeepSpeedSetting(*_SIZE, stages=_ZERO),
+    "allgather_bucket_size": DeepSpeedSetting(*_EVEN_SIZE, stages=(1, 2)),
+    "communication_data_type": DeepSpeedSetting(
+        "fp32 or bf16", ("fp32", "bf16").__contains__, "bf16", stages=(0, *_ZERO)
+    ),
+    "sub_group_size": DeepSpeedSetting(*_SIZE, stages=(3,)),
+    "stage3_prefetch_bucket_size": DeepSpeedSetting(*_COUNT, stages=(3,)),
+    "stage3_param_persistence_threshold": DeepSpeedSetting(*_COUNT, stages=(3,)),
+    "stage3_max_live_parameters": DeepSpeedSetting(*_SIZE, stages=(3,)),
+    "stage3_max_reuse_distance": DeepSpeedSetting(*_COUNT, stages=(3,)),
 }
-"""What `engine.deepspeed` may hold: speed and memory, never what is computed."""
+"""What `engine.deepspeed` may hold: speed and memory. The model that is trained does not
+depend on it, but for what bf16 rounds where ranks add up their gradients in it.
 
-_ELSEWHERE = "it follows from {}"
-DEEPSPEED_REFUSED: Mapping[str, str] = {
-    "train_batch_size": _ELSEWHERE.format("batch.global_size"),
-    "train_micro_batch_size_per_gpu": _ELSEWHERE.format("batch.micro_size"),
-    "gradient_accumulation_steps": _ELSEWHERE.format("the batch and the number of ranks"),
-    "gradient_clipping": _ELSEWHERE.format("optimizer.clip_norm"),
-    "optimizer": _ELSEWHERE.format("the phase's `optimizer`"),
-    "scheduler": _ELSEWHERE.format("the phase's `schedule`"),
-    "stage": _ELSEWHERE.format("engine.zero_stage"),
-    "zero_optimization": "its members are given here directly, without this key",
-    "bf16": _ELSEWHERE.format("engine.precision"),
-    "fp16": "fp16 depends on a loss scale that is searched for; use engine.precision: bf16",
-    "offload_optimizer": _ELSEWHERE.format("engine.offload"),
-    "offload_param": "offloaded weights are not supported",
-    "activation_checkpointing": _ELSEWHERE.format("engine.activation_checkpointing"),
-    "memory_efficient_linear": "it replaces torch's linear in the whole process, for later "
-    "phases as well, and changes their numbers",
-    "round_robin_gradients": "it lays parameters out in an order that DeepSpeed's own maps of "
-    "the state do not follow",
-    "zero_hpz_partition_size": "a second partition of the weights is not supported",
-    "mics_shard_size": "MiCS is not supported",
-    "zero_quantized_weights": "it changes what is computed",
-    "zero_quantized_gradients": "it changes what is computed",
-    "ignore_unused_parameters": "a parameter without gradient counts as one whose gradient is 0",
+Source: deepspeed 0.19.8, which reads each in these stages alone.
+"""
+
+_REMOVE = "Remove it."
+_FROM_THE_BATCH = "batch.global_size, batch.micro_size and the number of ranks"
+
+DEEPSPEED_REFUSED: Mapping[str, Refusal] = {
+    "train_batch_size": _owned_by("batch.global_size"),
+    "train_micro_batch_size_per_gpu": _owned_by("batch.micro_size"),
+    "gradient_accumulation_steps": Refusal(f"it follows from {_FROM_THE_BATCH}", _REMOVE),
+    "gradient_clipping": _owned_by("optimizer.clip_norm"),
+    "optimizer": _owned_by("the phase's `optimizer`"),
+    "scheduler": _owned_by("the phase's `schedule`"),
+    "stage": _owned_by("engine.zero_stage"),
+    "zero_optimization": Refusal(
+        "what it holds stands directly in engine.deepspeed", "Move its members up and remove it."
+    ),
+    "bf16": _owned_by("engine.precision"),
+    "fp16": Refusal(
+        "fp16 needs a loss scale, which is found by letting steps overflow",
+        "Set engine.precision to bf16 instead.",
+    ),
+    "offload_optimizer": _owned_by("engine.offload"),
+    "offload_param": Refusal(
+        "offloaded weights are not supported", "Remove it; engine.offload moves the optimizer."
+    ),
+    "activation_checkpointing": _owned_by("engine.activation_checkpointing"),
+    "memory_efficient_linear": Refusal(
+        "it replaces torch's linear in the whole process, for later phases too, and changes "
+        "their numbers",
+        _REMOVE,
+    ),
+    "round_robin_gradients": Refusal(
+        "it orders parameters in a way that DeepSpeed's own maps of the state do not follow",
+        _REMOVE,
+    ),
+    "zero_hpz_partition_size": Refusal(
+        "a second partition of the weights is not supported", _REMOVE
+    ),
+    "mics_shard_size": Refusal("DeepSpeed has removed MiCS", _REMOVE),
+    "zero_quantized_weights": Refusal("it changes what is computed", _REMOVE),
+    "zero_quantized_gradients": Refusal("it changes what is computed", _REMOVE),
+    "ignore_unused_parameters": Refusal(
+        "a parameter may always go without a gradient, which then counts as 0", _REMOVE
+    ),
 }
-"""Settings of DeepSpeed that are refused, each with the reason."""
+"""Settings of DeepSpeed that are refused, each with the reason and what to do."""
 
 BYTES_VOCAB_SIZE = 258
 """Entries of the tokenizer that is not trained: 256 bytes, `<eos>` and `<pad>`."""

@@ -84,6 +84,16 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def broadcast_from_main(self, values: torch.Tensor) -> torch.Tensor:
+        """Gives every rank the main rank's values, in place. **Ranks:** all. One collective.
+
+        Args:
+            values: Any shape and dtype, alike on all ranks, on the world's device.
+        """
+        if self.dp_world_size > 1:
+            dist.broadcast(values, 0)
+        return values
+
     def gather_objects(self, value: Any) -> list[Any]:
         """Returns every rank's JSON value, by rank. **Ranks:** all. Collectives on the CPU."""
         if self.dp_world_size == 1:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from phaseline.distributed.seeding import position_seed, seed_all
+from phaseline.models.compilation import eager
 
 
 class Coder(Protocol):
@@ -48,6 +49,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    in_step: bool = False,
 ) -> list[Sample]:
     """Continues each prompt by itself, so that a sample depends on nothing but its own index.
 
@@ -58,6 +60,8 @@ def generate(
         max_new_tokens: Tokens per sample, at most.
         temperature: 0 takes the most likely token.
         seed: Of the position; each prompt's index is mixed in.
+        in_step: Whether the ranks hold the model in parts, so that each must run as many
+            forwards as the one that has most to write. Every rank then gives as many prompts.
 
     Returns:
         One sample per prompt, in order.
@@ -72,15 +76,17 @@ def generate(
         seed_all(position_seed(seed, idx), device)
         inputs = torch.tensor([ids], device=device)
         arguments = {"temperature": temperature} if temperature > 0 else {}
-        output = module.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            eos_token_id=coder.eos_id,
-            pad_token_id=coder.pad_id,
-            **arguments,
-        )
+        with eager(module):
+            output = module.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                eos_token_id=coder.eos_id,
+                pad_token_id=coder.pad_id,
+                synced_gpus=in_step,
+                **arguments,
+            )
         written = output[0, len(ids) :].tolist()
         complete = coder.eos_id in written
         text = coder.decode([token for token in written if token != coder.eos_id])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -10,18 +11,32 @@ from torch.nn.functional import cross_entropy
 from phaseline.objectives.base import IGNORED_TARGET, TokenBatch
 
 
+class LossesOf(Protocol):
+    """What a model that takes losses without logits has as its attribute `losses_of`."""
+
+    def __call__(self, targets: torch.Tensor, /) -> AbstractContextManager[None]:
+        """While it lasts, a forward has the losses of the targets where its logits would be.
+
+        They are as `token_cross_entropy` returns them. [batch, sequence]
+        """
+
+
 def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
     """Runs the model and returns the cross entropy of every target.
 
     Args:
-        model: Returns logits [batch, sequence, vocabulary], itself or as `.logits`.
+        model: Returns logits [batch, sequence, vocabulary], itself or as `.logits`; or what it
+            wraps has `losses_of`.
         batch: Input ids and targets.
 
     Returns:
         Negative log-likelihoods in nats, fp32, 0 where the target is ignored. [batch, sequence]
     """
-    output: Any = _forward(model, batch.input_ids)
-    logits: torch.Tensor = getattr(output, "logits", output)
+    losses_of: LossesOf | None = getattr(_bare(model), "losses_of", None)
+    if losses_of is not None:
+        with losses_of(batch.targets):
+            return _forward(model, batch.input_ids)
+    logits = _forward(model, batch.input_ids)
     losses = cross_entropy(
         logits.float().flatten(0, 1),
         batch.targets.flatten(),
@@ -31,8 +46,14 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     return losses.view(batch.targets.shape)
 
 
-def _forward(model: torch.nn.Module, input_ids: torch.Tensor) -> Any:
-    bare = getattr(model, "module", model)
-    if hasattr(bare, "generation_config"):
-        return model(input_ids=input_ids, use_cache=False)
-    return model(input_ids)
+def _forward(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    if hasattr(_bare(model), "generation_config"):
+        output: Any = model(input_ids=input_ids, use_cache=False)
+    else:
+        output = model(input_ids)
+    logits: torch.Tensor = getattr(output, "logits", output)
+    return logits
+
+
+def _bare(model: torch.nn.Module) -> Any:
+    return getattr(model, "module", model)

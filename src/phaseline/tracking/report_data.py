@@ -167,8 +167,7 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
             setting=(
                 f"{phase.batch.sequences(phase.data.sequence_length):,} x "
                 f"{phase.data.sequence_length:,} tokens a step, {phase.optimizer.name} at "
-                f"{phase.optimizer.lr:g}, {phase.schedule.name}, "
-                + ("plain" if phase.engine.kind == "plain" else f"ZeRO-{phase.engine.zero_stage}")
+                f"{phase.optimizer.lr:g}, {phase.schedule.name}, {phase.engine.label}"
             ),
         )
         for phase in config.phases

@@ -31,6 +31,17 @@ def test_validate_summarises_phases_when_file_is_valid() -> None:
     assert last.startswith("Run it with: phaseline launch ")
 
 
+def test_validate_shows_precision_and_offload_when_they_are_set() -> None:
+    engine = "phases[pretrain].engine"
+    done = _run(
+        str(_QUICKSTART), "-o", f"{engine}.precision=bf16", "-o", f"{engine}.offload=optimizer"
+    )
+    assert done.returncode == 0
+    _, first, second, *_ = done.stdout.splitlines()
+    assert ", engine ZeRO-1 bf16 offload, ranks" in first
+    assert ", engine ZeRO-2, ranks" in second
+
+
 def test_validate_prints_every_fault_and_ends_2_when_file_is_broken() -> None:
     done = _run(
         str(_CONFIGS / "tiny.yaml"), "-o", "session.seed=x", "-o", "phases[0].optimizer.lr=-1"

@@ -7,12 +7,24 @@ import inspect
 import pytest
 from ruamel.yaml import YAML
 
-from phaseline.config.known import BYTES_VOCAB_SIZE, OBJECTIVES, OPTIMIZERS, SOURCES, Argument
+from phaseline.config.known import (
+    BYTES_VOCAB_SIZE,
+    DEEPSPEED_REFUSED,
+    DEEPSPEED_SETTINGS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    SOURCES,
+    Argument,
+)
 
+_OWNERS = {
+    **OPTIMIZERS,
+    **{name: source.arguments for name, source in SOURCES.items()},
+    "deepspeed": DEEPSPEED_SETTINGS,
+}
 _ARGUMENTS = [
     (owner, name, argument)
-    for owners in (OPTIMIZERS.items(), ((key, source.arguments) for key, source in SOURCES.items()))
-    for owner, arguments in owners
+    for owner, arguments in _OWNERS.items()
     for name, argument in arguments.items()
 ]
 
@@ -68,3 +80,38 @@ def test_bytes_vocabulary_agrees_with_the_tokenizer_when_untrained() -> None:
     from phaseline.data.tokenizer import Tokenizer
 
     assert Tokenizer.of_bytes().vocab_size == BYTES_VOCAB_SIZE
+
+
+def test_deepspeed_settings_agree_with_deepspeed_when_looked_up() -> None:
+    from deepspeed.runtime import constants
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields
+    of_zero = {*fields, *(field.alias for field in fields.values())}
+    elsewhere = {value for value in vars(constants).values() if isinstance(value, str)}
+    assert DEEPSPEED_SETTINGS.keys() <= of_zero | elsewhere
+    # Sections, which DeepSpeed reads by other means, and one that it has removed.
+    others = {"zero_optimization", "activation_checkpointing", "mics_shard_size"}
+    assert DEEPSPEED_REFUSED.keys() <= of_zero | elsewhere | others
+    assert not DEEPSPEED_SETTINGS.keys() & DEEPSPEED_REFUSED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_accepted"),
+    [
+        ("overlap_comm", 1, False),
+        ("reduce_bucket_size", 0, False),
+        ("reduce_bucket_size", True, False),
+        ("reduce_bucket_size", 5e8, False),
+        ("allgather_bucket_size", 1001, False),
+        ("allgather_bucket_size", 1000, True),
+        ("communication_data_type", "fp16", False),
+        ("stage3_prefetch_bucket_size", 0, True),
+        ("stage3_prefetch_bucket_size", -1, False),
+        ("stage3_prefetch_bucket_size", False, False),
+    ],
+)
+def test_deepspeed_setting_accepts_what_deepspeed_can_use(
+    name: str, value: object, is_accepted: bool
+) -> None:
+    assert DEEPSPEED_SETTINGS[name].accepts(value) is is_accepted

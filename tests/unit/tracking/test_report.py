@@ -91,6 +91,16 @@ def test_story_tells_what_the_view_holds_when_attempts_were_interrupted(
     assert story.attempts[1].resumed_from == "pretrain/step-80"
 
 
+def test_story_names_the_engine_when_it_is_not_the_usual_one(session: SessionBuilder) -> None:
+    file = session.layout.config_file
+    text = file.read_text(encoding="utf-8")
+    assert text.count("precision: fp32") == 2
+    file.write_text(text.replace("precision: fp32", "precision: bf16", 1), encoding="utf-8")
+    first, second = gather_story(session.layout.root).phases
+    assert first.setting == "8 x 256 tokens a step, adamw at 0.001, cosine, ZeRO-1 bf16"
+    assert second.setting.endswith("cosine, ZeRO-1")
+
+
 def test_story_calls_an_attempt_killed_when_a_later_one_exists(session: SessionBuilder) -> None:
     session.attempt()
     take_attempt(session.layout)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import nearest_or_all
-from phaseline.config.known import DEEPSPEED_REFUSED, DEEPSPEED_SETTINGS
+from phaseline.config.known import DEEPSPEED_REFUSED, DEEPSPEED_SETTINGS, DeepSpeedSetting
 from phaseline.config.tree import found_text
 
-_OF_DEEPSPEED_ALONE = ("zero_stage", "offload", "leaf_modules", "deepspeed")
+_OF_DEEPSPEED_ALONE = ("zero_stage", "offload", "unused_parameters", "leaf_modules", "deepspeed")
 
 
 def zero_settings_have_an_effect(place: Place) -> Iterator[Finding]:
@@ -19,9 +19,11 @@ def zero_settings_have_an_effect(place: Place) -> Iterator[Finding]:
         return
     for key in _OF_DEEPSPEED_ALONE:
         if key in engine.model_fields_set:
+            value = getattr(engine, key)
+            found = "" if isinstance(value, (dict, tuple)) else f"is {found_text(value)}, which "
             yield Finding(
                 place.loc("engine", key),
-                f"is {found_text(getattr(engine, key))}, which has no effect with the engine plain",
+                f"{found}has no effect with the engine plain",
                 "Remove it, or set engine.kind to deepspeed.",
                 unused=True,
             )
@@ -44,7 +46,7 @@ def leaf_modules_have_an_effect(place: Place) -> Iterator[Finding]:
     if engine.kind == "deepspeed" and engine.zero_stage != 3 and engine.leaf_modules:
         yield Finding(
             place.loc("engine", "leaf_modules"),
-            f"is set, which has no effect with ZeRO stage {engine.zero_stage}",
+            f"has no effect with ZeRO stage {engine.zero_stage}",
             "Remove it, or set engine.zero_stage to 3.",
             unused=True,
         )
@@ -69,20 +71,33 @@ def deepspeed_settings_are_allowed(place: Place) -> Iterator[Finding]:
     for key, value in engine.deepspeed.items():
         loc = place.loc("engine", "deepspeed", key)
         if key in DEEPSPEED_REFUSED:
-            yield Finding(loc, f"is not allowed: {DEEPSPEED_REFUSED[key]}", "Remove it.")
+            refusal = DEEPSPEED_REFUSED[key]
+            yield Finding(loc, f"is not allowed: {refusal.reason}", refusal.fix)
         elif key not in DEEPSPEED_SETTINGS:
             fix = nearest_or_all(key, DEEPSPEED_SETTINGS, "Allowed are")
-            yield Finding(loc, "is not among the settings that may be given", fix)
+            yield Finding(loc, "is not among the settings of DeepSpeed that may be given", fix)
         elif not DEEPSPEED_SETTINGS[key].accepts(value):
             yield Finding(
                 loc,
                 f"is {found_text(value)}; it must be {DEEPSPEED_SETTINGS[key].allowed}",
-                f"Set for example {DEEPSPEED_SETTINGS[key].example}.",
+                _fix_of_value(DEEPSPEED_SETTINGS[key], value),
             )
-        elif key.startswith("stage3_") and engine.zero_stage != 3:
+        elif engine.zero_stage not in DEEPSPEED_SETTINGS[key].stages:
             yield Finding(
                 loc,
                 f"has no effect with ZeRO stage {engine.zero_stage}",
-                "Remove it, or set engine.zero_stage to 3.",
+                f"Remove it, or set engine.zero_stage to {_stages(DEEPSPEED_SETTINGS[key])}.",
                 unused=True,
             )
+
+
+def _stages(setting: DeepSpeedSetting) -> str:
+    *others, last = map(str, setting.stages)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _fix_of_value(setting: DeepSpeedSetting, value: object) -> str:
+    if isinstance(value, float) and value.is_integer() and setting.accepts(int(value)):
+        # DeepSpeed's own files have it so.
+        return f"Write it without an exponent: {int(value):_}."
+    return f"Set for example {setting.example}."

@@ -15,13 +15,16 @@ from phaseline.distributed.world import World
 from phaseline.errors import WorldError
 
 
-def build_accelerator(world: World, *, plugin: Any | None, accumulation_steps: int) -> Accelerator:
+def build_accelerator(
+    world: World, *, plugin: Any | None, accumulation_steps: int, precision: str
+) -> Accelerator:
     """Makes the accelerator of one phase; what an earlier one left in the process goes.
 
     Args:
         world: The started world.
         plugin: A `DeepSpeedPlugin`, or None for accelerate alone.
         accumulation_steps: Micro-steps per optimizer step.
+        precision: fp32 or bf16.
 
     Raises:
         WorldError: accelerate sees another number of processes than there are.
@@ -46,7 +49,7 @@ def build_accelerator(world: World, *, plugin: Any | None, accumulation_steps: i
     with _launch_variables(world, use_deepspeed=plugin is not None):
         accelerator = Accelerator(
             cpu=on_cpu and plugin is None,
-            mixed_precision="no",
+            mixed_precision="bf16" if precision == "bf16" else "no",
             gradient_accumulation_steps=accumulation_steps,
             deepspeed_plugin=plugin,
             kwargs_handlers=handlers,
@@ -62,7 +65,11 @@ def build_accelerator(world: World, *, plugin: Any | None, accumulation_steps: i
 @contextmanager
 def _launch_variables(world: World, *, use_deepspeed: bool) -> Iterator[None]:
     """Shows accelerate the variables that fit this phase, whatever the launcher was told."""
-    wanted: dict[str, str | None] = {"ACCELERATE_USE_DEEPSPEED": str(use_deepspeed).lower()}
+    wanted: dict[str, str | None] = {
+        "ACCELERATE_USE_DEEPSPEED": str(use_deepspeed).lower(),
+        # Fields of the launcher's own YAML, which accelerate holds against our configuration.
+        "ACCELERATE_CONFIG_DS_FIELDS": None,
+    }
     if use_deepspeed:
         wanted |= {
             "RANK": str(world.dp_rank),

@@ -23,8 +23,8 @@ class EngineSettings:
         clip_norm: Largest gradient norm; None: gradients are not scaled.
         precision: fp32 or bf16, of forward and backward.
         offload: `none`, or `optimizer`: its state and step on the CPU.
-        compile: Whether the model is compiled, once per shape of batch.
         leaf_modules: Classes whose modules ZeRO-3 gathers whole.
+        unused_parameters: Whether a batch may leave out parameters.
         deepspeed: Further settings of DeepSpeed; the configuration has checked them.
     """
 
@@ -35,9 +35,19 @@ class EngineSettings:
     clip_norm: float | None
     precision: str = "fp32"
     offload: str = "none"
-    compile: bool = False
     leaf_modules: tuple[str, ...] = ()
+    unused_parameters: bool = False
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_dtype(self) -> torch.dtype:
+        """Of the weights that DeepSpeed's forward and backward see."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def partitions_weights(self) -> bool:
+        """Whether no rank holds a parameter whole, so that all ranks must work in step."""
+        return self.kind == "deepspeed" and self.zero_stage == 3
 
     @property
     def name(self) -> str:
@@ -138,6 +148,11 @@ class StateFragment:
             and value.dim() > 0
             and value.numel() == self.owner.numel()
         )
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The shape of a parameter, whether or not ZeRO-3 holds it in parts."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def keeps_scalars_on_device(group: Mapping[str, Any]) -> bool:

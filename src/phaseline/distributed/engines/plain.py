@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from phaseline.distributed.engines import gradients
 from phaseline.distributed.engines.accelerator import build_accelerator
 from phaseline.distributed.engines.base import (
     EngineSettings,
@@ -38,7 +39,10 @@ class PlainEngine:
             world: The started world.
         """
         accelerator = build_accelerator(
-            world, plugin=None, accumulation_steps=settings.accumulation_steps
+            world,
+            plugin=None,
+            accumulation_steps=settings.accumulation_steps,
+            precision=settings.precision,
         )
         self.settings = settings
         self.module = module
@@ -64,19 +68,13 @@ class PlainEngine:
 
     def step(self) -> StepReport:
         """Clips, updates and clears the gradient, or skips if it is not finite."""
-        gradients = [p.grad for p in self._trained if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
-        grad_norm = float(total)
-        skipped = not math.isfinite(grad_norm)
-        clip = self.settings.clip_norm
+        gradients.fill_missing(self._trained)
+        norm = gradients.clip(self._trained, self.settings.clip_norm)
+        skipped = not math.isfinite(norm)
         if not skipped:
-            if clip is not None and grad_norm > clip:
-                torch.nn.utils.clip_grads_with_norm_(self._trained, clip, total)
             self._optimizer.step()
-        # What zero_grad() does, without a profiler range and a walk over every group.
-        for parameter in self._trained:
-            parameter.grad = None
-        return StepReport(grad_norm, skipped)
+        gradients.clear(self._trained)
+        return StepReport(norm, skipped)
 
     def state_fragments(self) -> Iterator[StateFragment]:
         """Yields every parameter whole, as every rank holds all of it."""

@@ -54,16 +54,21 @@ class Sampler:
     def _generate(self, prompts: Sequence[str], world: World) -> list[dict[str, Any]]:
         runtime, section = self._runtime, self._section
         mine = list(enumerate(prompts))[world.dp_rank :: world.dp_world_size]
+        in_step = runtime.engine.settings.partitions_weights
+        # Every rank takes part in every forward, so one with fewer prompts repeats some.
+        share = -(-len(prompts) // world.dp_world_size)
+        padding = list(enumerate(prompts))[: share - len(mine)] if in_step else []
         samples = generate(
             runtime.engine.module,
             runtime.data.tokenizer,
-            mine,
+            [*mine, *padding],
             max_new_tokens=section.max_new_tokens,
             temperature=section.temperature,
             seed=position_seed(runtime.seed, runtime.phase_idx, runtime.position.phase_step),
+            in_step=in_step,
         )
         found = []
-        for (idx, _), sample in zip(mine, samples, strict=True):
+        for (idx, _), sample in zip(mine, samples[: len(mine)], strict=True):
             valid = None
             if section.check == "python":
                 valid = first_function_parses(

@@ -15,7 +15,7 @@ from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.console import Display
 from phaseline.tracking.report import write_report
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.model_building import require_same_tokenizer
+from phaseline.training.pipeline.content_identity import require_same_tokenizer
 from phaseline.training.pipeline.session_manager import OpenSession
 
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
-from phaseline.checkpoint.reader import CheckpointReader, load_engine, load_weights
+from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Retention
 from phaseline.config.plugins import load_attribute
 from phaseline.data.phase_data import PhaseData, open_phase_data
-from phaseline.data.tokenizer import Tokenizer
-from phaseline.distributed.engines import Engine, EngineSettings, build_engine
-from phaseline.distributed.seeding import position_seed, seed_all
+from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
-from phaseline.errors import DataError
-from phaseline.models.build import build_model, freeze
-from phaseline.models.optimizers import build_optimizer
 from phaseline.objectives import Objective, build_objective
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
@@ -31,55 +22,10 @@ from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
+from phaseline.training.pipeline.engine_building import build_phase_engine
 from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.session_manager import OpenSession, ResumePoint
-
-
-class ContentIdentity:
-    """Refuses to go on with other content than a checkpoint was written with."""
-
-    def __init__(self, what: str, fingerprint: str, phase: str) -> None:
-        """Takes what it identifies.
-
-        Args:
-            what: data or tokenizer.
-            fingerprint: Of its content, as it is now.
-            phase: The phase at hand, for the message.
-        """
-        self.what = what
-        self._fingerprint = fingerprint
-        self._phase = phase
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the fingerprint."""
-        return {"fingerprint": self._fingerprint}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compares the fingerprint.
-
-        Raises:
-            DataError: The content changed since the checkpoint was written.
-        """
-        if state["fingerprint"] != self._fingerprint:
-            raise DataError(
-                f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
-                f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}): its "
-                "source changed. Put the source back, or start a new session."
-            )
-
-
-def tokenizer_identity(tokenizer: Tokenizer, phase: str) -> ContentIdentity:
-    """What checkpoints of a phase remember of the tokenizer."""
-    return ContentIdentity("tokenizer", tokenizer.fingerprint, phase)
-
-
-def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase: str) -> None:
-    """Raises if weights would be read with another tokenizer than they were trained with.
-
-    Raises:
-        DataError: The tokenizer changed since the checkpoint was written.
-    """
-    tokenizer_identity(tokenizer, phase).load_state_dict(reader.state["stateful"]["tokenizer"])
 
 
 def build_registry(position: PhasePosition, data: PhaseData, phase: str) -> StatefulRegistry:
@@ -128,15 +74,15 @@ class ModelBuilding:
         """
         config = self._configuration.config
         section, layout = config.phases[phase_idx], self._configuration.layouts[phase_idx]
-        data = open_phase_data(config, phase_idx, layout)
-        self._world.require_agreement("the prepared data", data.fingerprint)
+        data = self._open_data(phase_idx)
         plan = self._plan(phase_idx, data)
         position = PhasePosition()
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        within_phase = point is not None and point.manifest.phase == section.name
-        engine = self._build_engine(phase_idx, data.tokenizer, None if within_phase else point)
-        if point is not None and within_phase:
+        engine = build_phase_engine(
+            self._configuration, self._world, phase_idx, data.tokenizer, point
+        )
+        if point is not None and point.manifest.phase == section.name:
             self._restore(point, engine, stateful)
         elif point is not None:
             position.follow(point.manifest.global_step, point.manifest.tokens)
@@ -167,6 +113,12 @@ class ModelBuilding:
             samples_folder=self._session.layout.phase(section.name).samples_dir,
         )
 
+    def _open_data(self, phase_idx: int) -> PhaseData:
+        configuration = self._configuration
+        data = open_phase_data(configuration.config, phase_idx, configuration.layouts[phase_idx])
+        self._world.require_agreement("the prepared data", data.fingerprint)
+        return data
+
     def _restore(self, point: ResumePoint, engine: Engine, stateful: StatefulRegistry) -> None:
         """Goes on within a phase from everything that was saved."""
         with CheckpointReader(point.folder) as reader:
@@ -187,42 +139,6 @@ class ModelBuilding:
             steps_per_epoch=None if per_epoch is None else per_epoch / global_size,
             interval_steps=config.tracking.interval_steps,
         )
-
-    def _build_engine(
-        self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None
-    ) -> Engine:
-        """Builds model and engine, with what the phase inherits from the one before."""
-        config = self._configuration.config
-        section = config.phases[phase_idx]
-        # The same on every rank, and for the same phase in every image.
-        seed_all(position_seed(config.session.seed, phase_idx), torch.device("cpu"))
-        module = build_model(
-            config.model,
-            vocab_size=tokenizer.vocab_size,
-            special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
-        )
-        freeze(module, section.trainable, path=f"phases[{phase_idx}].trainable")
-        inherits = point is not None and section.inherit.weights == "previous"
-        if point is not None and inherits:
-            with CheckpointReader(point.folder) as reader:
-                require_same_tokenizer(reader, tokenizer, section.name)
-                load_weights(reader, module)
-        engine = build_engine(
-            module,
-            build_optimizer(module, section.optimizer, device=self._world.device),
-            EngineSettings(
-                kind=section.engine.kind,
-                zero_stage=section.engine.zero_stage,
-                micro_batch_size=section.batch.micro_size,
-                accumulation_steps=self._configuration.layouts[phase_idx].accumulation_steps,
-                clip_norm=section.optimizer.clip_norm,
-            ),
-            self._world,
-        )
-        if point is not None and section.inherit.optimizer == "keep":
-            with CheckpointReader(point.folder) as reader:
-                load_engine(reader, engine, dp_rank=self._world.dp_rank)
-        return engine
 
     def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
         members: list[Callback] = [EventLog(self._session)]

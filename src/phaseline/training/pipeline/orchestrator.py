@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phaseline.distributed.determinism import (
+    deterministic_kernels,
+    prepare_environment,
+    promises,
+    resolve,
+    visible_device_type,
+)
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
@@ -101,6 +109,7 @@ class PipelineOrchestrator:
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
         prepare_data(config, self._session.rendezvous, report)
+        self._prepare_determinism(report)
         world = self._world = World(
             self._environment,
             self._session.rendezvous,
@@ -110,12 +119,7 @@ class PipelineOrchestrator:
             return self._stop(world)
         task = self._next_task(world)
         while task.kind != "finalize":
-            runtime = self._build(task, world)
-            if task.kind == "validate":
-                self._validate(runtime)
-            else:
-                self._train(task, runtime)
-            self._release(runtime)
+            self._work(task, world)
             if self._is_stop_agreed(world):
                 return self._stop(world)
             task = self._next_task(world)
@@ -124,6 +128,29 @@ class PipelineOrchestrator:
         return self._finalize(world)
 
     # -- The steps
+
+    def _prepare_determinism(self, report: Callable[[str], None]) -> None:
+        """Before the world: CUDA's libraries read their environment when they start."""
+        device_type = visible_device_type()
+        phases = {
+            phase.name: resolve(phase.engine.deterministic, device_type)
+            for phase in self._configuration.config.phases
+        }
+        prepare_environment(phases, device_type)
+        for line in promises(phases, device_type):
+            report(line)
+
+    def _work(self, task: Task, world: World) -> None:
+        """Validates or trains one phase, under its own switches."""
+        setting = self._configuration.config.phases[task.phase_idx].engine.deterministic
+        path = f"phases[{task.phase_idx}].engine.deterministic"
+        with deterministic_kernels(setting, world.device.type, path=path):
+            runtime = self._build(task, world)
+            if task.kind == "validate":
+                self._validate(runtime)
+            else:
+                self._train(task, runtime)
+            self._release(runtime)
 
     def _build(self, task: Task, world: World) -> PhaseRuntime:
         building = ModelBuilding(

@@ -12,7 +12,9 @@ from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
 from phaseline.data.phase_data import Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
+from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
+from phaseline.models.linear_loss import require_same_loss
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.runtime import PhaseRuntime
 
@@ -40,6 +42,7 @@ class PhaseValidation:
             PhaselineError: The disk is too small.
         """
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
+        self._try_levers()
         self._train_worst_batch()
         self._evaluate_worst_batch()
         self._generate_once()
@@ -50,6 +53,14 @@ class PhaseValidation:
             if self._runtime.world.is_main:
                 shutil.rmtree(self._folder.parent, ignore_errors=True)
         self._require_disk(size_bytes)
+
+    def _try_levers(self) -> None:
+        runtime, section = self._runtime, self._runtime.section.engine
+        path = f"phases[{runtime.phase_idx}].engine"
+        if section.compile:
+            require_compiler(runtime.world.device, path=f"{path}.compile")
+        if section.linear_cross_entropy:
+            require_same_loss(runtime.engine.model, path=f"{path}.linear_cross_entropy")
 
     def _train_worst_batch(self) -> None:
         """One optimizer step on full sequences in which every token is a target."""
@@ -102,6 +113,7 @@ class PhaseValidation:
             max_new_tokens=1,
             temperature=0.0,
             seed=0,
+            in_step=runtime.engine.settings.partitions_weights,
         )
 
     def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:

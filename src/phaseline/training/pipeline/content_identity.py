@@ -1,0 +1,56 @@
+"""What a checkpoint remembers of the content that it was trained on, to be held against later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phaseline.checkpoint.reader import CheckpointReader
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.errors import DataError
+
+
+class ContentIdentity:
+    """Refuses to go on with other content than a checkpoint was written with."""
+
+    def __init__(self, what: str, fingerprint: str, phase: str) -> None:
+        """Takes what it identifies.
+
+        Args:
+            what: data or tokenizer.
+            fingerprint: Of its content, as it is now.
+            phase: The phase at hand, for the message.
+        """
+        self.what = what
+        self._fingerprint = fingerprint
+        self._phase = phase
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the fingerprint."""
+        return {"fingerprint": self._fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compares the fingerprint.
+
+        Raises:
+            DataError: The content changed since the checkpoint was written.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise DataError(
+                f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
+                f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}): its "
+                "source changed. Put the source back, or start a new session."
+            )
+
+
+def tokenizer_identity(tokenizer: Tokenizer, phase: str) -> ContentIdentity:
+    """What checkpoints of a phase remember of the tokenizer."""
+    return ContentIdentity("tokenizer", tokenizer.fingerprint, phase)
+
+
+def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase: str) -> None:
+    """Raises if weights would be read with another tokenizer than they were trained with.
+
+    Raises:
+        DataError: The tokenizer changed since the checkpoint was written.
+    """
+    tokenizer_identity(tokenizer, phase).load_state_dict(reader.state["stateful"]["tokenizer"])

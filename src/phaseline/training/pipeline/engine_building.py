@@ -1,0 +1,107 @@
+"""From the configuration to the engine of one phase, with the weights that it goes on from."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from phaseline.checkpoint.reader import CheckpointReader, load_engine
+from phaseline.config.sections import PhaseSection
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.distributed.engines import Engine, EngineSettings, build_engine
+from phaseline.distributed.seeding import position_seed, seed_all
+from phaseline.distributed.world import World
+from phaseline.models.activation_checkpointing import checkpoint_activations
+from phaseline.models.build import build_model, freeze
+from phaseline.models.compilation import compile_module
+from phaseline.models.linear_loss import install_linear_loss
+from phaseline.models.optimizers import build_optimizer
+from phaseline.models.skeleton import parameters_without_memory
+from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.content_identity import require_same_tokenizer
+from phaseline.training.pipeline.session_manager import ResumePoint
+
+
+def build_phase_engine(
+    configuration: TrainingConfiguration,
+    world: World,
+    phase_idx: int,
+    tokenizer: Tokenizer,
+    point: ResumePoint | None,
+) -> Engine:
+    """Builds a phase's model and engine. **Ranks:** all.
+
+    Args:
+        configuration: The run's configuration.
+        world: The started world.
+        phase_idx: Which phase.
+        tokenizer: Of the session.
+        point: What the phase goes on from. A checkpoint of its own is left to the caller; of
+            the phase before it takes what `inherit` says.
+    """
+    section = configuration.config.phases[phase_idx]
+    settings = _settings(configuration, phase_idx)
+    within_phase = point is not None and point.manifest.phase == section.name
+    inherits = point is not None and not within_phase and section.inherit.weights == "previous"
+    # Values that come from a checkpoint, or from the main rank, are never made here.
+    holds_values = not settings.partitions_weights or (
+        world.is_main and not within_phase and not inherits
+    )
+    with _memory(holds_values=holds_values):
+        module = _build_module(configuration, phase_idx, tokenizer)
+    optimizer = build_optimizer(module, section.optimizer, device=_stepping_device(section, world))
+    engine = build_engine(module, optimizer, settings, world)
+    if point is not None and inherits:
+        with CheckpointReader(point.folder) as reader:
+            require_same_tokenizer(reader, tokenizer, section.name)
+            keeps = section.inherit.optimizer == "keep"
+            load_engine(reader, engine, dp_rank=world.dp_rank, optimizer=keeps)
+    if section.engine.compile:
+        compile_module(engine.module)
+    return engine
+
+
+def _settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
+    section = configuration.config.phases[phase_idx]
+    return EngineSettings(
+        kind=section.engine.kind,
+        zero_stage=section.engine.zero_stage,
+        micro_batch_size=section.batch.micro_size,
+        accumulation_steps=configuration.layouts[phase_idx].accumulation_steps,
+        clip_norm=section.optimizer.clip_norm,
+        precision=section.engine.precision,
+        offload=section.engine.offload,
+        leaf_modules=section.engine.leaf_modules,
+        unused_parameters=section.engine.unused_parameters,
+        deepspeed=section.engine.deepspeed,
+    )
+
+
+def _build_module(
+    configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
+) -> torch.nn.Module:
+    config = configuration.config
+    section, path = config.phases[phase_idx], f"phases[{phase_idx}]"
+    # The same on every rank, and for the same phase in every image.
+    seed_all(position_seed(config.session.seed, phase_idx), torch.device("cpu"))
+    module = build_model(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+    )
+    freeze(module, section.trainable, path=f"{path}.trainable")
+    if section.engine.linear_cross_entropy:
+        install_linear_loss(module, path=f"{path}.engine.linear_cross_entropy")
+    if section.engine.activation_checkpointing:
+        checkpoint_activations(module, path=f"{path}.engine.activation_checkpointing")
+    return module
+
+
+def _memory(*, holds_values: bool) -> AbstractContextManager[None]:
+    return nullcontext() if holds_values else parameters_without_memory()
+
+
+def _stepping_device(section: PhaseSection, world: World) -> torch.device:
+    """Where the optimizer's tensors will live."""
+    return torch.device("cpu") if section.engine.offload == "optimizer" else world.device
