@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import deepspeed
-from loops import LR, Loop, RandomRows, ready_batches
+from loops import CLIP_NORM, LR, Loop, RandomRows, ready_batches
 from one_parameter import VOCAB_SIZE_OF_BYTES, OneParameter, fused_adamw, mean_loss
 from pausing import Turnstile
 
@@ -18,6 +18,8 @@ def configuration_of(runtime: PhaseRuntime) -> dict[str, Any]:
     engine: Any = runtime.engine.model
     assert isinstance(engine, deepspeed.DeepSpeedEngine)
     configuration: dict[str, Any] = copy.deepcopy(engine.config)
+    # At stage 0 Phaseline clips by itself what DeepSpeed would clip without telling its norm.
+    configuration["gradient_clipping"] = CLIP_NORM
     return configuration
 
 

@@ -68,7 +68,8 @@ class TrainingPipeline:
         environment = RankEnvironment.read()
         ranks = environment.world_size
         if environment.session_dir is None:
-            configuration = self._builder.build(dp_world_size=ranks)
+            in_place = not self._images.fresh
+            configuration = self._builder.build(dp_world_size=ranks, in_place=in_place)
         else:
             stored = Path(environment.session_dir)
             configuration = ConfigurationBuilder.stored(stored, dp_world_size=ranks)

@@ -42,6 +42,7 @@ PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     engine.offload_has_something_to_move,
     engine.leaf_modules_have_an_effect,
     engine.deepspeed_settings_are_allowed,
+    engine.overlap_needs_all_parameters,
     engine.linear_loss_has_a_transformers_model,
     phases.inherited_weights_exist,
     phases.kept_optimizer_exists,

@@ -11,7 +11,7 @@ import torch
 
 def position_seed(*position: int) -> int:
     """A 64-bit seed that depends on every number of the position and on their order."""
-    text = ",".join(map(str, position)).encode()
+    text = b",".join([b"%d" % number for number in position])
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 

@@ -96,6 +96,15 @@ def pidfd_open(pid: int) -> int:
     )
 
 
+def return_free_memory() -> None:
+    """Gives memory back to the system that was freed; glibc keeps it otherwise.
+
+    Elsewhere nothing is done: other C libraries have no such call.
+    """
+    if _LIBC is not None and hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
 def block_stop_signals() -> None:
     """Keeps stop signals pending, over exec as well, until they are unblocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,25 @@ from phaseline.objectives.sft import SupervisedFineTuning
 class Rows:
     input_ids: torch.Tensor
     targets: torch.Tensor
+
+
+class Answering(torch.nn.Module):
+    """Answers with losses while it has targets: ten times the target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: torch.Tensor | None = None
+
+    @contextmanager
+    def losses_of(self, targets: torch.Tensor) -> Iterator[None]:
+        self.targets = targets
+        yield
+        self.targets = None
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        assert self.targets is not None
+        assert self.targets.shape == input_ids.shape
+        return SimpleNamespace(logits=10.0 * self.targets)
 
 
 class Fixed(torch.nn.Module):
@@ -94,6 +115,16 @@ def test_token_losses_ask_transformers_for_no_cache() -> None:
     model.generation_config = torch.nn.Module()
     CausalLM().token_losses(model, rows)
     assert model.arguments == {"use_cache": False}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_token_losses_are_the_models_own_when_it_takes_targets(wrapped: bool) -> None:
+    model = Answering()
+    rows = Rows(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[3, 4]]))
+    through = torch.nn.DataParallel(model) if wrapped else model
+    losses = CausalLM().token_losses(through, rows)
+    assert losses.tolist() == [[30.0, 40.0]]
+    assert model.targets is None
 
 
 def test_objective_of_ones_own_is_built_by_its_path() -> None:

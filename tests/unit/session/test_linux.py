@@ -190,3 +190,28 @@ def test_pidfd_open_raises_when_there_is_no_such_process(start_python: StartPyth
     process.wait()
     with pytest.raises(ProcessLookupError, match="No such process"):
         linux.pidfd_open(process.pid)
+
+
+FREED = """
+from pathlib import Path
+from phaseline.session import linux
+
+def resident_kilobytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+# Below what glibc gives back by itself, and with survivors between and on top.
+blocks = [bytes(50_000) for _ in range(4_000)]
+survivors = blocks[::100]
+survivors.append(bytes(50_000))
+del blocks
+before = resident_kilobytes()
+linux.return_free_memory()
+print(before - resident_kilobytes())
+"""
+
+
+def test_return_free_memory_makes_the_process_smaller_when_much_was_freed() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100_000

@@ -52,6 +52,20 @@ def leaf_modules_have_an_effect(place: Place) -> Iterator[Finding]:
         )
 
 
+def overlap_needs_all_parameters(place: Place) -> Iterator[Finding]:
+    """Overlapped sums are taken in the order in which gradients arrive on each rank."""
+    engine = place.phase.engine
+    if engine.kind != "deepspeed" or not engine.unused_parameters:
+        return
+    if engine.deepspeed.get("overlap_comm") is True:
+        yield Finding(
+            place.loc("engine", "deepspeed", "overlap_comm"),
+            "is true, but engine.unused_parameters is too: ranks that use different parameters "
+            "would add up different ones",
+            "Remove one of the two.",
+        )
+
+
 def linear_loss_has_a_transformers_model(place: Place) -> Iterator[Finding]:
     """The output layer of a model of one's own is not known."""
     if place.phase.engine.linear_cross_entropy and place.config.model.factory is not None:

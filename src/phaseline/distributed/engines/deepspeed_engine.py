@@ -145,13 +145,21 @@ class DeepSpeedEngine:
         self._trained.clear()
 
     def _watch_gradients(self) -> GradientWatch:
-        """Stage 0 reduces after the backward pass, by itself with zeros for what is missing."""
+        """Sees to gradients that do not arrive, in the way that the stage needs."""
         settings = self.settings
-        if settings.zero_stage == 0 or (settings.partitions_weights and settings.unused_parameters):
-            return GradientWatch({}, complete=False)
-        gathered = leaf_parameters(self.module) if settings.partitions_weights else set()
-        named = self.module.named_parameters()
-        watched = {n: p for n, p in named if p.requires_grad and p not in gathered}
+        watched = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        if settings.zero_stage == 0:
+            # Reduced after the backward pass, with zeros for what is missing.
+            watched = {}
+        elif settings.unused_parameters and isinstance(self._zero, private.FlatState):
+            if settings.zero_stage == 2:
+                self._zero.reduce_in_order()
+                watched = {}
+        elif settings.partitions_weights:
+            gathered = leaf_parameters(self.module)
+            watched = {n: p for n, p in watched.items() if p not in gathered}
+            if settings.unused_parameters:
+                watched = {}
         return GradientWatch(watched, complete=settings.unused_parameters)
 
     def _step_once(self) -> None:

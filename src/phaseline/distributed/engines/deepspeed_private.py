@@ -192,6 +192,29 @@ class FlatState(ZeroState):
         self.wrapper._lazy_init_hp_params_optimizer_state()
         self.wrapper.update_lp_params()
 
+    def reduce_in_order(self) -> None:
+        """Makes stage 2 add gradients up after a backward pass, in one order on all ranks.
+
+        By itself it does so in the order of their arrival, which differs between ranks whose
+        batches use different parameters. What did not arrive is zero.
+        """
+        wrapper = self.wrapper
+        require_supported(wrapper, ("_coalesce_grad_reduction", "process_gradients"))
+        finish = wrapper.overlapping_partition_gradients_reduce_epilogue
+
+        def reduce_all() -> None:
+            wrapper._coalesce_grad_reduction = False
+            for idx, group in enumerate(wrapper.bit16_groups):
+                for parameter in group:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    wrapper.process_gradients(parameter, idx)
+            finish()
+            wrapper._coalesce_grad_reduction = True
+
+        wrapper.overlapping_partition_gradients_reduce_epilogue = reduce_all
+        wrapper._coalesce_grad_reduction = True
+
     def forget_gradients(self) -> None:
         """Offloaded gradients stay in their buffer, and only those that came overwrite it."""
         if self.wrapper.cpu_offload:

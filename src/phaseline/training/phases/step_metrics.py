@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +11,7 @@ from phaseline.distributed.engines import StepReport
 from phaseline.distributed.world import World
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(NamedTuple):
     """One step as it is read: the loss is the mean over the targets of all ranks.
 
     Attributes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
 from phaseline.config.resolved import fingerprint, from_yaml
 from phaseline.config.sections import Config
+from phaseline.errors import ConfigurationError, Fault
 from phaseline.session.layout import SessionLayout
 
 
@@ -47,16 +49,20 @@ class ConfigurationBuilder:
         self._overrides = tuple(overrides)
         self._session_dir = session_dir
 
-    def build(self, *, dp_world_size: int) -> TrainingConfiguration:
+    def build(self, *, dp_world_size: int, in_place: bool = False) -> TrainingConfiguration:
         """Reads and checks everything.
 
         Args:
             dp_world_size: Data-parallel ranks of this run.
+            in_place: Whether all phases will run in this one process.
 
         Raises:
             ConfigurationError: Carrying every fault.
         """
         loaded = load_config(self._path, self._overrides, session_dir=self._session_dir)
+        faults = list(self._needs_fresh_images(loaded.config)) if in_place else []
+        if faults:
+            raise ConfigurationError(faults)
         return _detail(loaded.config, loaded.session_dir, dp_world_size)
 
     @staticmethod
@@ -67,6 +73,30 @@ class ConfigurationBuilder:
         """
         text = SessionLayout(session_dir).config_file.read_text(encoding="utf-8")
         return _detail(from_yaml(text), session_dir, dp_world_size)
+
+    def _needs_fresh_images(self, config: Config) -> Iterator[Fault]:
+        """A lone phase may leave its memory behind: nothing comes after it that would need it."""
+        if len(config.phases) == 1:
+            return
+        for idx, phase in enumerate(config.phases):
+            if phase.engine.kind == "deepspeed" and phase.engine.zero_stage == 3:
+                yield Fault(
+                    f"phases[{idx}].engine.zero_stage",
+                    str(self._path),
+                    "is 3 in a session of several phases that runs in one process, where "
+                    "DeepSpeed's ZeRO-3 engines leave their memory behind; it must be 0, 1 or 2 "
+                    "there, or the session have this phase alone",
+                    f"Start it with `{self._launch_command()}`, which gives every phase a fresh "
+                    "process.",
+                )
+
+    def _launch_command(self) -> str:
+        words = ["phaseline", "launch", str(self._path)]
+        for override in self._overrides:
+            words += ["-o", override]
+        if self._session_dir is not None:
+            words += ["--session", str(self._session_dir)]
+        return shlex.join(words)
 
 
 def _detail(config: Config, session_dir: Path, dp_world_size: int) -> TrainingConfiguration:

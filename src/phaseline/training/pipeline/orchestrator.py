@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
 from phaseline.resilience.stop_flag import StopFlag
+from phaseline.session import linux
 from phaseline.session.attempts import Outcome
 from phaseline.session.records import read_records
 from phaseline.tracking.console import Display, build_display
@@ -287,8 +289,11 @@ class PipelineOrchestrator:
     # -- The process
 
     def _move_on(self, world: World) -> None:
-        """Ends what cannot outlive this image, then asks for the next."""
+        """Ends what cannot outlive this image and asks for the next, or clears this one up."""
         if not self._images.fresh:
+            # Engines refer to themselves in circles, so they go when circles are looked for.
+            gc.collect()
+            linux.return_free_memory()
             return
         self._display.close()
         self._session.close()

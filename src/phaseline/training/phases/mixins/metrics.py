@@ -24,8 +24,9 @@ class MetricsMixin(PhaseHost):
         rows = runtime.step_metrics.drain()
         if rows:
             runtime.clock.update(rows[-1].phase_step)
-            runtime.last_metrics = self._train_metrics(rows[-1])
-            self._write_steps(rows)
+            values = self._train_metrics(rows)
+            runtime.last_metrics = values[-1]
+            self._write_steps(rows, values)
         return rows
 
     @main_process_only
@@ -47,25 +48,31 @@ class MetricsMixin(PhaseHost):
         self.runtime.recorder.append([record])
 
     @main_process_only
-    def _write_steps(self, rows: Sequence[StepRow]) -> None:
-        name = self.runtime.section.name
+    def _write_steps(self, rows: Sequence[StepRow], metrics: Sequence[Mapping[str, float]]) -> None:
+        speed_key = f"{self.runtime.section.name}/train/tokens_per_s"
         speed = self.runtime.clock.tokens_per_s
         records = []
-        for row in rows:
+        for row, values in zip(rows, metrics, strict=True):
             counters = (row.phase_step, row.global_step, row.tokens)
-            record = self._record_at("train", counters, self._train_metrics(row))
-            record["timing"] = {"time": row.ended, f"{name}/train/tokens_per_s": speed}
+            record = self._record_at("train", counters, values)
+            record["timing"] = {"time": row.ended, speed_key: speed}
             records.append(record)
         self.runtime.recorder.append(records)
 
-    def _train_metrics(self, row: StepRow) -> dict[str, float]:
+    def _train_metrics(self, rows: Sequence[StepRow]) -> list[dict[str, float]]:
         prefix = f"{self.runtime.section.name}/train"
-        return {
-            f"{prefix}/loss": row.loss,
-            f"{prefix}/lr": row.lr,
-            f"{prefix}/grad_norm": row.grad_norm,
-            f"{prefix}/skipped": float(row.skipped),
-        }
+        loss, lr, grad_norm, skipped = (
+            f"{prefix}/{name}" for name in ("loss", "lr", "grad_norm", "skipped")
+        )
+        return [
+            {
+                loss: row.loss,
+                lr: row.lr,
+                grad_norm: row.grad_norm,
+                skipped: float(row.skipped),
+            }
+            for row in rows
+        ]
 
     def _record_at(
         self, kind: str, counters: tuple[int, int, int], metrics: Mapping[str, float]
@@ -77,5 +84,5 @@ class MetricsMixin(PhaseHost):
             "phase_step": phase_step,
             "global_step": global_step,
             "tokens": tokens,
-            "metrics": dict(metrics),
+            "metrics": metrics,
         }
