@@ -35,13 +35,27 @@ def engines_of(letters: str) -> list[str]:
 
 
 def run_launched(
-    config: Path, session: Path, *, num_ranks: int, code: ExitCode = ExitCode.FINISHED, **more: str
+    config: Path,
+    session: Path,
+    *,
+    num_ranks: int,
+    code: ExitCode = ExitCode.FINISHED,
+    variables: dict[str, str] | None = None,
 ) -> None:
-    """Runs `phaseline launch` to its end, with further variables in the environment."""
+    """Runs `phaseline launch` to its end."""
     folder = session.parent
-    variables = {"PYTHONPATH": str(TESTS), "PHASELINE_CACHE": str(folder / "cache"), **more}
-    log = folder / f"{session.name}.log"
-    launched = launch(config, session, "--processes", str(num_ranks), log=log, variables=variables)
+    launched = launch(
+        config,
+        session,
+        "--processes",
+        str(num_ranks),
+        log=folder / f"{session.name}.log",
+        variables={
+            "PYTHONPATH": str(TESTS),
+            "PHASELINE_CACHE": str(folder / "cache"),
+            **(variables or {}),
+        },
+    )
     try:
         assert launched.process.wait(LIMIT_S) == code, launched.output
     finally:
@@ -98,7 +112,7 @@ def test_phases_of_one_command_equal_those_of_a_command_each_when_zero_3_is_amon
     run_launched(config, tmp_path / "one", num_ranks=2)
     for phase in phases[:-1]:
         stop = {STOP_VARIABLE: phase}
-        run_launched(config, tmp_path / "each", num_ranks=2, code=ExitCode.STOPPED, **stop)
+        run_launched(config, tmp_path / "each", num_ranks=2, code=ExitCode.STOPPED, variables=stop)
     run_launched(config, tmp_path / "each", num_ranks=2)
     require_equal(tmp_path / "one", tmp_path / "each", phases)
 
@@ -142,5 +156,6 @@ def test_memory_is_constant_when_launched_phases_use_zero_3(tmp_path: Path) -> N
         depth=6,
         callbacks=["integration.phase_callbacks:ResidentMemory"],
     )
-    run_launched(config, tmp_path / "launched", num_ranks=1, **{MEMORY_VARIABLE: str(memory)})
+    variables = {MEMORY_VARIABLE: str(memory)}
+    run_launched(config, tmp_path / "launched", num_ranks=1, variables=variables)
     require_constant_memory(memory, phases)

@@ -71,7 +71,7 @@ def install_linear_loss(module: torch.nn.Module, *, path: str) -> None:
         )
     head.__class__ = LossHead
     assert isinstance(head, LossHead)
-    # Not as an attribute of torch's kind: that would name the head's parameters twice.
+    # Not the head itself: as an attribute of the module it would name its parameters twice.
     vars(module)["losses_of"] = head.losses_of
 
 

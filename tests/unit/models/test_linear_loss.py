@@ -241,6 +241,15 @@ def test_model_has_the_same_names_and_writes_the_same_text_with_it() -> None:
     assert torch.equal(module.generate(**arguments), plain.generate(**arguments))
 
 
+def test_model_that_was_copied_takes_its_own_targets() -> None:
+    module = model()
+    install_linear_loss(module, path=PATH)
+    copied = copy.deepcopy(module)
+    with copied.losses_of(rows().targets):
+        assert copied.lm_head.targets is not None
+        assert module.lm_head.targets is None
+
+
 def test_head_has_logits_again_when_a_forward_failed() -> None:
     module = model()
     install_linear_loss(module, path=PATH)
