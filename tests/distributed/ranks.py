@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def run_ranks(
             for rank in range(world_size)
         ]
         try:
-            codes = [rank.wait(timeout_s) for rank in ranks]
+            codes = _wait(ranks, timeout_s)
         finally:
             for rank in ranks:
                 rank.kill()
@@ -62,11 +63,27 @@ def run_ranks(
         failed = [
             f"rank {rank} ended with {code}:\n{outputs[rank].read_text()[-4000:]}"
             for rank, code in enumerate(codes)
-            if code != 0
+            if code
         ]
+        if not failed and None in codes:
+            texts = [output.read_text()[-4000:] for output in outputs]
+            failed = [f"not all ranks ended within {timeout_s:g} s: {codes}", *texts]
         if failed:
             raise AssertionError("\n".join(failed))
         return [json.loads(path.read_text()) for path in results]
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]], timeout_s: float) -> list[int | None]:
+    """Exit codes once all ranks have ended or one has failed; None: it had not ended."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        codes = [rank.poll() for rank in ranks]
+        if None not in codes or any(codes):
+            # Others may fail at the same time, and theirs may be the cause.
+            time.sleep(1.0 if any(codes) else 0.0)
+            break
+        time.sleep(0.05)
+    return [rank.poll() for rank in ranks]
 
 
 def _start(command: list[str], variables: dict[str, str], output: Path) -> subprocess.Popen[bytes]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +28,7 @@ from phaseline.errors import LostRankError, WorldError
 
 _POLL_S = 0.01
 _POLL_MAX_S = 0.25
+_FAREWELL_S = 10.0
 _FAILED_KEY = "failed"
 _RUNS = itertools.count()
 
@@ -115,6 +117,22 @@ class Rendezvous:
         key = self.unique(f"barrier/{name}")
         self.store.add(key, 1)
         self._poll(lambda: self.store.add(key, 0) >= world_size, f"all ranks at {name!r}", limit)
+
+    def leave(self) -> None:
+        """Says that this rank asks the store nothing more. **Ranks:** all, after a barrier.
+
+        The rank that serves the store waits until all have said so: a rank that still polled
+        the barrier would find the store gone and take that for a failure.
+        """
+        world_size = self.environment.world_size
+        key = self.unique("left")
+        self.store.add(key, 1)
+        if not self.environment.is_main:
+            return
+        with suppress(LostRankError):  # it passed the barrier, so it has no work of ours left
+            self._poll(
+                lambda: self.store.add(key, 0) >= world_size, "all ranks to leave", _FAREWELL_S
+            )
 
     def _poll(self, is_ready: Any, what: str, timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

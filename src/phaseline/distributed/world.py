@@ -128,6 +128,7 @@ class World:
         """Waits for every rank, then ends the process group. **Ranks:** all."""
         # No deadline: the main rank may have an export to write. One that fails says so.
         self.rendezvous.barrier("close", timeout_s=float("inf"))
+        self.rendezvous.leave()
         self.abandon()
 
     def abandon(self) -> None:
