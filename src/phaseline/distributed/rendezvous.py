@@ -31,6 +31,9 @@ _POLL_MAX_S = 0.25
 _FAREWELL_S = 10.0
 _FAILED_KEY = "failed"
 _RUNS = itertools.count()
+_SERVED: dict[tuple[str, int], Store] = {}
+"""Stores that this process serves. They live as long as it does: another rank may have begun
+its next session, at the same place, before this one has ended the last."""
 
 
 class Rendezvous:
@@ -56,11 +59,13 @@ class Rendezvous:
         environment = self.environment
         if environment.world_size == 1:
             return HashStore()
+        place = (environment.master_addr, environment.master_port)
         serves = environment.is_main and not environment.agent_hosts_store
+        if serves and place in _SERVED:
+            return _SERVED[place]
         try:
-            return TCPStore(
-                environment.master_addr,
-                environment.master_port,
+            store = TCPStore(
+                *place,
                 environment.world_size,
                 is_master=serves,
                 timeout=timedelta(seconds=self.timeout_s),
@@ -73,6 +78,9 @@ class Rendezvous:
                 f"{environment.master_port} within {self.timeout_s:g} s: {error}. "
                 "Check that the launcher is alive and that the port is free and open."
             ) from error
+        if serves:
+            _SERVED[place] = store
+        return store
 
     def publish(self, key: str, value: Any) -> None:
         """Sets a key to a JSON value. **Ranks:** any."""
