@@ -15,7 +15,8 @@ from distributed.engine_cases import ENGINES, Case, Mixed, engine_of, train
 from distributed.ranks import run_ranks
 from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
+from phaseline.checkpoint.retention import Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
@@ -47,9 +48,8 @@ def store_at(folder: Path, world: World) -> CheckpointStore:
     return CheckpointStore(
         folder,
         world,
-        attempt=1,
-        config_fingerprint="f",
-        retention=Retention(keep_last=9),
+        Origin(session="s", attempt=1, config_fingerprint="f"),
+        Retention(keep_last=9),
         fence=lambda: None,
         timeout_s=20,
     )
@@ -59,7 +59,8 @@ def save(engine: Engine, store: CheckpointStore, step: int) -> Path:
     position = SavedPosition(
         phase="p", phase_step=step, global_step=step, tokens=step, final=False, committed=()
     )
-    return store.save(engine, position, {"stateful": {}}).folder
+    store.save(engine, position, {"stateful": {}})
+    return store.wait()[0].folder
 
 
 def whole_state(folder: Path) -> dict[str, list[float]]:
@@ -159,12 +160,12 @@ def failures(world: World, root: Path) -> dict[str, Any]:
     blocked = root / "failing" / ".aside-step-00000001.a0001"
     if world.dp_rank == 1:
         # A folder where this rank's file belongs: it cannot be written.
-        (blocked / "rank-00001.safetensors").mkdir(parents=True)
+        (blocked / "rank-00001.weights.safetensors").mkdir(parents=True)
     world.rendezvous.barrier("blocked")
     write = failure_of(lambda: save(engine, store, 1))
     world.rendezvous.barrier("tried")
     if world.is_main:
-        shutil.rmtree(blocked)
+        shutil.rmtree(blocked, ignore_errors=True)
     if world.dp_rank == 1:
         next(engine.state_fragments()).weight[0] = float("nan")
     poisoned = failure_of(lambda: save(engine, store, 2))

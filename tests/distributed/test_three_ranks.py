@@ -11,7 +11,8 @@ import torch
 
 from distributed.ranks import run_ranks
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
+from phaseline.checkpoint.retention import Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
@@ -59,15 +60,15 @@ def resumed_and_not(folder: str) -> dict[str, Any]:
     store = CheckpointStore(
         Path(folder),
         world,
-        attempt=1,
-        config_fingerprint="f",
-        retention=Retention(keep_last=2),
+        Origin(session="s", attempt=1, config_fingerprint="f"),
+        Retention(keep_last=2),
         fence=lambda: None,
     )
     position = SavedPosition(
         phase="p", phase_step=3, global_step=3, tokens=3, final=False, committed=()
     )
-    saved = store.save(engine, position, {"stateful": {}}).folder
+    store.save(engine, position, {"stateful": {}})
+    saved = store.wait()[0].folder
     norms = train(engine, world, range(3, 6))
     resumed = build(world, 9)
     with CheckpointReader(saved) as reader:

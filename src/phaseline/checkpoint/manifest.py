@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from phaseline.errors import CheckpointError
-from phaseline.session.files import write_json
+from phaseline.session.layout import PhaseLayout
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 1
+ASIDE = ".aside-"
+"""How the name of a folder begins that is not published yet."""
+
+FORMAT = 2
 _NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,})")
 _BLOCK_BYTES = 1 << 22
 
@@ -41,10 +44,13 @@ class Manifest:
         attempt: The attempt that wrote it.
         world_size: Ranks that wrote it.
         engine: The engine's name, as `zero1`.
+        session: Identity of the session that it belongs to.
         config_fingerprint: Fingerprint of the resolved configuration.
         committed: Per attempt, how many lines of its metrics this state stands on.
         files: Every other file of the folder, by name.
         created: Unix time, seconds.
+        validation: What a validation at this very step measured, by name; empty without one.
+        weights_only: Whether the optimizer's state was left out.
     """
 
     phase: str
@@ -55,15 +61,23 @@ class Manifest:
     attempt: int
     world_size: int
     engine: str
+    session: str
     config_fingerprint: str
     committed: tuple[tuple[int, int], ...]
     files: dict[str, FileRecord]
     created: float
+    validation: dict[str, float] = field(default_factory=dict)
+    weights_only: bool = False
 
-    def save(self, folder: Path) -> None:
-        """Writes the manifest; every file that it names must already be on the disk."""
+    def with_files(self, files: dict[str, FileRecord], *, created: float) -> Manifest:
+        """The same, with what is known once everything is written."""
+        return replace(self, files=files, created=created)
+
+    def to_bytes(self) -> bytes:
+        """The file's contents; every file that it names must be on the disk before it is."""
         content = {"format": FORMAT, **asdict(self)}
-        write_json(folder / MANIFEST_NAME, {**content, "digest": _digest(content)})
+        content = {**content, "digest": _digest(content)}
+        return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -92,7 +106,7 @@ class Manifest:
             )
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))
-        known = {field.name for field in fields(cls)}
+        known = {member.name for member in fields(cls)}
         return cls(
             files=files,
             committed=committed,
@@ -166,6 +180,12 @@ def list_published(folder: Path) -> list[Path]:
     )
     found = [(key, path) for key, path in named if key and (path / MANIFEST_NAME).is_file()]
     return [path for _, path in sorted(found)]
+
+
+def list_kept(phase: PhaseLayout) -> list[Path]:
+    """Everything published of a phase, oldest first; of one step a whole one comes last."""
+    found = [*list_published(phase.final_dir), *list_published(phase.checkpoints_dir)]
+    return sorted(found, key=lambda path: path.name[: path.name.index(".")])
 
 
 def _digest(content: dict[str, Any]) -> str:

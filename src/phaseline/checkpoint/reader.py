@@ -18,6 +18,26 @@ from phaseline.errors import CheckpointError
 WEIGHT = "weight"
 
 
+def weights_name(dp_rank: int) -> str:
+    """The file with a rank's weights and buffers."""
+    return f"rank-{dp_rank:05d}.weights.safetensors"
+
+
+def optimizer_name(dp_rank: int) -> str:
+    """The file with a rank's optimizer state; a checkpoint of weights alone has none."""
+    return f"rank-{dp_rank:05d}.optimizer.safetensors"
+
+
+def is_optimizer_file(name: str) -> bool:
+    """Whether a file's name is one of `optimizer_name`."""
+    return name.endswith(".optimizer.safetensors")
+
+
+def index_name(dp_rank: int) -> str:
+    """The file that says where in its parameter each of a rank's tensors begins."""
+    return f"rank-{dp_rank:05d}.json"
+
+
 class CheckpointReader:
     """An opened checkpoint; a context manager. Its files are memory-mapped."""
 
@@ -38,12 +58,14 @@ class CheckpointReader:
 
     def __enter__(self) -> CheckpointReader:  # noqa: PYI034 - Self is newer than Python 3.10
         for rank in range(self.manifest.world_size):
-            index = self._json(f"rank-{rank:05d}.json")
-            path = self.folder / f"rank-{rank:05d}.safetensors"
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._ranks.append(file)
+            index = self._json(index_name(rank))
+            weights = self._open(weights_name(rank))
+            optimizer = None if self.manifest.weights_only else self._open(optimizer_name(rank))
+            self._ranks.append(weights)
             for key, (start, numel) in index["fragments"].items():
-                self._pieces.setdefault(key, []).append((start, numel, file))
+                file = weights if key.startswith(f"{WEIGHT}/") else optimizer
+                if file is not None:
+                    self._pieces.setdefault(key, []).append((start, numel, file))
             for name, scalars in index["scalars"].items():
                 self._add_scalars(name, {key: tuple(pair) for key, pair in scalars.items()})
         for pieces in self._pieces.values():
@@ -111,6 +133,9 @@ class CheckpointReader:
                 raise CheckpointError(f"{self.folder} does not hold the buffer {name}.")
             with torch.no_grad():
                 buffer.copy_(file.get_tensor(key).view(buffer.shape))
+
+    def _open(self, name: str) -> Any:
+        return self._stack.enter_context(safe_open(self.folder / name, framework="pt"))
 
     def _json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))

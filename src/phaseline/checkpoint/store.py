@@ -1,30 +1,41 @@
-"""Publishing a phase's checkpoints: aside, flushed, manifest last, renamed."""
+"""Saving a phase's checkpoints: the loop waits for a copy, the rest goes on behind it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from phaseline.checkpoint.manifest import (
-    MANIFEST_NAME,
-    FileRecord,
-    Manifest,
-    checkpoint_name,
-    list_published,
-    parse_name,
-)
-from phaseline.checkpoint.writer import RankState, describe_model, write_part
+from phaseline.checkpoint.background_save import BackgroundSave
+from phaseline.checkpoint.disk import Disk
+from phaseline.checkpoint.manifest import ASIDE, Manifest, checkpoint_name, parse_name
+from phaseline.checkpoint.publication import Content, Publication
+from phaseline.checkpoint.retention import Retention, Rotation
+from phaseline.checkpoint.writer import RankSnapshot, describe_model
 from phaseline.distributed.engines.base import Engine
 from phaseline.distributed.guards import main_process_only
 from phaseline.distributed.world import World
-from phaseline.errors import AnomalyError, CheckpointError
-from phaseline.session.files import fsync_folder
 
-_ASIDE = ".aside-"
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Who writes a checkpoint.
+
+    Attributes:
+        session: Identity of the session.
+        attempt: The attempt; part of every name.
+        config_fingerprint: Of the resolved configuration.
+    """
+
+    session: str
+    attempt: int
+    config_fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +49,7 @@ class SavedPosition:
         tokens: Tokens that the session has consumed.
         final: Whether the phase is finished.
         committed: Per attempt, how many lines of metrics this state stands on.
+        validation: What a validation at this very step measured, by name.
     """
 
     phase: str
@@ -46,6 +58,7 @@ class SavedPosition:
     tokens: int
     final: bool
     committed: tuple[tuple[int, int], ...]
+    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,43 +67,40 @@ class SavedReport:
 
     Attributes:
         folder: The published checkpoint.
-        duration_s: Wall time of the save, which the loop waited for.
+        position: What it is a checkpoint of.
         size_bytes: All files together.
+        duration_s: From the beginning of the copy to the published name.
+        stall_s: What of that the loop waited for.
+        stall_frac: Share of the wall time since the store was opened that saves have cost.
+        problem: What went wrong after it was published; None: nothing.
     """
 
     folder: Path
-    duration_s: float
+    position: SavedPosition
     size_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retention:
-    """What is kept of a phase's checkpoints.
-
-    Attributes:
-        keep_last: So many of the newest.
-        adopted: Checkpoints of earlier attempts that this one trusts. Others are left alone:
-            a stale writer's must neither be kept for ours nor removed by us.
-        resumed_from: Never removed.
-    """
-
-    keep_last: int
-    adopted: Collection[Path] = ()
-    resumed_from: Path | None = None
+    duration_s: float
+    stall_s: float
+    stall_frac: float
+    problem: str | None = None
 
 
 class CheckpointStore:
-    """Writes the checkpoints of one phase for one attempt; a stale attempt's never collide."""
+    """Writes the checkpoints of one phase for one attempt; a stale attempt's never collide.
+
+    Saves are published in the order in which they were begun. Each has a thread, which ends
+    with it; none is left once `wait` or `abandon` has returned.
+    """
 
     def __init__(
         self,
         folder: Path,
         world: World,
-        *,
-        attempt: int,
-        config_fingerprint: str,
+        origin: Origin,
         retention: Retention,
+        *,
         fence: Callable[[], None],
+        max_in_memory: int = 1,
+        disk: Disk | None = None,
         timeout_s: float = 600.0,
     ) -> None:
         """Clears away what attempts before this one left half-written.
@@ -98,19 +108,27 @@ class CheckpointStore:
         Args:
             folder: The phase's checkpoints.
             world: The started world.
-            attempt: This attempt; part of every name.
-            config_fingerprint: Recorded in every manifest.
+            origin: Who writes.
             retention: What is kept.
             fence: Called on the main rank before publishing; raises if it may not any more.
+            max_in_memory: Copies of the state that may wait to be written; one more waits.
+            disk: Another way to do what is asked of the file system.
             timeout_s: Longest wait for the slowest rank, seconds.
         """
         self.folder = folder
         self._world = world
-        self._attempt = attempt
-        self._config_fingerprint = config_fingerprint
-        self._retention = retention
+        self._origin = origin
         self._fence = fence
+        self._disk = disk or Disk()
         self._timeout_s = timeout_s
+        self._rotation = Rotation(folder, retention, attempt=origin.attempt, disk=self._disk)
+        self._max_in_memory = max_in_memory
+        self._snapshots: list[RankSnapshot] = []
+        self._saves: deque[tuple[BackgroundSave, Path, SavedPosition]] = deque()
+        self._given_up = Event()
+        self._began = time.monotonic()
+        self._stalled_s = 0.0
+        self._last_name: str | None = None
         self._clear_aside()
 
     @property
@@ -118,111 +136,153 @@ class CheckpointStore:
         """Whether this is the rank that publishes."""
         return self._world.is_main
 
-    def save(self, engine: Engine, position: SavedPosition, state: dict[str, Any]) -> SavedReport:
-        """Publishes the engine's state, or raises on every rank. **Ranks:** all. No collective.
+    def save(
+        self,
+        engine: Engine,
+        position: SavedPosition,
+        state: Mapping[str, Any],
+        *,
+        before_publishing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Copies the engine's state, and begins to write it. **Ranks:** all. No collective.
+
+        It waits for an earlier save if as many as may be are in memory. `collect` and `wait`
+        tell how it went.
 
         Args:
             engine: The live engine.
             position: Where training stands.
             state: JSON state that is alike on all ranks; the main rank writes it.
+            before_publishing: Called in the save's thread of the main rank.
+        """
+        began = time.monotonic()
+        name = checkpoint_name(position.phase_step, self._origin.attempt)
+        if name == self._last_name and not position.final:
+            return  # nothing was trained since
+        self._last_name = name
+        self._make_room()
+        snapshot = self._snapshots.pop() if self._snapshots else RankSnapshot()
+        taken = self._take(snapshot, engine)
+        content = self._content(engine, position, state) if self._world.is_main else None
+        publication = self._publication(name)
+
+        def fence() -> None:
+            before_publishing()
+            self._fence()
+
+        save = BackgroundSave(
+            f"save {publication.target.name}",
+            write=lambda: publication.run(taken, content, fence),
+            release=lambda: self._snapshots.append(snapshot),
+            tidy=lambda: self._rotate(publication.target),
+            previous=self._saves[-1][0] if self._saves else None,
+        )
+        self._saves.append((save, publication.target, position))
+        self._count_stall(save, began)
+
+    def collect(self) -> list[SavedReport]:
+        """Returns what was published since the last time; waits for nothing. **Ranks:** all.
 
         Raises:
             AnomalyError: Some rank holds weights that are not finite.
             CheckpointError: Some rank could not write its part; nothing was published.
         """
-        began = time.monotonic()
-        name = checkpoint_name(position.phase_step, self._attempt)
-        aside, target = self.folder / f"{_ASIDE}{name}", self.folder / name
-        key = self._world.rendezvous.unique(f"save/{target}")
-        part = self._write_part(engine, aside)
-        rendezvous = self._world.rendezvous
-        rendezvous.publish(f"{key}/{self._world.dp_rank}", part)
-        if self._world.is_main:
+        if not self._saves:
+            return []
+        reports = []
+        while self._saves and self._saves[0][0].is_done:
             try:
-                verdict = self._publish(engine, position, state, aside, target, key)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must learn of it
-                verdict = {"error": f"main rank: {error}", "anomaly": False}
-            rendezvous.publish(f"{key}/verdict", verdict)
-        else:
-            verdict = rendezvous.wait_for(f"{key}/verdict", timeout_s=2 * self._timeout_s)
-        if verdict["error"] is not None:
-            kind = AnomalyError if verdict["anomaly"] else CheckpointError
-            raise kind(f"No checkpoint was published at {target}: {verdict['error']}")
-        self._rotate(target)
-        return SavedReport(
-            folder=target, duration_s=time.monotonic() - began, size_bytes=verdict["size_bytes"]
-        )
+                reports.append(self._report(*self._saves.popleft()))
+            except BaseException:
+                self._last_name = None  # the same step may be saved once more
+                raise
+        return reports
 
-    def _write_part(self, engine: Engine, aside: Path) -> dict[str, Any]:
-        """Writes this rank's files; a failure is returned, so that the others learn of it."""
+    def wait(self) -> list[SavedReport]:
+        """As `collect`, once every save that was begun has ended."""
+        for save, _, _ in self._saves:
+            began = time.monotonic()
+            save.join()
+            self._count_stall(save, began)
+        return self.collect()
+
+    def abandon(self) -> None:
+        """After a failure of this rank: saves that wait for another rank end. No collective."""
+        self._given_up.set()
+        while self._saves:
+            self._saves.popleft()[0].join()
+
+    def _make_room(self) -> None:
+        held = [save for save, _, _ in self._saves if not save.is_released]
+        for save in held[: len(held) - self._max_in_memory + 1]:
+            save.wait_for_release()
+
+    def _take(self, snapshot: RankSnapshot, engine: Engine) -> RankSnapshot | Exception:
+        """Fills a snapshot, or returns why it could not be, for all ranks to learn of."""
         world = self._world
         try:
-            aside.mkdir(parents=True, exist_ok=True)
-            state = RankState(engine, dp_rank=world.dp_rank, dp_world_size=world.dp_world_size)
-            files = state.write(aside, world.dp_rank)
+            snapshot.take(engine, dp_rank=world.dp_rank, dp_world_size=world.dp_world_size)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others must learn of it
-            text = f"rank {world.dp_rank}: {error}"
-            return {"error": text, "anomaly": isinstance(error, AnomalyError)}
-        return {"error": None, "files": {name: asdict(record) for name, record in files.items()}}
+            return error
+        return snapshot
 
-    def _publish(
-        self,
-        engine: Engine,
-        position: SavedPosition,
-        state: dict[str, Any],
-        aside: Path,
-        target: Path,
-        key: str,
-    ) -> dict[str, Any]:
-        """Main rank: waits for every part, then makes the whole appear at once."""
-        world = self._world
-        files: dict[str, FileRecord] = {}
-        for rank in range(world.dp_world_size):
-            part = world.rendezvous.wait_for(f"{key}/{rank}", timeout_s=self._timeout_s)
-            if part["error"] is not None:
-                return dict(part)
-            files |= {name: FileRecord(**record) for name, record in part["files"].items()}
-        files["model.json"] = write_part(aside / "model.json", describe_model(engine.module))
-        files["state.json"] = write_part(aside / "state.json", state)
-        Manifest(
-            **asdict(position) | {"committed": position.committed},
-            attempt=self._attempt,
-            world_size=world.dp_world_size,
+    def _count_stall(self, save: BackgroundSave, began: float) -> None:
+        stall_s = time.monotonic() - began
+        save.stall_s += stall_s
+        self._stalled_s += stall_s
+
+    def _report(self, save: BackgroundSave, target: Path, position: SavedPosition) -> SavedReport:
+        size_bytes = save.result()
+        elapsed_s = time.monotonic() - self._began
+        return SavedReport(
+            folder=target,
+            position=position,
+            size_bytes=size_bytes,
+            duration_s=save.duration_s,
+            stall_s=save.stall_s,
+            stall_frac=self._stalled_s / elapsed_s if elapsed_s > 0 else 0.0,
+            problem=save.problem,
+        )
+
+    def _publication(self, name: str) -> Publication:
+        target = self.folder / name
+        return Publication(
+            self._world,
+            key=self._world.rendezvous.unique(f"save/{target}"),
+            aside=self.folder / f"{ASIDE}{name}",
+            target=target,
+            disk=self._disk,
+            given_up=self._given_up,
+            timeout_s=self._timeout_s,
+        )
+
+    def _content(
+        self, engine: Engine, position: SavedPosition, state: Mapping[str, Any]
+    ) -> Content:
+        """Main rank: everything that must be read from the live session now."""
+        manifest = Manifest(
+            **{**vars(position), "validation": dict(position.validation)},
+            **asdict(self._origin),
+            world_size=self._world.dp_world_size,
             engine=engine.settings.name,
-            config_fingerprint=self._config_fingerprint,
-            files=files,
-            created=time.time(),
-        ).save(aside)
-        fsync_folder(aside)
-        self._fence()
-        aside.rename(target)
-        fsync_folder(self.folder)
-        return {"error": None, "size_bytes": sum(record.size for record in files.values())}
+            files={},
+            created=0.0,
+        )
+        texts = {"model.json": describe_model(engine.module), "state.json": state}
+        return Content(
+            manifest=manifest,
+            files={name: json.dumps(content).encode() for name, content in texts.items()},
+        )
 
     @main_process_only
     def _rotate(self, newest: Path) -> None:
-        """Removes what retention no longer asks for, after something newer is safe."""
         self._fence()
-        own, retention = f".a{self._attempt:04d}", self._retention
-        trusted = [
-            path
-            for path in list_published(self.folder)
-            if path.name.endswith(own) or path in retention.adopted
-        ]
-        for old in trusted[: -retention.keep_last]:
-            if old not in (newest, retention.resumed_from):
-                remove_checkpoint(old)
+        self._rotation.run(newest)
 
     @main_process_only
     def _clear_aside(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f"{_ASIDE}*"):
-            parsed = parse_name(path.name.removeprefix(_ASIDE))
-            if parsed is not None and parsed[1] < self._attempt:
+        for path in self.folder.glob(f"{ASIDE}*"):
+            parsed = parse_name(path.name.removeprefix(ASIDE))
+            if parsed is not None and parsed[1] < self._origin.attempt:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Removes a checkpoint, its manifest first: half-removed, it is no checkpoint."""
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from phaseline.checkpoint.manifest import list_published
+from phaseline.checkpoint.manifest import list_kept
 from phaseline.session.attempts import Adopted, read_adopted
 from phaseline.session.layout import SessionLayout
 
@@ -41,6 +41,6 @@ def _existing(layout: SessionLayout, adopted: Adopted) -> Iterator[Path]:
 def _written_by(layout: SessionLayout, attempt: int) -> Iterator[Path]:
     suffix = f".a{attempt:04d}"
     for phase in sorted(layout.phases_dir.glob("*")):
-        for path in list_published(layout.phase(phase.name).checkpoints_dir):
+        for path in list_kept(layout.phase(phase.name)):
             if path.name.endswith(suffix):
                 yield path

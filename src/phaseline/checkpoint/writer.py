@@ -1,4 +1,4 @@
-"""Writing one rank's part of a checkpoint."""
+"""One rank's part of a checkpoint: collected, copied, and written."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from phaseline.checkpoint.manifest import FileRecord, hash_file
-from phaseline.checkpoint.reader import WEIGHT, persistent_buffers
+from phaseline.checkpoint.disk import Disk
+from phaseline.checkpoint.manifest import FileRecord
+from phaseline.checkpoint.reader import (
+    WEIGHT,
+    index_name,
+    optimizer_name,
+    persistent_buffers,
+    weights_name,
+)
+from phaseline.checkpoint.snapshot import Snapshot
 from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import AnomalyError
-from phaseline.session.files import fsync_file
 
 
 class RankState:
-    """What one rank saves: flat tensors, where each begins, and the optimizer's numbers."""
+    """What one rank saves: flat tensors, where each begins, and the optimizer's numbers.
+
+    Attributes:
+        weights: Weights and buffers, by key.
+        optimizer: Element-wise state of the optimizer, by key.
+        fragments: Of each key that is part of a parameter, its first element and its length.
+        scalars: Per parameter, the optimizer's numbers, each with whether it is in a tensor.
+    """
 
     def __init__(self, engine: Engine, *, dp_rank: int, dp_world_size: int) -> None:
         """Collects views of a live engine's state; nothing is copied.
@@ -26,57 +39,87 @@ class RankState:
             engine: The engine.
             dp_rank: This rank.
             dp_world_size: All ranks; they share what is replicated.
-
-        Raises:
-            AnomalyError: A weight is not finite, so this state must not be published.
         """
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, torch.Tensor] = {}
+        self.optimizer: dict[str, torch.Tensor] = {}
         self.fragments: dict[str, tuple[int, int]] = {}
         self.scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}
         for fragment in engine.state_fragments():
-            first, numel = _share(fragment, dp_rank, dp_world_size)
-            self._add(WEIGHT, fragment, fragment.weight, first, numel)
+            share = _share(fragment, dp_rank, dp_world_size)
+            self._add(self.weights, WEIGHT, fragment, fragment.weight, share)
             for key, tensor in fragment.tensors().items():
-                self._add(key, fragment, tensor, first, numel)
+                self._add(self.optimizer, key, fragment, tensor, share)
             if fragment.state:
                 self.scalars[fragment.name] = {
                     key: (value, fragment.scalar_is_tensor(key))
                     for key, value in fragment.scalars().items()
                 }
         for name, buffer in persistent_buffers(engine.module).items():
-            self.tensors[f"buffer/{name}"] = buffer.detach().reshape(-1)
+            self.weights[f"buffer/{name}"] = buffer.detach().reshape(-1)
 
     def _add(
-        self, key: str, fragment: StateFragment, tensor: torch.Tensor, first: int, numel: int
+        self,
+        tensors: dict[str, torch.Tensor],
+        key: str,
+        fragment: StateFragment,
+        tensor: torch.Tensor,
+        share: tuple[int, int],
     ) -> None:
+        first, numel = share
         if numel == 0:
             return
-        part = tensor.detach().narrow(0, first, numel)
-        if key == WEIGHT and not bool(torch.isfinite(part).all()):
-            raise AnomalyError(
-                f"{fragment.name} holds weights that are not finite, so they are not saved. The "
-                "last checkpoint is kept; lower optimizer.lr or set optimizer.clip_norm."
-            )
         name = f"{key}/{fragment.name}"
-        self.tensors[name] = part
+        tensors[name] = tensor.detach().narrow(0, first, numel)
         self.fragments[name] = (fragment.start + first, numel)
 
-    def write(self, folder: Path, dp_rank: int) -> dict[str, FileRecord]:
-        """Writes and flushes this rank's two files; returns their records by name."""
-        name = f"rank-{dp_rank:05d}"
-        tensor_path = folder / f"{name}.safetensors"
-        save_file({key: tensor.cpu() for key, tensor in self.tensors.items()}, tensor_path)
-        fsync_file(tensor_path)
-        index = {"fragments": self.fragments, "scalars": self.scalars}
-        index_record = write_part(folder / f"{name}.json", index)
-        return {tensor_path.name: hash_file(tensor_path), f"{name}.json": index_record}
 
+class RankSnapshot:
+    """A rank's state as it was at one step, apart from the live engine's."""
 
-def write_part(path: Path, content: Any) -> FileRecord:
-    """Writes and flushes one JSON file inside a folder that is not published yet."""
-    path.write_text(json.dumps(content), encoding="utf-8")
-    fsync_file(path)
-    return hash_file(path)
+    def __init__(self) -> None:
+        """Takes no memory yet."""
+        self._weights = Snapshot()
+        self._optimizer = Snapshot()
+        self._index = b""
+
+    def take(self, engine: Engine, *, dp_rank: int, dp_world_size: int) -> None:
+        """Copies the state, in place of what was copied before. The loop waits for this alone.
+
+        Raises:
+            CheckpointError: A tensor has a dtype that a checkpoint cannot hold.
+        """
+        state = RankState(engine, dp_rank=dp_rank, dp_world_size=dp_world_size)
+        self._weights.fill(state.weights)
+        self._optimizer.fill(state.optimizer)
+        index = {"fragments": state.fragments, "scalars": state.scalars}
+        self._index = json.dumps(index).encode()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def write(self, folder: Path, dp_rank: int, disk: Disk) -> dict[str, FileRecord]:
+        """Writes and flushes this rank's files; returns their records by name.
+
+        Raises:
+            AnomalyError: A weight is not finite, so this state must not be published.
+        """
+        self._require_finite()
+        return {
+            name: disk.write_file(folder / name, parts)
+            for name, parts in (
+                (weights_name(dp_rank), self._weights.file_parts()),
+                (optimizer_name(dp_rank), self._optimizer.file_parts()),
+                (index_name(dp_rank), [memoryview(self._index)]),
+            )
+        }
+
+    def _require_finite(self) -> None:
+        for key, view in self._weights.views.items():
+            kind, _, name = key.partition("/")
+            if kind == WEIGHT and not bool(torch.isfinite(view).all()):
+                raise AnomalyError(
+                    f"{name} holds weights that are not finite, so they are not saved. The last "
+                    "checkpoint is kept; lower optimizer.lr or set optimizer.clip_norm."
+                )
 
 
 def describe_model(module: torch.nn.Module) -> dict[str, Any]:

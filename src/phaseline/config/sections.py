@@ -262,8 +262,22 @@ class EvaluateSection(Section):
         return value
 
 
+class KeepBestSection(Section):
+    """Which checkpoint is the best one."""
+
+    metric: str = Field(
+        "loss",
+        description="What a validation measures: loss, bits_per_byte, or loss_at_A_to_B for "
+        "each of evaluate.position_ranges.",
+    )
+    mode: Literal["min", "max"] = Field("min", description="Whether less of it is better, or more.")
+
+
 class CheckpointSection(Section):
-    """When state is saved. The end of a phase is always saved."""
+    """When state is saved, and what is kept. The end of a phase is always saved and kept.
+
+    Once the next phase has published a checkpoint of its own, the weights alone are kept.
+    """
 
     every: Duration | None = Field(
         None,
@@ -272,6 +286,25 @@ class CheckpointSection(Section):
     )
     keep_last: int = Field(
         2, ge=2, examples=["2"], description="Checkpoints kept per phase, besides its last."
+    )
+    keep_every: Duration | None = Field(
+        None,
+        examples=["5000 steps"],
+        description="Besides, the first checkpoint in each span of so many steps or tokens.",
+    )
+    keep_best: KeepBestSection | None = Field(
+        None,
+        examples=["{metric: loss}"],
+        description="Besides, the one whose validation was best; a validation that beats all "
+        "before it is saved at once.",
+    )
+    asynchronous: bool = Field(
+        True,
+        description="The loop waits for a copy of the state in memory, and it is written behind "
+        "the loop; false: the loop waits until it is published.",
+    )
+    max_in_memory: Positive = Field(
+        1, description="Copies that may wait to be written; with more, one more save waits."
     )
 
 

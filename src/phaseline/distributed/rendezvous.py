@@ -11,8 +11,10 @@ import itertools
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 from torch.distributed import (  # type: ignore[attr-defined]  # public, but not listed in __all__
@@ -90,18 +92,34 @@ class Rendezvous:
         """Lets every rank that waits here, now or later, end instead of waiting on."""
         self.publish(_FAILED_KEY, who)
 
-    def wait_for(self, key: str, *, timeout_s: float | None = None) -> Any:
+    def wait_for(
+        self,
+        key: str,
+        *,
+        unless: str | None = None,
+        timeout_s: float | None = None,
+        given_up: Event | None = None,
+    ) -> Any:
         """Returns the JSON value of a key once somebody has published it.
 
         Args:
             key: The key.
+            unless: Another key, whose value is returned instead if it is there first.
             timeout_s: Longest wait in seconds; None waits for as long as it takes.
+            given_up: Ends the wait when it is set.
 
         Raises:
-            LostRankError: It was not published in time, or another rank failed.
+            LostRankError: It was not published in time, another rank failed, or this one gave up.
         """
-        self._poll(lambda: self.store.check([key]), f"the value {key!r}", timeout_s)
-        return json.loads(self.store.get(key))
+        keys = [key] if unless is None else [unless, key]
+
+        def published() -> str | None:
+            return next((name for name in keys if self.store.check([name])), None)
+
+        self._poll(published, f"the value {key!r}", timeout_s, given_up)
+        name = published()
+        assert name is not None
+        return json.loads(self.store.get(name))
 
     def unique(self, name: str) -> str:
         """A key that the n-th call for this name gives to every rank alike, and no other call.
@@ -142,7 +160,13 @@ class Rendezvous:
                 lambda: self.store.add(key, 0) >= world_size, "all ranks to leave", _FAREWELL_S
             )
 
-    def _poll(self, is_ready: Any, what: str, timeout_s: float | None) -> None:
+    def _poll(
+        self,
+        is_ready: Callable[[], object],
+        what: str,
+        timeout_s: float | None,
+        given_up: Event | None = None,
+    ) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause = _POLL_S
         while not is_ready():
@@ -150,6 +174,10 @@ class Rendezvous:
                 raise LostRankError(
                     f"Rank {self.environment.rank} waited for {what}, but "
                     f"{json.loads(self.store.get(_FAILED_KEY))} failed."
+                )
+            if given_up is not None and given_up.is_set():
+                raise LostRankError(
+                    f"Rank {self.environment.rank} no longer waits for {what}: it failed itself."
                 )
             if deadline is not None and time.monotonic() > deadline:
                 raise LostRankError(

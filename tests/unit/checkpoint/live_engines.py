@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
+from phaseline.checkpoint.disk import Disk
+from phaseline.checkpoint.retention import Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition, SavedReport
 from phaseline.config.sections import OptimizerSection
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
 from phaseline.distributed.world import World
@@ -84,18 +87,32 @@ def require_equal(left: Engine, right: Engine) -> None:
 
 
 def store_in(
-    folder: Path, world: World, *, attempt: int = 1, retention: Retention | None = None
+    folder: Path,
+    world: World,
+    *,
+    attempt: int = 1,
+    retention: Retention | None = None,
+    disk: Disk | None = None,
 ) -> CheckpointStore:
     """A store that nobody fences."""
     return CheckpointStore(
         folder,
         world,
-        attempt=attempt,
-        config_fingerprint="f",
-        retention=retention or Retention(keep_last=2),
+        Origin(session="s", attempt=attempt, config_fingerprint="f"),
+        retention or Retention(keep_last=2),
         fence=lambda: None,
+        disk=disk,
         timeout_s=5,
     )
+
+
+def save(
+    store: CheckpointStore, engine: Engine, position: SavedPosition, state: dict[str, Any]
+) -> SavedReport:
+    """Saves, and waits until it is published."""
+    store.save(engine, position, state)
+    [report] = store.wait()
+    return report
 
 
 def at(step: int, *, final: bool = False) -> SavedPosition:

@@ -8,33 +8,18 @@ import pytest
 from phaseline.checkpoint.manifest import (
     Manifest,
     checkpoint_name,
-    hash_file,
     list_published,
     parse_name,
     verify,
 )
 from phaseline.errors import CheckpointError
+from unit.checkpoint.made_checkpoints import make_checkpoint
 
 
 def make(folder: Path, *, step: int = 5, attempt: int = 1) -> Path:
-    path = folder / checkpoint_name(step, attempt)
-    path.mkdir(parents=True)
-    (path / "a.bin").write_bytes(b"some bytes")
-    Manifest(
-        phase="pretrain",
-        phase_step=step,
-        global_step=step,
-        tokens=64 * step,
-        final=False,
-        attempt=attempt,
-        world_size=2,
-        engine="zero1",
-        config_fingerprint="f",
-        committed=((1, 3), (2, 4)),
-        files={"a.bin": hash_file(path / "a.bin")},
-        created=1.5,
-    ).save(path)
-    return path
+    return make_checkpoint(
+        folder, step, attempt, world_size=2, engine="zero1", committed=((1, 3), (2, 4))
+    )
 
 
 def test_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:

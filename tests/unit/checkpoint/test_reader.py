@@ -15,6 +15,7 @@ from unit.checkpoint.live_engines import (
     build,
     everything,
     require_equal,
+    save,
     store_in,
     train,
 )
@@ -28,7 +29,7 @@ def test_load_engine_restores_every_bit_and_goes_on_alike_when_built_with_anothe
 ) -> None:
     engine = build(world, seed=1, optimizer=optimizer)
     train(engine, range(3))
-    folder = store_in(tmp_path, world).save(engine, at(3), {"stateful": {"a": 1}}).folder
+    folder = save(store_in(tmp_path, world), engine, at(3), {"stateful": {"a": 1}}).folder
     verify(folder)
 
     other = build(world, seed=2, optimizer=optimizer)
@@ -48,7 +49,7 @@ def test_load_engine_replaces_the_state_of_an_engine_that_has_trained(
     engine, other = build(world, 1, optimizer), build(world, 2, optimizer)
     train(engine, range(3))
     train(other, range(10, 15))
-    folder = store_in(tmp_path, world).save(engine, at(3), {}).folder
+    folder = save(store_in(tmp_path, world), engine, at(3), {}).folder
     with CheckpointReader(folder) as reader:
         load_engine(reader, other, dp_rank=0)
     require_equal(engine, other)
@@ -56,7 +57,7 @@ def test_load_engine_replaces_the_state_of_an_engine_that_has_trained(
 
 def test_load_engine_restores_an_engine_that_has_not_stepped(world: World, tmp_path: Path) -> None:
     engine, other = build(world, 1), build(world, 2)
-    folder = store_in(tmp_path, world).save(engine, at(0), {}).folder
+    folder = save(store_in(tmp_path, world), engine, at(0), {}).folder
     with CheckpointReader(folder) as reader:
         load_engine(reader, other, dp_rank=0)
     train(engine, range(2))
@@ -71,7 +72,7 @@ def test_load_engine_leaves_the_optimizer_when_only_weights_are_wanted(
     train(engine, range(3))
     train(other, range(1))
     before = everything(other)
-    folder = store_in(tmp_path, world).save(engine, at(3), {}).folder
+    folder = save(store_in(tmp_path, world), engine, at(3), {}).folder
     with CheckpointReader(folder) as reader:
         load_engine(reader, other, dp_rank=0, optimizer=False)
     found, source = everything(other), everything(engine)
@@ -86,7 +87,7 @@ def test_load_engine_leaves_the_optimizer_when_only_weights_are_wanted(
 def test_load_weights_fills_a_bare_module(world: World, tmp_path: Path) -> None:
     engine = build(world, 1)
     train(engine, range(2))
-    folder = store_in(tmp_path, world).save(engine, at(2), {}).folder
+    folder = save(store_in(tmp_path, world), engine, at(2), {}).folder
     module = Odd(seed=3)
     scratch = module.scratch.clone()
     with CheckpointReader(folder) as reader:
@@ -102,7 +103,7 @@ def test_reader_fills_any_range_and_refuses_one_that_is_not_there(
     world: World, tmp_path: Path
 ) -> None:
     engine = build(world, 1)
-    folder = store_in(tmp_path, world).save(engine, at(0), {}).folder
+    folder = save(store_in(tmp_path, world), engine, at(0), {}).folder
     flat = engine.module.get_parameter("mix.weight").detach().flatten()
     with CheckpointReader(folder) as reader:
         out = torch.empty(7)
@@ -115,7 +116,7 @@ def test_reader_fills_any_range_and_refuses_one_that_is_not_there(
 def test_load_engine_is_refused_with_names_when_the_model_is_another(
     world: World, tmp_path: Path
 ) -> None:
-    folder = store_in(tmp_path, world).save(build(world, 1), at(0), {}).folder
+    folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
     wider = build(world, 1, width=6)
     with CheckpointReader(folder) as reader:
         with pytest.raises(CheckpointError, match=r"embed\.weight is \[7, 5\] and not \[7, 6\]"):
@@ -125,7 +126,7 @@ def test_load_engine_is_refused_with_names_when_the_model_is_another(
 
 
 def test_load_weights_is_refused_when_a_buffer_is_missing(world: World, tmp_path: Path) -> None:
-    folder = store_in(tmp_path, world).save(build(world, 1), at(0), {}).folder
+    folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
     module = Odd(seed=1)
     module.register_buffer("extra", torch.zeros(3))
     with (

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from phaseline.checkpoint.manifest import Manifest, list_published, verify
-from phaseline.checkpoint.store import CheckpointStore, Retention
+from phaseline.checkpoint.retention import Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.distributed.world import World
 from phaseline.errors import AnomalyError, CheckpointError, SessionBusyError
-from unit.checkpoint.live_engines import at, build, store_in, train
+from unit.checkpoint.live_engines import at, build, save, store_in, train
 
 
 def names(folder: Path) -> list[str]:
@@ -18,7 +19,7 @@ def names(folder: Path) -> list[str]:
 
 def test_save_publishes_a_manifest_that_says_what_it_is(world: World, tmp_path: Path) -> None:
     engine = build(world, 1)
-    report = store_in(tmp_path, world, attempt=4).save(engine, at(7, final=True), {"a": [1]})
+    report = save(store_in(tmp_path, world, attempt=4), engine, at(7, final=True), {"a": [1]})
     assert report.folder == tmp_path / "step-00000007.a0004"
     manifest = verify(report.folder)
     assert (manifest.phase, manifest.phase_step, manifest.global_step) == ("only", 7, 107)
@@ -36,11 +37,11 @@ def test_save_publishes_nothing_when_weights_are_not_finite(
     world: World, tmp_path: Path, poison: float
 ) -> None:
     engine, store = build(world, 1), store_in(tmp_path, world)
-    store.save(engine, at(1), {})
+    save(store, engine, at(1), {})
     with torch.no_grad():
         engine.module.get_parameter("mix.bias")[2] = poison
     with pytest.raises(AnomalyError, match=r"mix\.bias holds weights that are not finite"):
-        store.save(engine, at(2), {})
+        save(store, engine, at(2), {})
     assert names(tmp_path) == ["step-00000001.a0001"]
 
 
@@ -50,7 +51,7 @@ def test_save_publishes_nothing_when_a_part_cannot_be_written(world: World, tmp_
     with pytest.raises(
         CheckpointError, match=r"No checkpoint was published at .*: rank 0: .*Errno"
     ):
-        store.save(engine, at(1), {})
+        save(store, engine, at(1), {})
     assert names(tmp_path) == []
 
 
@@ -59,9 +60,9 @@ def test_save_publishes_nothing_when_the_tensors_cannot_be_written(
 ) -> None:
     # safetensors raises an exception of its own, as it does on a full disk.
     engine, store = build(world, 1), store_in(tmp_path, world)
-    (tmp_path / ".aside-step-00000001.a0001" / "rank-00000.safetensors").mkdir(parents=True)
+    (tmp_path / ".aside-step-00000001.a0001" / "rank-00000.weights.safetensors").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"No checkpoint was published at .*: rank 0: "):
-        store.save(engine, at(1), {})
+        save(store, engine, at(1), {})
     assert names(tmp_path) == []
 
 
@@ -72,13 +73,12 @@ def test_save_publishes_nothing_when_the_fence_raises(world: World, tmp_path: Pa
     store = CheckpointStore(
         tmp_path,
         world,
-        attempt=1,
-        config_fingerprint="f",
-        retention=Retention(keep_last=2),
+        Origin(session="s", attempt=1, config_fingerprint="f"),
+        Retention(keep_last=2),
         fence=fence,
     )
     with pytest.raises(CheckpointError, match="Another process took over the session"):
-        store.save(build(world, 1), at(1), {})
+        save(store, build(world, 1), at(1), {})
     assert names(tmp_path) == []
 
 
@@ -87,9 +87,9 @@ def test_save_works_again_after_one_that_failed(world: World, tmp_path: Path) ->
     obstacle = tmp_path / ".aside-step-00000001.a0001"
     obstacle.write_text("in the way")
     with pytest.raises(CheckpointError, match="No checkpoint was published"):
-        store.save(engine, at(1), {})
+        save(store, engine, at(1), {})
     obstacle.unlink()
-    verify(store.save(engine, at(1), {}).folder)
+    verify(save(store, engine, at(1), {}).folder)
 
 
 def test_save_does_not_change_what_is_trained(world: World, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_save_does_not_change_what_is_trained(world: World, tmp_path: Path) -> N
     store = store_in(tmp_path, world)
     for step in range(3):
         train(saved, range(step, step + 1))
-        store.save(saved, at(step + 1), {})
+        save(store, saved, at(step + 1), {})
     train(other, range(3))
     for name, value in other.module.state_dict().items():
         assert torch.equal(value, saved.module.state_dict()[name])
@@ -106,7 +106,7 @@ def test_save_does_not_change_what_is_trained(world: World, tmp_path: Path) -> N
 def test_rotation_keeps_the_newest(world: World, tmp_path: Path) -> None:
     engine, store = build(world, 1), store_in(tmp_path, world)
     for step in (5, 10, 15, 20):
-        store.save(engine, at(step), {})
+        save(store, engine, at(step), {})
     assert names(tmp_path) == ["step-00000015.a0001", "step-00000020.a0001"]
 
 
@@ -114,12 +114,12 @@ def test_rotation_removes_adopted_ones_but_never_what_was_resumed_from_nor_what_
     world: World, tmp_path: Path
 ) -> None:
     engine, first = build(world, 1), store_in(tmp_path, world, attempt=1)
-    adopted = [first.save(engine, at(step), {}).folder for step in (5, 10)]
-    store_in(tmp_path, world, attempt=2).save(engine, at(6), {})
+    adopted = [save(first, engine, at(step), {}).folder for step in (5, 10)]
+    save(store_in(tmp_path, world, attempt=2), engine, at(6), {})
     retention = Retention(keep_last=2, adopted=adopted, resumed_from=adopted[0])
     third = store_in(tmp_path, world, attempt=3, retention=retention)
     for step in (12, 14, 16):
-        third.save(engine, at(step), {})
+        save(third, engine, at(step), {})
     assert names(tmp_path) == [
         "step-00000005.a0001",  # resumed from
         "step-00000006.a0002",  # of an attempt that nobody adopted
@@ -132,9 +132,9 @@ def test_rotation_never_removes_what_was_just_saved_when_older_attempts_got_furt
     world: World, tmp_path: Path
 ) -> None:
     engine, first = build(world, 1), store_in(tmp_path, world, attempt=1)
-    adopted = [first.save(engine, at(step), {}).folder for step in (20, 30)]
+    adopted = [save(first, engine, at(step), {}).folder for step in (20, 30)]
     retention = Retention(keep_last=2, adopted=adopted)
-    store_in(tmp_path, world, attempt=2, retention=retention).save(engine, at(5), {})
+    save(store_in(tmp_path, world, attempt=2, retention=retention), engine, at(5), {})
     assert "step-00000005.a0002" in names(tmp_path)
 
 
@@ -149,6 +149,6 @@ def test_store_clears_away_what_earlier_attempts_left_half_written(
 
 def test_manifest_of_a_removed_checkpoint_goes_first(world: World, tmp_path: Path) -> None:
     engine, store = build(world, 1), store_in(tmp_path, world)
-    folders = [store.save(engine, at(step), {}).folder for step in (1, 2, 3)]
+    folders = [save(store, engine, at(step), {}).folder for step in (1, 2, 3)]
     with pytest.raises(CheckpointError, match="was never completed"):
         Manifest.load(folders[0])

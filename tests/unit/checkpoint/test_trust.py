@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from phaseline.checkpoint.manifest import Manifest, checkpoint_name
 from phaseline.checkpoint.trust import list_inherited, list_trusted
 from phaseline.session.attempts import Adopted, take_attempt, write_adopted
 from phaseline.session.layout import SessionLayout
+from unit.checkpoint.made_checkpoints import make_checkpoint
 
 
 @pytest.fixture
@@ -16,23 +17,7 @@ def layout(tmp_path: Path) -> SessionLayout:
 
 
 def publish(layout: SessionLayout, step: int, attempt: int, phase: str = "only") -> Path:
-    folder = layout.phase(phase).checkpoints_dir / checkpoint_name(step, attempt)
-    folder.mkdir(parents=True)
-    Manifest(
-        phase=phase,
-        phase_step=step,
-        global_step=step,
-        tokens=0,
-        final=False,
-        attempt=attempt,
-        world_size=1,
-        engine="plain",
-        config_fingerprint="f",
-        committed=(),
-        files={},
-        created=0.0,
-    ).save(folder)
-    return folder
+    return make_checkpoint(layout.phase(phase).checkpoints_dir, step, attempt, phase=phase)
 
 
 def begin(layout: SessionLayout) -> tuple[int, Adopted]:
@@ -84,8 +69,7 @@ def test_checkpoint_that_was_removed_is_not_trusted(layout: SessionLayout) -> No
     path = publish(layout, 5, 1)
     number, adopted = begin(layout)
     assert list_trusted(layout, number, adopted) == [path]
-    (path / "manifest.json").unlink()
-    path.rmdir()
+    shutil.rmtree(path)
     assert list_trusted(layout, number, adopted) == []
 
 

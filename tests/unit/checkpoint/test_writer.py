@@ -11,6 +11,10 @@ from phaseline.distributed.world import World
 from unit.checkpoint.live_engines import Odd, build, train
 
 
+def tensors_of(state: RankState) -> dict[str, torch.Tensor]:
+    return state.weights | state.optimizer
+
+
 def test_describe_model_names_shapes_and_what_is_tied() -> None:
     found = describe_model(Odd(seed=1))
     assert found["parameters"]["embed.weight"] == {
@@ -27,9 +31,9 @@ def test_rank_state_holds_tied_weights_once_and_no_scratch(world: World) -> None
     engine = build(world, 1)
     train(engine, range(1))
     state = RankState(engine, dp_rank=0, dp_world_size=1)
-    assert "weight/embed.weight" in state.tensors
-    assert "weight/head.weight" not in state.tensors
-    assert {key for key in state.tensors if key.startswith("buffer/")} == {
+    assert "weight/embed.weight" in state.weights
+    assert "weight/head.weight" not in state.weights
+    assert {key for key in state.weights if key.startswith("buffer/")} == {
         "buffer/counter",
         "buffer/running",
     }
@@ -44,9 +48,9 @@ def test_ranks_share_what_is_replicated_without_gap_or_overlap(
     states = [RankState(engine, dp_rank=r, dp_world_size=world_size) for r in range(world_size)]
     whole = RankState(engine, dp_rank=0, dp_world_size=1)
     for key, (_, numel) in whole.fragments.items():
-        parts = [s.tensors[key] for s in states if key in s.tensors]
+        parts = [tensors_of(s)[key] for s in states if key in tensors_of(s)]
         places = [s.fragments[key] for s in states if key in s.fragments]
-        assert torch.equal(torch.cat(parts), whole.tensors[key])
+        assert torch.equal(torch.cat(parts), tensors_of(whole)[key])
         ends = [start + length for start, length in places]
         assert [start for start, _ in places] == [0, *ends[:-1]]
         assert ends[-1] == numel

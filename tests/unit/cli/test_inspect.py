@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.checkpoint.manifest import Manifest, checkpoint_name
 from phaseline.cli import main
 from phaseline.config.resolved import to_yaml
 from phaseline.config.sections import Config
@@ -33,6 +32,7 @@ from phaseline.session.identity import SessionIdentity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
+from unit.checkpoint.made_checkpoints import make_checkpoint
 
 HOLD = """
 import sys
@@ -95,24 +95,14 @@ class Session:
         metrics.close()
 
     def save(self, attempt: AttemptLayout, phase: str, step: int, *, final: bool = False) -> Path:
-        name = checkpoint_name(step, attempt.number)
-        folder = self.layout.phase(phase).checkpoints_dir / name
-        folder.mkdir(parents=True)
-        Manifest(
+        return make_checkpoint(
+            self.layout.phase(phase).checkpoints_dir,
+            step,
+            attempt.number,
             phase=phase,
-            phase_step=step,
-            global_step=step,
-            tokens=1000 * step,
             final=final,
-            attempt=attempt.number,
-            world_size=1,
-            engine="plain",
-            config_fingerprint="f",
             committed=((attempt.number, step),),
-            files={},
-            created=0.0,
-        ).save(folder)
-        return folder
+        )
 
 
 @pytest.fixture

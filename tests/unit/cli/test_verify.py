@@ -4,31 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.checkpoint.manifest import Manifest, checkpoint_name, hash_file
 from phaseline.cli import main
 from phaseline.errors import ExitCode
 from phaseline.session.layout import SessionLayout
+from unit.checkpoint.made_checkpoints import make_checkpoint
 
 
 def publish(layout: SessionLayout, step: int) -> Path:
-    folder = layout.phase("only").checkpoints_dir / checkpoint_name(step, 1)
-    folder.mkdir(parents=True)
-    (folder / "a.bin").write_bytes(b"some bytes")
-    Manifest(
-        phase="only",
-        phase_step=step,
-        global_step=step,
-        tokens=0,
-        final=False,
-        attempt=1,
-        world_size=2,
-        engine="zero1",
-        config_fingerprint="f",
-        committed=(),
-        files={"a.bin": hash_file(folder / "a.bin")},
-        created=0.0,
-    ).save(folder)
-    return folder
+    return make_checkpoint(layout.phase("only").checkpoints_dir, step, world_size=2, engine="zero1")
 
 
 @pytest.fixture

@@ -27,7 +27,11 @@ class Callback:
         """After held-out data was looked at; the metrics are those of all ranks."""
 
     def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:
-        """After a checkpoint was published."""
+        """After a checkpoint was published, at a step edge after the one that it holds.
+
+        Which edge that is differs from rank to rank and from run to run: call no collective
+        here, and let nothing that is trained or saved depend on it.
+        """
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
         """After the last step of this process image; finished, or stopped on request."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
 
-from phaseline.checkpoint.store import SavedPosition
+from phaseline.checkpoint.retention import Best
+from phaseline.checkpoint.store import SavedPosition, SavedReport
 from phaseline.errors import AnomalyError
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
@@ -47,6 +50,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         if ending is PhaseEnding.FINISHED:
             self._finish()
         self.save(final=ending is PhaseEnding.FINISHED)
+        self._report_saves(runtime.store.wait())
         runtime.callbacks.phase_ended(runtime, finished=ending is PhaseEnding.FINISHED)
         return ending
 
@@ -55,17 +59,20 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         plan, position = runtime.plan, runtime.position
         while position.phase_step < plan.num_steps:
             self.train_step()
+            self.collect_saves()
             step = position.phase_step
             is_last = step == plan.num_steps
             if plan.reading.due(step):
                 self.flush_metrics()
                 self.show_progress()
+            is_best = False
             if plan.validation.due(step) and not is_last:
                 self.validate()
+                is_best = self._is_new_best()
                 self.begin_training()
             if runtime.stop.agreed() and not is_last:
                 return PhaseEnding.STOPPED
-            if plan.checkpoint.due(step) and not is_last:
+            if (is_best or plan.checkpoint.due(step)) and not is_last:
                 self.save(final=False)
         return PhaseEnding.FINISHED
 
@@ -122,6 +129,11 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         runtime.position.validation_loss = metrics[f"{prefix}/loss"]
+        runtime.position.validation = {
+            key.removeprefix(f"{prefix}/"): value
+            for key, value in metrics.items()
+            if math.isfinite(value)
+        }
         self.record("validation", metrics)
         runtime.callbacks.validation_ended(runtime, metrics)
         shown = ", ".join(
@@ -132,13 +144,11 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         return metrics
 
     def save(self, *, final: bool) -> None:
-        """Publishes everything that is needed to go on from here."""
+        """Saves everything that is needed to go on from here; it is written behind the loop."""
         runtime = self.runtime
         self.flush_metrics()
-        # The manifest counts these lines, so they must outlive a reboot that it outlives.
-        runtime.recorder.sync()
         position = runtime.position
-        report = runtime.store.save(
+        runtime.store.save(
             runtime.engine,
             SavedPosition(
                 phase=runtime.section.name,
@@ -147,10 +157,37 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 tokens=position.tokens,
                 final=final,
                 committed=(*runtime.committed, (runtime.attempt, runtime.recorder.num_lines)),
+                validation=position.validation,
             ),
             {"stateful": runtime.stateful.state_dict()},
+            # The manifest counts these lines, so they must outlive a reboot that it outlives.
+            before_publishing=runtime.recorder.sync,
         )
-        runtime.callbacks.checkpoint_saved(runtime, report, final=final)
+        if not runtime.section.checkpoint.asynchronous:
+            self._report_saves(runtime.store.wait())
+
+    def collect_saves(self) -> None:
+        """Takes note of what was published since the last step edge; waits for nothing."""
+        self._report_saves(self.runtime.store.collect())
+
+    def _report_saves(self, reports: Sequence[SavedReport]) -> None:
+        for report in reports:
+            self.runtime.callbacks.checkpoint_saved(
+                self.runtime, report, final=report.position.final
+            )
+            if report.problem is not None:
+                self.say(f"{report.folder.name} is saved, but {report.problem}")
+
+    def _is_new_best(self) -> bool:
+        """Whether the validation at this step was the best so far, by what is kept."""
+        section, position = self.runtime.section.checkpoint.keep_best, self.runtime.position
+        value = None if section is None else position.validation.get(section.metric)
+        if section is None or value is None:
+            return False
+        if not Best(section.metric, section.mode).is_better(value, position.best_validation):
+            return False
+        position.best_validation = value
+        return True
 
     def _finish(self) -> None:
         """What a phase does once after its last step, before its last checkpoint."""

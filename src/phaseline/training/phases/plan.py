@@ -22,6 +22,7 @@ class PhasePlan:
         validation: When held-out data is looked at.
         checkpoint: When state is saved.
         reading: When metrics are read from the device.
+        keep_every_steps: One checkpoint of every so many steps is kept; 0: none.
     """
 
     num_steps: int
@@ -30,6 +31,7 @@ class PhasePlan:
     validation: Schedule
     checkpoint: Schedule
     reading: Schedule
+    keep_every_steps: int = 0
 
     @classmethod
     def derive(
@@ -88,4 +90,5 @@ class PhasePlan:
             validation=Schedule(steps(phase.evaluate.every) or None),
             checkpoint=Schedule(steps(phase.checkpoint.every) or None),
             reading=Schedule(interval_steps),
+            keep_every_steps=steps(phase.checkpoint.keep_every),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -17,6 +17,8 @@ class PhasePosition:
         skipped_steps: Steps of this phase whose update was left out.
         skipped_in_a_row: Such steps without an applied one between.
         validation_loss: The latest, or None.
+        validation: What a validation at this very step measured, by name.
+        best_validation: The best value so far of what `checkpoint.keep_best` names.
     """
 
     phase_step: int = 0
@@ -25,6 +27,8 @@ class PhasePosition:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    best_validation: float | None = None
 
     def follow(self, global_step: int, tokens: int) -> None:
         """Begins a phase where the one before it ended."""
@@ -36,6 +40,8 @@ class PhasePosition:
         self.phase_step += 1
         self.global_step += 1
         self.tokens += tokens
+        if self.validation:
+            self.validation = {}
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 

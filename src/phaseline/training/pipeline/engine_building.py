@@ -20,7 +20,7 @@ from phaseline.models.optimizers import build_optimizer
 from phaseline.models.skeleton import parameters_without_memory
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import require_same_tokenizer
-from phaseline.training.pipeline.session_manager import ResumePoint
+from phaseline.training.pipeline.resume_point import ResumePoint
 
 
 def build_phase_engine(

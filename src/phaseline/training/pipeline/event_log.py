@@ -30,11 +30,14 @@ class EventLog(Callback):
         self._session.event(
             "checkpoint_saved",
             phase=runtime.section.name,
-            phase_step=runtime.position.phase_step,
+            phase_step=report.position.phase_step,
             checkpoint=report.folder.name,
             duration_s=round(report.duration_s, 4),
+            stall_s=round(report.stall_s, 4),
+            stall_frac=round(report.stall_frac, 6),
             size_bytes=report.size_bytes,
             final=final,
+            problem=report.problem,
         )
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:

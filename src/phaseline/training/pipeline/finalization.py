@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from phaseline.checkpoint.manifest import list_published
+from phaseline.checkpoint.manifest import list_kept
 from phaseline.checkpoint.reader import CheckpointReader, load_weights
 from phaseline.data.cache import Cache
 from phaseline.data.tokenizer import build_tokenizer
@@ -50,7 +50,7 @@ class Finalization:
         config = self._configuration.config
         layout = self._session.layout
         trusted = set(self._session.trusted_checkpoints())
-        published = [p for p in list_published(layout.phase(phase).checkpoints_dir) if p in trusted]
+        published = [path for path in list_kept(layout.phase(phase)) if path in trusted]
         if not published:
             raise CheckpointError(
                 f"export.phases names {phase}, which has no checkpoint in {layout.root}."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
+from phaseline.checkpoint.retention import Best, Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
-from phaseline.checkpoint.store import CheckpointStore, Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.plugins import load_attribute
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.distributed.engines import Engine
@@ -25,7 +26,8 @@ from phaseline.training.pipeline.configuration_builder import TrainingConfigurat
 from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
 from phaseline.training.pipeline.engine_building import build_phase_engine
 from phaseline.training.pipeline.event_log import EventLog
-from phaseline.training.pipeline.session_manager import OpenSession, ResumePoint
+from phaseline.training.pipeline.resume_point import ResumePoint
+from phaseline.training.pipeline.session_manager import OpenSession
 
 
 def build_registry(position: PhasePosition, data: PhaseData, phase: str) -> StatefulRegistry:
@@ -105,7 +107,7 @@ class ModelBuilding:
             recorder=self._recorder(),
             attempt=self._session.attempt.number,
             committed=self._session.adopted.committed,
-            store=self._store(phase_idx),
+            store=self._store(phase_idx, plan),
             stop=StopVote(self._stop_flag, self._world),
             display=self._display,
             clock=self._clock(phase_idx, plan),
@@ -155,22 +157,35 @@ class ModelBuilding:
             return RecordWriter(self._session.attempt.metrics_file)
         return NullRecorder()
 
-    def _store(self, phase_idx: int) -> CheckpointStore:
-        session, config = self._session, self._configuration.config
-        section = config.phases[phase_idx]
-        root = session.layout.root
-        resumed_from = session.adopted.resumed_from
+    def _store(self, phase_idx: int, plan: PhasePlan) -> CheckpointStore:
+        session, section = self._session, self._configuration.config.phases[phase_idx]
         return CheckpointStore(
             session.layout.phase(section.name).checkpoints_dir,
             self._world,
-            attempt=session.attempt.number,
-            config_fingerprint=self._configuration.fingerprint,
-            retention=Retention(
-                keep_last=section.checkpoint.keep_last,
-                adopted=[root / name for name in session.adopted.checkpoints],
-                resumed_from=None if resumed_from is None else root / resumed_from,
+            Origin(
+                session="" if session.identity is None else session.identity.id,
+                attempt=session.attempt.number,
+                config_fingerprint=self._configuration.fingerprint,
             ),
+            self._retention(phase_idx, plan),
             fence=session.require_lease,
+            max_in_memory=section.checkpoint.max_in_memory,
+        )
+
+    def _retention(self, phase_idx: int, plan: PhasePlan) -> Retention:
+        session, phases = self._session, self._configuration.config.phases
+        section, root = phases[phase_idx].checkpoint, session.layout.root
+        resumed_from, best = session.adopted.resumed_from, section.keep_best
+        # A phase that takes over the optimizer's state may have to begin once more.
+        num_reduced = phase_idx - int(phases[phase_idx].inherit.optimizer == "keep")
+        finished = [session.layout.phase(phase.name) for phase in phases[: max(0, num_reduced)]]
+        return Retention(
+            keep_last=section.keep_last,
+            keep_every_steps=plan.keep_every_steps,
+            best=None if best is None else Best(best.metric, best.mode),
+            adopted=[root / name for name in session.adopted.checkpoints],
+            resumed_from=None if resumed_from is None else root / resumed_from,
+            finished=[(phase.checkpoints_dir, phase.final_dir) for phase in finished],
         )
 
     def _clock(self, phase_idx: int, plan: PhasePlan) -> ProgressClock:

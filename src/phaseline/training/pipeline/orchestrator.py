@@ -32,11 +32,8 @@ from phaseline.training.pipeline.finalization import Finalization, summarize
 from phaseline.training.pipeline.images import ProcessImages
 from phaseline.training.pipeline.model_building import ModelBuilding
 from phaseline.training.pipeline.preparation import prepare_data
-from phaseline.training.pipeline.session_manager import (
-    OpenSession,
-    ResumePoint,
-    newest_verified,
-)
+from phaseline.training.pipeline.resume_point import ResumePoint, newest_verified
+from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.validation import PhaseValidation
 
 _LONGEST_FAREWELL_S = 30.0
@@ -110,6 +107,8 @@ class PipelineOrchestrator:
         self._follow_with_wandb()
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
+        for line in self._session.rejected:
+            self._display.note(line)
         prepare_data(config, self._session.rendezvous, report)
         self._prepare_determinism(report)
         world = self._world = World(
@@ -148,10 +147,16 @@ class PipelineOrchestrator:
         path = f"phases[{task.phase_idx}].engine.deterministic"
         with deterministic_kernels(setting, world.device.type, path=path):
             runtime = self._build(task, world)
-            if task.kind == "validate":
-                self._validate(runtime)
-            else:
-                self._train(task, runtime)
+            try:
+                if task.kind == "validate":
+                    self._validate(runtime)
+                else:
+                    self._train(task, runtime)
+            except BaseException:
+                # A fresh image ends at once, with its threads.
+                if not self._images.fresh:
+                    runtime.store.abandon()
+                raise
             self._release(runtime)
 
     def _build(self, task: Task, world: World) -> PhaseRuntime:
@@ -237,10 +242,13 @@ class PipelineOrchestrator:
     def _decide(self) -> Task:
         phases = self._configuration.config.phases
         names = [phase.name for phase in phases]
-        point, faults = newest_verified(self._session.trusted_checkpoints(), names)
-        for fault in faults:
-            self._session.event("checkpoint_rejected", problem=fault)
-            self._display.note(f"left out: {fault}")
+        assert self._session.identity is not None
+        point, rejected = newest_verified(
+            self._session.trusted_checkpoints(), names, self._session.identity.id
+        )
+        for one in rejected:
+            self._session.event("checkpoint_rejected", problem=one.problem)
+            self._display.note(f"left out: {one.problem}")
         self._require_own_lines(point)
         next_idx = 0
         if point is not None:

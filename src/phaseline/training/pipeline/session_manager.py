@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from phaseline import __version__
-from phaseline.checkpoint.manifest import Manifest, list_published, verify
+from phaseline.checkpoint.manifest import list_kept
 from phaseline.checkpoint.trust import list_inherited, list_trusted
 from phaseline.config.resolved import differences, from_yaml, to_yaml
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.errors import (
-    CheckpointError,
     ExitCode,
     PhaselineError,
     SessionBusyError,
@@ -40,26 +39,9 @@ from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.resume_point import SetAside, newest_verified, set_aside
 
 OPENED_KEY = "session/opened"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResumePoint:
-    """A checkpoint that verified, and what it is.
-
-    Attributes:
-        folder: The checkpoint.
-        manifest: Its manifest.
-    """
-
-    folder: Path
-    manifest: Manifest
-
-    @classmethod
-    def at(cls, folder: Path) -> ResumePoint:
-        """A checkpoint that the main rank has already verified."""
-        return cls(folder=folder, manifest=Manifest.load(folder))
 
 
 @dataclass(slots=True)
@@ -94,6 +76,7 @@ class OpenSession:
         lease: Held by the main rank.
         events: What happened, on the main rank.
         place: Where this rank is.
+        rejected: On the main rank, what is to be said of checkpoints that did not verify.
     """
 
     layout: SessionLayout
@@ -105,6 +88,7 @@ class OpenSession:
     lease: Lease | None = None
     events: RecordWriter | None = None
     place: Place = field(default_factory=Place)
+    rejected: list[str] = field(default_factory=list)
 
     @property
     def is_main(self) -> bool:
@@ -250,9 +234,10 @@ class SessionManager:
                 attempt = layout.attempt(environment.attempt)
                 adopted = read_adopted(attempt)
                 assert adopted is not None
+                put_aside: list[SetAside] = []
             else:
                 attempt = take_attempt(layout)
-                adopted = self._adopt(attempt)
+                adopted, put_aside = self._adopt(attempt, identity.id)
                 write_json(attempt.environment_file, describe_environment(environment))
         except BaseException:
             lease.release()
@@ -273,6 +258,9 @@ class SessionManager:
             world_size=environment.world_size,
             resumed_from=adopted.resumed_from,
         )
+        for one in put_aside:
+            session.event("checkpoint_rejected", **asdict(one))
+        session.rejected = [str(one) for one in put_aside]
         return session
 
     def _identify(self) -> SessionIdentity:
@@ -314,12 +302,14 @@ class SessionManager:
                 "(--session DIR or session.name)."
             )
 
-    def _adopt(self, attempt: AttemptLayout) -> Adopted:
-        """Fixes which checkpoints this attempt trusts, and finds the one to go on from."""
+    def _adopt(self, attempt: AttemptLayout, session_id: str) -> tuple[Adopted, list[SetAside]]:
+        """Fixes which checkpoints this attempt trusts, and finds the one to go on from.
+
+        Those that do not verify are put aside, now that this process alone may do so.
+        """
         folders = list_inherited(self._layout, attempt.number)
-        point, _ = newest_verified(
-            folders,
-            [phase.name for phase in self._configuration.config.phases],
+        point, rejected = newest_verified(
+            folders, [phase.name for phase in self._configuration.config.phases], session_id
         )
         adopted = Adopted(
             checkpoints=tuple(str(path.relative_to(self._layout.root)) for path in folders),
@@ -329,38 +319,7 @@ class SessionManager:
             committed=() if point is None else point.manifest.committed,
         )
         write_adopted(attempt, adopted)
-        return adopted
-
-
-def newest_verified(
-    folders: list[Path],
-    phase_names: list[str],
-) -> tuple[ResumePoint | None, list[str]]:
-    """Returns the checkpoint that got furthest and verifies, and what is wrong with the others.
-
-    Args:
-        folders: Published checkpoints, in any order.
-        phase_names: The session's phases, in order.
-    """
-    faults: list[str] = []
-    candidates: list[tuple[int, int, int, Path]] = []
-    for folder in folders:
-        try:
-            manifest = Manifest.load(folder)
-        except CheckpointError as error:
-            faults.append(str(error))
-            continue
-        if manifest.phase in phase_names:
-            rank = phase_names.index(manifest.phase)
-            candidates.append((rank, manifest.phase_step, manifest.attempt, folder))
-    found = None
-    for *_, folder in sorted(candidates, reverse=True):
-        try:
-            found = ResumePoint(folder=folder, manifest=verify(folder))
-            break
-        except CheckpointError as error:
-            faults.append(str(error))
-    return found, faults
+        return adopted, [set_aside(one, point) for one in rejected]
 
 
 def unsafe_changes(
@@ -368,11 +327,7 @@ def unsafe_changes(
 ) -> list[str]:
     """Lines that name each change that would alter the numbers of what has begun."""
     stored = from_yaml(stored_text)
-    begun = [
-        phase.name
-        for phase in stored.phases
-        if list_published(layout.phase(phase.name).checkpoints_dir)
-    ]
+    begun = [phase.name for phase in stored.phases if list_kept(layout.phase(phase.name))]
     if not begun:
         return []
     return [

@@ -9,7 +9,8 @@ import torch
 
 from phaseline.checkpoint.manifest import verify
 from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
-from phaseline.checkpoint.store import CheckpointStore, Retention, SavedPosition
+from phaseline.checkpoint.retention import Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.data.phase_data import Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
 from phaseline.models.compilation import require_compiler
@@ -129,12 +130,11 @@ class PhaseValidation:
         store = CheckpointStore(
             self._folder,
             runtime.world,
-            attempt=self._attempt,
-            config_fingerprint="",
-            retention=Retention(keep_last=2),
+            Origin(session="", attempt=self._attempt, config_fingerprint=""),
+            Retention(keep_last=2),
             fence=lambda: None,
         )
-        report = store.save(
+        store.save(
             runtime.engine,
             SavedPosition(
                 phase=runtime.section.name,
@@ -146,6 +146,7 @@ class PhaseValidation:
             ),
             {"stateful": runtime.stateful.state_dict()},
         )
+        [report] = store.wait()
         verify(report.folder)
         with CheckpointReader(report.folder) as reader:
             for fragment in runtime.engine.state_fragments():
@@ -157,7 +158,11 @@ class PhaseValidation:
     def _require_disk(self, size_bytes: int) -> None:
         runtime = self._runtime
         # While one is written there is one more than are kept, and the phase's last besides.
-        needed = size_bytes * (runtime.section.checkpoint.keep_last + 2)
+        section = runtime.section.checkpoint
+        num_kept = section.keep_last + 2 + int(section.keep_best is not None)
+        if runtime.plan.keep_every_steps:
+            num_kept += runtime.plan.num_steps // runtime.plan.keep_every_steps
+        needed = size_bytes * num_kept
         root = _existing(self._folder)
         free = shutil.disk_usage(root).free
         if free < needed:
@@ -165,7 +170,7 @@ class PhaseValidation:
                 f"phases[{runtime.phase_idx}] ({runtime.section.name}) needs {needed / 2**20:.0f} "
                 f"MiB for its checkpoints ({size_bytes / 2**20:.0f} MiB each), but {root} has "
                 f"{free / 2**20:.0f} MiB free. Free some, choose another session.root, or lower "
-                "checkpoint.keep_last."
+                "checkpoint.keep_last or checkpoint.keep_every."
             )
 
 

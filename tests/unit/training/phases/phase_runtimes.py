@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
-from phaseline.checkpoint.store import CheckpointStore, Retention
+from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import Config
 from phaseline.data.phase_data import open_phase_data
@@ -140,9 +141,8 @@ class RuntimeMaker:
             store=CheckpointStore(
                 folder / "checkpoints",
                 self.world,
-                attempt=2,
-                config_fingerprint="f",
-                retention=Retention(keep_last=100),
+                Origin(session="s", attempt=2, config_fingerprint="f"),
+                Retention(keep_last=100),
                 fence=lambda: None,
             ),
             stop=StopVote(stop_flag or StopFlag(), self.world),

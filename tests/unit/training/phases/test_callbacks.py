@@ -6,13 +6,17 @@ from typing import Any, cast
 from phaseline.checkpoint.store import SavedReport
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.runtime import PhaseRuntime
+from unit.checkpoint.live_engines import at
 
+REPORT = SavedReport(
+    folder=Path("a"), position=at(1), duration_s=1.0, stall_s=0.1, stall_frac=0.01, size_bytes=1
+)
 MOMENTS = {
     "phase_started": ((), {}),
     "step_ended": ((), {}),
     "validation_ended": (({"loss": 1.0},), {}),
     "checkpoint_saved": (
-        (SavedReport(folder=Path("a"), duration_s=1.0, size_bytes=1),),
+        (REPORT,),
         {"final": True},
     ),
     "phase_ended": ((), {"finished": False}),

@@ -63,7 +63,7 @@ def test_phase_does_everything_in_its_order_when_it_finishes(maker: RuntimeMaker
     runtime = maker.make(
         callbacks=[log],
         evaluate={"every": "2 steps", "at_start": True},
-        checkpoint={"every": "3 steps"},
+        checkpoint={"every": "3 steps", "asynchronous": False},
     )
     assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.FINISHED
     assert log.told == [

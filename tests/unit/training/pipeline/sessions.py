@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phaseline.checkpoint.manifest import Manifest, checkpoint_name, hash_file
 from phaseline.distributed.environment import RankEnvironment
+from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.configuration_builder import (
     ConfigurationBuilder,
     TrainingConfiguration,
 )
 from phaseline.training.pipeline.session_manager import OpenSession, SessionManager
+from unit.checkpoint.made_checkpoints import make_checkpoint
 
 TEXT = """\
 session: {name: test, root: runs}
@@ -46,21 +47,13 @@ def publish(
     layout: SessionLayout, phase: str, step: int, attempt: int, *, final: bool = False
 ) -> Path:
     """A checkpoint that verifies, and holds nothing of use."""
-    folder = layout.phase(phase).checkpoints_dir / checkpoint_name(step, attempt)
-    folder.mkdir(parents=True)
-    (folder / "a.bin").write_bytes(b"some bytes")
-    Manifest(
+    identity = load_identity(layout)
+    return make_checkpoint(
+        layout.phase(phase).checkpoints_dir,
+        step,
+        attempt,
         phase=phase,
-        phase_step=step,
-        global_step=step,
-        tokens=128 * step,
         final=final,
-        attempt=attempt,
-        world_size=1,
-        engine="plain",
-        config_fingerprint="f",
+        session="s" if identity is None else identity.id,
         committed=((attempt, step),),
-        files={"a.bin": hash_file(folder / "a.bin")},
-        created=0.0,
-    ).save(folder)
-    return folder
+    )

@@ -12,7 +12,7 @@ from phaseline.session.attempts import read_adopted, read_outcome
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
-from phaseline.training.pipeline.session_manager import SessionManager, newest_verified
+from phaseline.training.pipeline.session_manager import SessionManager
 from unit.training.pipeline.sessions import TEXT, THIRD, configure, open_session, publish
 
 
@@ -197,20 +197,3 @@ def test_session_that_lost_its_lease_writes_nothing_more(
     assert identity is not None
     assert identity.state == "open"
     session.close()
-
-
-def test_newest_verified_goes_by_phase_before_step_and_names_what_is_bad(
-    layout: SessionLayout,
-) -> None:
-    folders = [
-        publish(layout, "first", 900, 1),
-        publish(layout, "second", 3, 1),
-        publish(layout, "second", 5, 1),
-        publish(layout, "gone", 5, 1),
-    ]
-    (folders[2] / "a.bin").unlink()
-    point, faults = newest_verified(folders, ["first", "second"])
-    assert point is not None
-    assert point.folder == folders[1]
-    assert len(faults) == 1
-    assert "a.bin is missing" in faults[0]

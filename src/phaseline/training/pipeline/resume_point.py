@@ -1,0 +1,150 @@
+"""Which checkpoint a session goes on from, and what becomes of those that cannot be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from phaseline.checkpoint.manifest import Manifest, parse_name, verify
+from phaseline.errors import CheckpointError
+from phaseline.session.files import fsync_folder, write_json
+
+_DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """A checkpoint that verified, and what it is.
+
+    Attributes:
+        folder: The checkpoint.
+        manifest: Its manifest.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def at(cls, folder: Path) -> ResumePoint:
+        """A checkpoint that the main rank has already verified."""
+        return cls(folder=folder, manifest=Manifest.load(folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A published checkpoint that is not gone on from.
+
+    Attributes:
+        folder: The checkpoint.
+        problem: What is wrong with it.
+        is_ours: Whether this session wrote it; another's is left where it is.
+    """
+
+    folder: Path
+    problem: str
+    is_ours: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """What was done about a checkpoint that did not verify.
+
+    Attributes:
+        checkpoint: Its name.
+        problem: What is wrong with it.
+        moved_to: Its new name in the same folder; None: it is where it was.
+        steps_lost: Steps that are trained once more because of it; None: not known.
+    """
+
+    checkpoint: str
+    problem: str
+    moved_to: str | None
+    steps_lost: int | None
+
+    def __str__(self) -> str:
+        text = f"left out {self.checkpoint}: {self.problem}"
+        if self.moved_to is not None:
+            text += f" It is kept as {self.moved_to}."
+        if self.steps_lost is not None:
+            text += f" {self.steps_lost} step(s) are trained once more."
+        return text
+
+
+def newest_verified(
+    folders: Sequence[Path], phase_names: Sequence[str], session_id: str
+) -> tuple[ResumePoint | None, list[Rejected]]:
+    """Returns the checkpoint that got furthest and verifies, and those that were looked at before.
+
+    Args:
+        folders: Published checkpoints, in any order.
+        phase_names: The session's phases, in order.
+        session_id: Identity of the session; another session's checkpoints are not its own.
+    """
+    rejected: list[Rejected] = []
+    candidates: list[tuple[int, int, bool, int, Path]] = []
+    for folder in folders:
+        try:
+            manifest = Manifest.load(folder)
+        except CheckpointError as error:
+            rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
+            continue
+        if manifest.session != session_id:
+            problem = f"{folder} belongs to another session and was copied here. Move it away."
+            rejected.append(Rejected(folder=folder, problem=problem, is_ours=False))
+        elif manifest.phase in phase_names:
+            rank = phase_names.index(manifest.phase)
+            whole = not manifest.weights_only
+            candidates.append((rank, manifest.phase_step, whole, manifest.attempt, folder))
+    for *_, folder in sorted(candidates, reverse=True):
+        try:
+            return ResumePoint(folder=folder, manifest=verify(folder)), rejected
+        except CheckpointError as error:
+            rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
+    return None, rejected
+
+
+def set_aside(rejected: Rejected, point: ResumePoint | None) -> SetAside:
+    """Renames a checkpoint that did not verify, so that nobody takes it for one. Never deletes.
+
+    Only the holder of the session's lease may call it.
+
+    Args:
+        rejected: The checkpoint.
+        point: What the session goes on from instead.
+    """
+    folder = rejected.folder
+    moved_to = None
+    if rejected.is_ours:
+        # A file system that damages files may refuse this too: the session goes on without.
+        with suppress(OSError):
+            moved_to = _free_name(folder)
+            folder.rename(folder.with_name(moved_to))
+            fsync_folder(folder.parent)
+            write_json(folder.with_name(moved_to) / "damage.json", {"problem": rejected.problem})
+    return SetAside(
+        checkpoint=folder.name,
+        problem=rejected.problem,
+        moved_to=moved_to if moved_to and not folder.exists() else None,
+        steps_lost=_steps_lost(folder, point) if rejected.is_ours else None,
+    )
+
+
+def _free_name(folder: Path) -> str:
+    name = f"{_DAMAGED}{folder.name}"
+    number = 2
+    while folder.with_name(name).exists():
+        name = f"{_DAMAGED}{folder.name}.{number}"
+        number += 1
+    return name
+
+
+def _steps_lost(folder: Path, point: ResumePoint | None) -> int | None:
+    """By the folder's name and place: its manifest may be what is damaged."""
+    parsed = parse_name(folder.name)
+    if parsed is None:
+        return None
+    is_same_phase = point is not None and point.folder.parents[2] == folder.parents[2]
+    begun = point.manifest.phase_step if point is not None and is_same_phase else 0
+    return max(0, parsed[0] - begun)
