@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from phaseline.config.checks import batches, engine, model, names, phases, schedules
+from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -44,6 +44,10 @@ PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     engine.deepspeed_settings_are_allowed,
     engine.overlap_needs_all_parameters,
     engine.linear_loss_has_a_transformers_model,
+    checkpoints.best_is_looked_for,
+    checkpoints.best_metric_is_measured,
+    checkpoints.kept_spans_have_checkpoints,
+    checkpoints.copies_wait_behind_the_loop,
     phases.inherited_weights_exist,
     phases.kept_optimizer_exists,
     phases.held_out_prompts_have_pairs,

@@ -103,14 +103,15 @@ def epochs_have_one_source(place: Place) -> Iterator[Finding]:
 
 def intervals_are_in_steps_or_tokens(place: Place) -> Iterator[Finding]:
     """Intervals are counted in what every phase has."""
-    for section, every in (
-        ("evaluate", place.phase.evaluate.every),
-        ("checkpoint", place.phase.checkpoint.every),
+    for section, key, interval in (
+        ("evaluate", "every", place.phase.evaluate.every),
+        ("checkpoint", "every", place.phase.checkpoint.every),
+        ("checkpoint", "keep_every", place.phase.checkpoint.keep_every),
     ):
-        if every is not None and every.unit == "epochs":
+        if interval is not None and interval.unit == "epochs":
             yield Finding(
-                place.loc(section, "every"),
-                f"is {str(every)!r}; an interval must be in steps or tokens",
+                place.loc(section, key),
+                f"is {str(interval)!r}; an interval must be in steps or tokens",
                 "Set for example 100 steps.",
             )
 
