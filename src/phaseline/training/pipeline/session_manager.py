@@ -7,14 +7,15 @@ import platform
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from phaseline import __version__
-from phaseline.checkpoint.manifest import Manifest, list_published, verify
+from phaseline.checkpoint.manifest import Manifest, verify
 from phaseline.checkpoint.trust import list_inherited, list_trusted
-from phaseline.config.resolved import differences, from_yaml, to_yaml
+from phaseline.config.resolved import to_yaml
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.errors import (
@@ -22,7 +23,7 @@ from phaseline.errors import (
     ExitCode,
     PhaselineError,
     SessionBusyError,
-    SessionChangedError,
+    UsageError,
     WorldError,
 )
 from phaseline.session.attempts import (
@@ -39,6 +40,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
 from phaseline.training.phases.position import PhasePosition
+from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 
 OPENED_KEY = "session/opened"
@@ -94,6 +96,7 @@ class OpenSession:
         lease: Held by the main rank.
         events: What happened, on the main rank.
         place: Where this rank is.
+        notes: What a person is told of how it was opened, on the main rank.
     """
 
     layout: SessionLayout
@@ -105,6 +108,7 @@ class OpenSession:
     lease: Lease | None = None
     events: RecordWriter | None = None
     place: Place = field(default_factory=Place)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -171,6 +175,7 @@ class SessionManager:
         environment: RankEnvironment,
         *,
         take_over: bool = False,
+        accept_changes: Sequence[str] = (),
     ) -> None:
         """Takes what the session is about.
 
@@ -178,10 +183,12 @@ class SessionManager:
             configuration: What is asked for now.
             environment: This process's coordinates.
             take_over: Whether another holder's lease is taken from it.
+            accept_changes: Settings whose changes are accepted, though they change numbers.
         """
         self._configuration = configuration
         self._environment = environment
         self._take_over = take_over
+        self._accept_changes = tuple(accept_changes)
         self._layout = SessionLayout(configuration.session_dir)
 
     def open(self) -> OpenSession:
@@ -190,6 +197,7 @@ class SessionManager:
         Raises:
             SessionBusyError: Another process holds the lease.
             SessionChangedError: The configuration differs in what would change the numbers.
+            UsageError: Something is accepted that is not refused.
             PhaselineError: The same as on the main rank, on every rank.
         """
         timeout_s = self._configuration.config.resilience.start_timeout_s
@@ -245,7 +253,7 @@ class SessionManager:
         layout.root.mkdir(parents=True, exist_ok=True)
         lease = Lease.acquire(layout, take_over=self._take_over)
         try:
-            identity = self._identify()
+            changes = self._require_acceptable()
             if environment.attempt is not None:
                 attempt = layout.attempt(environment.attempt)
                 adopted = read_adopted(attempt)
@@ -253,7 +261,9 @@ class SessionManager:
             else:
                 attempt = take_attempt(layout)
                 adopted = self._adopt(attempt)
+                changes = self._with_ranks(changes, adopted)
                 write_json(attempt.environment_file, describe_environment(environment))
+            events = RecordWriter(attempt.events_file)
         except BaseException:
             lease.release()
             raise
@@ -263,9 +273,9 @@ class SessionManager:
             environment=environment,
             rendezvous=rendezvous,
             adopted=adopted,
-            identity=identity,
             lease=lease,
-            events=RecordWriter(attempt.events_file),
+            events=events,
+            notes=tuple(changes.notes()),
         )
         session.event(
             "image_started",
@@ -273,10 +283,39 @@ class SessionManager:
             world_size=environment.world_size,
             resumed_from=adopted.resumed_from,
         )
+        # Recorded before they are stored: after a kill in between they are found again.
+        for name, facts in changes.events():
+            session.event(name, changes=facts)
+        session.identity = self._identify()
         return session
 
+    def _require_acceptable(self) -> ChangedSettings:
+        """What this start changes; later images of an attempt go by what the first one stored."""
+        stored_file = self._layout.config_file
+        if self._environment.attempt is not None:
+            return ChangedSettings()
+        if load_identity(self._layout) is None:
+            if self._accept_changes:
+                raise UsageError(
+                    f"--accept-change names {self._accept_changes[0]}, but there is no session at "
+                    f"{self._layout.root} yet. Leave it out."
+                )
+            return ChangedSettings()
+        return require_acceptable(
+            stored_file.read_text(encoding="utf-8"),
+            self._configuration,
+            self._layout,
+            self._accept_changes,
+        )
+
+    def _with_ranks(self, changes: ChangedSettings, adopted: Adopted) -> ChangedSettings:
+        if adopted.resumed_from is None:
+            return changes
+        manifest = Manifest.load(self._layout.root / adopted.resumed_from)
+        return changes.with_world_size(manifest.world_size, self._environment.world_size)
+
     def _identify(self) -> SessionIdentity:
-        """Creates the session's identity, or holds the stored one against what is asked for."""
+        """Creates the session's identity, or stores what it goes on with."""
         layout, configuration = self._layout, self._configuration
         identity = load_identity(layout)
         text = to_yaml(configuration.config)
@@ -294,25 +333,18 @@ class SessionManager:
             write_text(layout.config_file, text)
             save_identity(layout, identity)
             return identity
-        stored_text = layout.config_file.read_text(encoding="utf-8")
-        if stored_text != text:
-            self._require_safe_changes(stored_text)
+        if layout.config_file.read_text(encoding="utf-8") != text:
             # A phase or an export that was added opens a finished session again. First: a kill
             # after the configuration was written must not leave it finished.
-            identity = replace(identity, config_fingerprint=configuration.fingerprint, state="open")
+            identity = replace(
+                identity,
+                name=configuration.config.session.name,
+                config_fingerprint=configuration.fingerprint,
+                state="open",
+            )
             save_identity(layout, identity)
             write_text(layout.config_file, text)
         return identity
-
-    def _require_safe_changes(self, stored_text: str) -> None:
-        changes = unsafe_changes(stored_text, self._configuration, self._layout)
-        if changes:
-            raise SessionChangedError(
-                f"The session at {self._layout.root} was started with other settings:\n"
-                + "\n".join(f"  {change}" for change in changes)
-                + "\nPut them back, or train the changed configuration in a session of its own "
-                "(--session DIR or session.name)."
-            )
 
     def _adopt(self, attempt: AttemptLayout) -> Adopted:
         """Fixes which checkpoints this attempt trusts, and finds the one to go on from."""
@@ -361,25 +393,6 @@ def newest_verified(
         except CheckpointError as error:
             faults.append(str(error))
     return found, faults
-
-
-def unsafe_changes(
-    stored_text: str, configuration: TrainingConfiguration, layout: SessionLayout
-) -> list[str]:
-    """Lines that name each change that would alter the numbers of what has begun."""
-    stored = from_yaml(stored_text)
-    begun = [
-        phase.name
-        for phase in stored.phases
-        if list_published(layout.phase(phase.name).checkpoints_dir)
-    ]
-    if not begun:
-        return []
-    return [
-        f"{change.path} was {change.old!r} and is now {change.new!r}"
-        for change in differences(stored, configuration.config, begun)
-        if not change.safe
-    ]
 
 
 def describe_environment(environment: RankEnvironment) -> dict[str, Any]:
