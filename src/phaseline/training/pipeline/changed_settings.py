@@ -96,15 +96,14 @@ def require_acceptable(
 
 def _changes(stored: Config, wanted: Config, layout: SessionLayout) -> list[Change]:
     """Every change, those that the newest checkpoint cannot go with marked so."""
-    begun = {
-        phase.name: False
-        for phase in stored.phases
-        if list_published(layout.phase(phase.name).checkpoints_dir)
-    }
-    state = SavedState.newest(layout, list(begun))
+    names = [phase.name for phase in stored.phases]
+    begun = {name: False for name in names if list_published(layout.phase(name).checkpoints_dir)}
+    state = SavedState.newest(layout, names)
     if state is not None:
-        # What comes before the newest checkpoint is never gone back to.
-        begun = {name: name != state.phase or state.is_final for name in begun}
+        # What comes before the newest checkpoint is never gone back to, and what lies behind it
+        # was left by an attempt that nobody trusts.
+        before = names[: names.index(state.phase)]
+        begun = {**dict.fromkeys(before, True), state.phase: state.is_final}
     changes = compare(stored, wanted, begun)
     if state is None or not any(change.effect is Effect.NUMBERS for change in changes):
         return changes

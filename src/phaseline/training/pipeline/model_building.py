@@ -88,6 +88,7 @@ class ModelBuilding:
         engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
         if point is not None and point.manifest.phase == section.name:
             self._restore(point, engine, stateful)
+            plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         elif point is not None:
             position.follow(point.manifest.global_step, point.manifest.tokens)
         self._world.require_agreement("where training goes on", position.state_dict())

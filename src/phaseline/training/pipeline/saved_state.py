@@ -39,7 +39,7 @@ class SavedState:
 
         Args:
             layout: The session.
-            phases: Its phases that have checkpoints, in order.
+            phases: Its phases, in order.
         """
         found: list[tuple[int, int, str, SavedState]] = []
         for folder in list_inherited(layout, max(layout.attempt_numbers(), default=0) + 1):
