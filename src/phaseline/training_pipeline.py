@@ -28,6 +28,7 @@ class TrainingPipeline:
         overrides: Sequence[str] = (),
         session_dir: str | Path | None = None,
         take_over: bool = False,
+        accept_changes: Sequence[str] = (),
         images: ProcessImages | None = None,
         stop_flag: StopFlag | None = None,
     ) -> None:
@@ -38,6 +39,8 @@ class TrainingPipeline:
             overrides: As `phases[0].optimizer.lr=1e-3`.
             session_dir: Instead of `<session.root>/<session.name>`.
             take_over: Whether the lease is taken from another holder.
+            accept_changes: Settings of a resumed session whose changes are accepted, though they
+                change its numbers: paths as the refusal writes them, or sections.
             images: What happens to the process between phases; in place if not given.
             stop_flag: Set when this process is asked to stop. If none is given, one listens to
                 SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 from `run` on.
@@ -48,6 +51,7 @@ class TrainingPipeline:
             session_dir=None if session_dir is None else Path(session_dir),
         )
         self._take_over = take_over
+        self._accept_changes = tuple(accept_changes)
         self._images = images or InPlace()
         self._stop_flag = stop_flag
         self.session: OpenSession | None = None
@@ -62,7 +66,8 @@ class TrainingPipeline:
         Raises:
             ConfigurationError: The configuration has faults; it carries all of them.
             SessionBusyError: Another process works on the session.
-            SessionChangedError: The session was started with settings that differ.
+            SessionChangedError: The session was started with settings that differ, and would
+                train other numbers with them.
             PhaselineError: Training could not go on; the message says why.
         """
         environment = RankEnvironment.read()
@@ -73,7 +78,12 @@ class TrainingPipeline:
         else:
             stored = Path(environment.session_dir)
             configuration = ConfigurationBuilder.stored(stored, dp_world_size=ranks)
-        manager = SessionManager(configuration, environment, take_over=self._take_over)
+        manager = SessionManager(
+            configuration,
+            environment,
+            take_over=self._take_over,
+            accept_changes=self._accept_changes,
+        )
         self.session = manager.open()
         self._images.attempt_opened(self.session.attempt, environment.rank)
         with listening(self._stop_flag) as stop_flag:

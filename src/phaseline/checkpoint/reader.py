@@ -16,6 +16,7 @@ from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, wh
 from phaseline.errors import CheckpointError
 
 WEIGHT = "weight"
+_BUFFER = "buffer/"
 
 
 def weights_name(dp_rank: int) -> str:
@@ -120,6 +121,14 @@ class CheckpointReader:
         empty: torch.Tensor = file.get_slice(key)[0:0]
         return empty.dtype
 
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The buffers that rank 0 saved, by name; they are kept flat."""
+        names = [key for key in self._ranks[0].keys() if key.startswith(_BUFFER)]  # noqa: SIM118
+        return {
+            name.removeprefix(_BUFFER): tuple(self._ranks[0].get_slice(name).get_shape())
+            for name in names
+        }
+
     def read_buffers(self, module: torch.nn.Module, rank: int) -> None:
         """Gives a module's persistent buffers the values that a rank saved.
 
@@ -128,7 +137,7 @@ class CheckpointReader:
         file = self._ranks[rank if rank < len(self._ranks) else 0]
         saved = set(file.keys())
         for name, buffer in persistent_buffers(module).items():
-            key = f"buffer/{name}"
+            key = f"{_BUFFER}{name}"
             if key not in saved:
                 raise CheckpointError(f"{self.folder} does not hold the buffer {name}.")
             with torch.no_grad():

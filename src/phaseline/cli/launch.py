@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from phaseline.cli.options import ConfigFile, Overrides, SessionDir, TakeOver
+from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.launch_command import build_launch_command
 from phaseline.cluster.launcher import launch as launch_ranks
 from phaseline.cluster.verdict import describe_finished
+from phaseline.config.changes import compare
 from phaseline.config.loading import LoadedConfig, load_config
-from phaseline.config.resolved import differences, from_yaml
+from phaseline.config.resolved import from_yaml
 from phaseline.errors import UsageError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
@@ -31,23 +33,29 @@ def launch(
     ] = None,
     session: SessionDir = None,
     take_over: TakeOver = False,
+    accept_change: AcceptChanges = None,
 ) -> None:
     """Start, resume or continue a session on this machine.
 
     The same command again goes on where the session stands, after Ctrl-C, a crash or a
     reboot; a finished session says so. Ctrl-C saves at the next step, a second one leaves
     at once.
+
+    Settings may change between starts. What keeps the numbers passes and is recorded: the
+    number of ranks, the engine, notes, tracking, checkpoints, phases still to come. What
+    would change them is refused with its line, unless --accept-change names it.
     """
     num_gpus = count_gpus()
     overrides = list(override or ())
-    loaded = load_config(config, overrides, session_dir=session)
+    rules = [inherited_weights_can_be_read(session)]
+    loaded = load_config(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)
     num_processes = processes or loaded.config.cluster.processes_per_node or max(1, num_gpus)
     _require_gpus(num_processes, num_gpus)
     if loaded.config.cluster.processes_per_node != num_processes:
         # Said to the configuration, so that batch sizes are checked against it now.
         overrides.append(f"cluster.processes_per_node={num_processes}")
-        loaded = load_config(config, overrides, session_dir=session)
+        loaded = load_config(config, overrides, session_dir=session, rules=rules)
     layout = SessionLayout(loaded.session_dir)
     if _is_finished(layout, loaded):
         _say(describe_finished(layout))
@@ -59,6 +67,7 @@ def launch(
         num_processes=num_processes,
         has_gpu=num_gpus > 0,
         take_over=take_over,
+        accept_changes=accept_change or (),
     )
     raise typer.Exit(int(launch_ranks(command, layout, say=_say)))
 
@@ -92,8 +101,8 @@ def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
         return False
     if not all((layout.exports_dir / name).is_dir() for name in wanted.export.phases):
         return False
-    changes = differences(done, wanted, [phase.name for phase in done.phases])
-    return all(change.safe for change in changes)
+    changes = compare(done, wanted, {phase.name: True for phase in done.phases})
+    return all(change.is_harmless for change in changes)
 
 
 def _say(text: str) -> None:

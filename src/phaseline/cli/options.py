@@ -24,6 +24,16 @@ SessionDir = Annotated[
     typer.Option(help="The session directory. Default: <session.root>/<session.name>."),
 ]
 
+AcceptChanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-change",
+        metavar="KEY",
+        help="Go on although this setting changed and the numbers will too: a path as the refusal "
+        "writes it, or a section, as phases[0].optimizer. Repeatable.",
+    ),
+]
+
 TakeOver = Annotated[
     bool,
     typer.Option("--take-over", help="Start although another process holds the session."),

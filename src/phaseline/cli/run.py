@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from phaseline.cli.options import ConfigFile, Overrides, SessionDir, TakeOver
+from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import ExitCode, PhaselineError
@@ -33,6 +33,7 @@ def run(
     override: Overrides = None,
     session: SessionDir = None,
     take_over: TakeOver = False,
+    accept_change: AcceptChanges = None,
 ) -> None:
     """Start or resume a session on this rank. `accelerate launch ... -m phaseline run CONFIG`."""
     linux.die_with_parent()
@@ -49,6 +50,7 @@ def run(
         overrides=override or (),
         session_dir=session,
         take_over=take_over,
+        accept_changes=accept_change or (),
         images=images,
         stop_flag=stop_flag,
     )

@@ -28,6 +28,7 @@ def build_launch_command(
     num_processes: int,
     has_gpu: bool,
     take_over: bool = False,
+    accept_changes: Sequence[str] = (),
     variables: Mapping[str, str] = os.environ,
 ) -> LaunchCommand:
     """Builds the command that starts the ranks of a session on this machine.
@@ -39,6 +40,7 @@ def build_launch_command(
         num_processes: Ranks to start.
         has_gpu: Whether ranks run on GPUs.
         take_over: Whether a lease that another holds is taken.
+        accept_changes: Settings whose changes are accepted, handed on as `--accept-change`.
         variables: The environment to start from. What the user set there stays.
     """
     argv = [
@@ -59,6 +61,8 @@ def build_launch_command(
         argv += ["--session", str(session_dir)]
     if take_over:
         argv.append("--take-over")
+    for key in accept_changes:
+        argv += ["--accept-change", key]
     return LaunchCommand(argv, _environment(variables, num_processes, has_gpu))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
 from phaseline.errors import Fault
+
+PhaseRule = Callable[[Place], Iterator[Finding]]
 
 SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     model.model_is_described_once,
@@ -20,7 +22,7 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     names.phase_names_are_unique,
     names.exported_phases_exist,
 )
-PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
+PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,
     names.sources_are_known,
     names.optimizer_is_known,
@@ -56,23 +58,28 @@ PHASE_RULES: tuple[Callable[[Place], Iterator[Finding]], ...] = (
 )
 
 
-def find_contradictions(config: Config, root: Node, *, is_partial: bool = False) -> list[Fault]:
+def find_contradictions(
+    config: Config, root: Node, more: Sequence[PhaseRule] = (), *, is_partial: bool = False
+) -> list[Fault]:
     """Applies every rule.
 
     Args:
         config: The merged configuration.
         root: The merged tree, for lines.
+        more: Rules about phases besides those of this package.
         is_partial: Whether settings that could not be read are left out of `config`; a rule
             that needs one of them then says nothing.
     """
-    findings = list(_apply_rules(config, is_partial=is_partial))
+    findings = list(_apply_rules(config, more, is_partial=is_partial))
     findings = [
         finding for finding in findings if not _is_default_of_others(finding, findings, root)
     ]
     return _locate(findings, root)
 
 
-def _apply_rules(config: Config, *, is_partial: bool) -> Iterator[Finding]:
+def _apply_rules(
+    config: Config, more: Sequence[PhaseRule], *, is_partial: bool
+) -> Iterator[Finding]:
     # What is left out of a section raises AttributeError when it is looked at.
     forgiven = AttributeError if is_partial else ()
     for rule in SESSION_RULES:
@@ -81,7 +88,7 @@ def _apply_rules(config: Config, *, is_partial: bool) -> Iterator[Finding]:
         except forgiven:
             continue
     for idx, phase in enumerate(getattr(config, "phases", ()) if is_partial else config.phases):
-        for phase_rule in PHASE_RULES:
+        for phase_rule in (*PHASE_RULES, *more):
             try:
                 yield from list(phase_rule(Place(config, idx, phase)))
             except forgiven:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from phaseline.config.cross_checks import find_contradictions
+from phaseline.config.cross_checks import PhaseRule, find_contradictions
 from phaseline.config.faults import faults_of
 from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
 from phaseline.config.partial import partial_config
 from phaseline.config.sections import Config
-from phaseline.config.tree import Node
+from phaseline.config.tree import Loc, Node
 from phaseline.config.yaml_reading import read_file
 from phaseline.errors import ConfigurationError, Fault
 
@@ -29,15 +29,28 @@ class LoadedConfig:
         config: The whole session, `defaults` merged into the phases.
         session_dir: The session directory.
         source: The file it was read from.
+        root: What was written, with its lines, `defaults` merged into the phases.
     """
 
     config: Config
     session_dir: Path
     source: Path
+    root: Node
+
+    def locate(self, loc: Loc) -> str:
+        """Where a setting was written: file and line, or the override."""
+        node = self.root.find(loc)
+        if node is not None:
+            return node.location
+        return f"{self.root.nearest(loc).location} does not set it"
 
 
 def load_config(
-    path: Path, overrides: Sequence[str] = (), *, session_dir: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    session_dir: Path | None = None,
+    rules: Sequence[PhaseRule] = (),
 ) -> LoadedConfig:
     """Reads, merges and checks a session file.
 
@@ -45,6 +58,7 @@ def load_config(
         path: The YAML file.
         overrides: Each `path=value`, as `phases[pretrain].optimizer.lr=1e-3`.
         session_dir: The session directory; None: `<session.root>/<session.name>`.
+        rules: What phases are held against besides: rules that look at more than the file.
 
     Raises:
         ConfigurationError: The file cannot be used; every fault that was found.
@@ -52,15 +66,15 @@ def load_config(
     path = Path(path)
     root, faults_of_overrides = apply_overrides(read_file(path), overrides)
     root, faults_of_defaults = merge_defaults(root)
-    config, faults = _validate(root)
+    config, faults = _validate(root, rules)
     faults = [*faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:
         raise ConfigurationError(_in_file_order(faults))
     directory = session_dir or Path(config.session.root) / config.session.name
-    return LoadedConfig(config=config, session_dir=Path(directory), source=path)
+    return LoadedConfig(config=config, session_dir=Path(directory), source=path, root=root)
 
 
-def _validate(root: Node) -> tuple[Config | None, list[Fault]]:
+def _validate(root: Node, rules: Sequence[PhaseRule] = ()) -> tuple[Config | None, list[Fault]]:
     """The configuration, and all that speaks against it."""
     plain = root.plain()
     try:
@@ -71,9 +85,9 @@ def _validate(root: Node) -> tuple[Config | None, list[Fault]]:
         faults = faults_of(error, root)
         partial = partial_config(plain)
         if partial is not None:
-            faults += find_contradictions(partial, root, is_partial=True)
+            faults += find_contradictions(partial, root, rules, is_partial=True)
         return None, faults
-    return config, find_contradictions(config, root)
+    return config, find_contradictions(config, root, rules)
 
 
 def _in_file_order(faults: list[Fault]) -> list[Fault]:

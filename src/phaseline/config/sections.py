@@ -194,14 +194,28 @@ class TrainableSection(Section):
 
 
 class InheritSection(Section):
-    """What a phase takes over from the one before."""
+    """What a phase starts from."""
 
-    weights: Literal["previous", "fresh"] = Field(
-        "previous", description="Weights from the previous phase (fresh in the first phase)."
+    weights: str = Field(
+        "previous",
+        min_length=1,
+        json_schema_extra={
+            "allowed": "previous, fresh, or the path of a Hugging Face folder, of a .safetensors "
+            "file or of a session with #phase"
+        },
+        description="previous: those of the phase before (fresh in the first phase); fresh; or a "
+        "path, relative to the folder you start in: a Hugging Face folder, a .safetensors file, "
+        "`SESSION#PHASE` of any session directory, or a checkpoint folder. Read once, when the "
+        "phase begins.",
     )
     optimizer: Literal["reset", "keep"] = Field(
         "reset", description="Optimizer state: started anew, or kept from the previous phase."
     )
+
+    @property
+    def foreign_weights(self) -> str | None:
+        """Where the weights come from if not from this session."""
+        return None if self.weights in ("previous", "fresh") else self.weights
 
 
 class SamplesSection(Section):

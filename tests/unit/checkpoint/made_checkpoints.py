@@ -10,18 +10,28 @@ from phaseline.checkpoint.manifest import MANIFEST_NAME, Manifest, checkpoint_na
 CONTENT = b"some bytes"
 
 
-def make_checkpoint(folder: Path, step: int, attempt: int = 1, **facts: Any) -> Path:
+def make_checkpoint(
+    folder: Path,
+    step: int,
+    attempt: int = 1,
+    *,
+    file: str = "a.bin",
+    content: bytes = CONTENT,
+    **facts: Any,
+) -> Path:
     """Publishes one with a single file, and returns its folder.
 
     Args:
         folder: Where checkpoints are.
         step: Its step.
         attempt: Its attempt.
+        file: Name of the file.
+        content: What it holds.
         facts: Fields of the manifest.
     """
     path = folder / checkpoint_name(step, attempt)
     path.mkdir(parents=True)
-    (path / "a.bin").write_bytes(CONTENT)
+    (path / file).write_bytes(content)
     known: dict[str, Any] = {
         "phase": "only",
         "phase_step": step,
@@ -34,7 +44,7 @@ def make_checkpoint(folder: Path, step: int, attempt: int = 1, **facts: Any) -> 
         "session": "s",
         "config_fingerprint": "f",
         "committed": (),
-        "files": {"a.bin": hash_file(path / "a.bin")},
+        "files": {file: hash_file(path / file)},
         "created": 0.0,
     }
     (path / MANIFEST_NAME).write_bytes(Manifest(**(known | facts)).to_bytes())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phaseline.config.loading import load_config
-from phaseline.config.resolved import differences, fingerprint, from_yaml, to_yaml
+from phaseline.config.resolved import fingerprint, from_yaml, to_yaml
 from phaseline.config.sections import Config, ModelSection
 from phaseline.errors import SessionError
 from unit.config.session_text import load
@@ -78,60 +78,3 @@ def test_fingerprint_stays_when_no_number_changes(tmp_path: Path, override: str)
 )
 def test_fingerprint_changes_when_a_number_does(tmp_path: Path, override: str) -> None:
     assert fingerprint(load(tmp_path, override)) != fingerprint(load(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("override", "path", "text", "safe"),
-    [
-        ("session.notes=x", "session.notes", '"" -> "x"', True),
-        ("session.root=x", "session.root", '"runs" -> "x"', True),
-        ("session.seed=4", "session.seed", "0 -> 4", False),
-        ("session.name=x", "session.name", '"test" -> "x"', False),
-        ("model.config.hidden_size=8", "model.config.hidden_size", "(absent) -> 8", False),
-        ("tracking.console=off", "tracking.console", '"auto" -> "off"', True),
-        ("cluster.nodes=2", "cluster.nodes", "1 -> 2", True),
-        ("phases[0].optimizer.lr=1", "phases[0].optimizer.lr", "0.0003 -> 1.0", False),
-        ("phases[0].checkpoint.keep_last=5", "phases[0].checkpoint.keep_last", "2 -> 5", True),
-        ("phases[0].evaluate.at_start=true", "phases[0].evaluate.at_start", "false -> true", False),
-        ("phases[1].optimizer.lr=1", "phases[1].optimizer.lr", "0.0001 -> 1.0", True),
-        ("phases[1].name=later", "phases[1].name", '"second" -> "later"', True),
-    ],
-)
-def test_differences_tell_what_is_safe_when_first_phase_has_begun(
-    tmp_path: Path, override: str, path: str, text: str, safe: bool
-) -> None:
-    (found,) = differences(load(tmp_path), load(tmp_path, override), ["first"])
-    assert found.path == path
-    assert str(found) == f"{path}: {text}"
-    assert found.safe is safe
-
-
-def test_differences_are_none_when_configurations_are_equal(tmp_path: Path) -> None:
-    assert differences(load(tmp_path), load(tmp_path), ["first", "second"]) == []
-
-
-def test_differences_are_safe_when_phases_are_appended(tmp_path: Path) -> None:
-    two = load(tmp_path)
-    one = Config(**{**dict(two), "phases": two.phases[:1]})
-    appended = differences(one, two, ["first"])
-    assert appended
-    assert all(difference.safe for difference in appended)
-
-
-def test_differences_are_unsafe_when_a_begun_phase_moves(tmp_path: Path) -> None:
-    config = load(tmp_path)
-    turned = Config(**{**dict(config), "phases": config.phases[::-1]})
-    assert not all(difference.safe for difference in differences(config, turned, ["first"]))
-
-
-def test_differences_are_unsafe_when_a_begun_phase_is_removed(tmp_path: Path) -> None:
-    two = load(tmp_path)
-    one = Config(**{**dict(two), "phases": two.phases[:1]})
-    assert all(difference.safe for difference in differences(two, one, ["first"]))
-    removed = differences(two, one, ["first", "second"])
-    safe = {difference.path for difference in removed if difference.safe}
-    # Sections that may change by themselves; the rest of the phase keeps it from going.
-    assert all(
-        path.startswith(("phases[1].checkpoint", "phases[1].evaluate.samples")) for path in safe
-    )
-    assert len(safe) < len(removed)

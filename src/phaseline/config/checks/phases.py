@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.known import OBJECTIVES, SOURCES
+from phaseline.config.tree import found_text
 
 _SHAPE_WORDS = {"text": "text", "pairs": "pairs of prompt and completion"}
 
@@ -61,10 +62,11 @@ def kept_optimizer_exists(place: Place) -> Iterator[Finding]:
             loc, "is 'keep', but the first phase has none before it", "Set it to reset here."
         )
         return
-    if place.phase.inherit.weights == "fresh":
+    if place.phase.inherit.weights != "previous":
         yield Finding(
             loc,
-            "is 'keep' while inherit.weights is 'fresh': the state belongs to other weights",
+            f"is 'keep' while inherit.weights is {found_text(place.phase.inherit.weights)}: the "
+            "state belongs to other weights",
             "Set inherit.optimizer to reset, or inherit.weights to previous.",
         )
     before = place.config.phases[place.idx - 1].optimizer.name

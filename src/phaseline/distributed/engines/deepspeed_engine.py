@@ -139,6 +139,9 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Destroys the engine, and what accelerate remembers of it."""
         self._watch.close()
+        # transformers looks here, whatever `zero3_init_flag` says, and would partition the model
+        # that this process builds next, before it has weights.
+        self._accelerator.state.deepspeed_plugin.dschf = None
         self._accelerator.free_memory(self._engine)
         self.model = self.module = torch.nn.Module()
         self._engine = self._zero = None  # type: ignore[assignment]  # nothing may use it again

@@ -33,6 +33,20 @@ class PhasePlan:
     reading: Schedule
     keep_every_steps: int = 0
 
+    def require_not_over(self, step: int, *, path: str) -> None:
+        """Raises if more steps are done than the phase has: somebody shortened it too far.
+
+        Raises:
+            ConfigurationError: The phase's length is passed.
+        """
+        if step > self.num_steps:
+            problem = (
+                f"comes to {self.num_steps} steps, and {step} are done; it must be at least that"
+            )
+            raise ConfigurationError(
+                [Fault(f"{path}.duration", "", problem, "Lengthen it, or put it back.")]
+            )
+
     @classmethod
     def derive(
         cls,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
 from phaseline.config.resolved import fingerprint, from_yaml
 from phaseline.config.sections import Config
+from phaseline.config.tree import Loc
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.session.layout import SessionLayout
+
+
+def _stored(_loc: Loc) -> str:
+    return "the session's config.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +30,14 @@ class TrainingConfiguration:
         session_dir: The session's directory, which is its identity.
         layouts: Per phase, how a global batch is spread over ranks and micro-steps.
         fingerprint: Of everything that determines the numbers.
+        locate: Where a setting was written: file and line, or the override.
     """
 
     config: Config
     session_dir: Path
     layouts: tuple[BatchLayout, ...]
     fingerprint: str
+    locate: Callable[[Loc], str] = field(default=_stored, compare=False, repr=False)
 
 
 class ConfigurationBuilder:
@@ -59,11 +67,17 @@ class ConfigurationBuilder:
         Raises:
             ConfigurationError: Carrying every fault.
         """
-        loaded = load_config(self._path, self._overrides, session_dir=self._session_dir)
+        loaded = load_config(
+            self._path,
+            self._overrides,
+            session_dir=self._session_dir,
+            rules=[inherited_weights_can_be_read(self._session_dir)],
+        )
         faults = list(self._needs_fresh_images(loaded.config)) if in_place else []
         if faults:
             raise ConfigurationError(faults)
-        return _detail(loaded.config, loaded.session_dir, dp_world_size)
+        detailed = _detail(loaded.config, loaded.session_dir, dp_world_size)
+        return replace(detailed, locate=loaded.locate)
 
     @staticmethod
     def stored(session_dir: Path, *, dp_world_size: int) -> TrainingConfiguration:

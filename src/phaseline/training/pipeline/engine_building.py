@@ -20,6 +20,7 @@ from phaseline.models.optimizers import build_optimizer
 from phaseline.models.skeleton import parameters_without_memory
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import require_same_tokenizer
+from phaseline.training.pipeline.foreign_start import ForeignStart
 from phaseline.training.pipeline.resume_point import ResumePoint
 
 
@@ -29,6 +30,7 @@ def build_phase_engine(
     phase_idx: int,
     tokenizer: Tokenizer,
     point: ResumePoint | None,
+    foreign: ForeignStart | None = None,
 ) -> Engine:
     """Builds a phase's model and engine. **Ranks:** all.
 
@@ -39,17 +41,19 @@ def build_phase_engine(
         tokenizer: Of the session.
         point: What the phase goes on from. A checkpoint of its own is left to the caller; of
             the phase before it takes what `inherit` says.
+        foreign: Weights from outside, if it starts from those.
     """
     section = configuration.config.phases[phase_idx]
     settings = _settings(configuration, phase_idx)
     within_phase = point is not None and point.manifest.phase == section.name
     inherits = point is not None and not within_phase and section.inherit.weights == "previous"
     # Values that come from a checkpoint, or from the main rank, are never made here.
-    holds_values = not settings.partitions_weights or (
-        world.is_main and not within_phase and not inherits
-    )
+    filled = within_phase or inherits or (foreign is not None and not foreign.is_trial)
+    holds_values = not settings.partitions_weights or (world.is_main and not filled)
     with _memory(holds_values=holds_values):
         module = _build_module(configuration, phase_idx, tokenizer)
+    if foreign is not None:
+        foreign.require_fit(module)
     optimizer = build_optimizer(module, section.optimizer, device=_stepping_device(section, world))
     engine = build_engine(module, optimizer, settings, world)
     if point is not None and inherits:
@@ -57,6 +61,8 @@ def build_phase_engine(
             require_same_tokenizer(reader, tokenizer, section.name)
             keeps = section.inherit.optimizer == "keep"
             load_engine(reader, engine, dp_rank=world.dp_rank, optimizer=keeps)
+    if foreign is not None and not foreign.is_trial:
+        foreign.fill(engine)
     if section.engine.compile:
         compile_module(engine.module)
     return engine

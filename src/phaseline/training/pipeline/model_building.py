@@ -8,6 +8,7 @@ from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.plugins import load_attribute
 from phaseline.data.phase_data import PhaseData, open_phase_data
+from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.objectives import Objective, build_objective
@@ -26,6 +27,7 @@ from phaseline.training.pipeline.configuration_builder import TrainingConfigurat
 from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
 from phaseline.training.pipeline.engine_building import build_phase_engine
 from phaseline.training.pipeline.event_log import EventLog
+from phaseline.training.pipeline.foreign_start import find_foreign_start
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
 
@@ -66,13 +68,17 @@ class ModelBuilding:
         self._display = display
         self._stop_flag = stop_flag
 
-    def build(self, phase_idx: int, point: ResumePoint | None) -> PhaseRuntime:
+    def build(
+        self, phase_idx: int, point: ResumePoint | None, *, is_trial: bool = False
+    ) -> PhaseRuntime:
         """Builds a phase's runtime. **Ranks:** all.
 
         Args:
             phase_idx: Which phase.
             point: What it goes on from: a checkpoint of this phase, the last one of the phase
                 before, or None for fresh weights.
+            is_trial: Whether the phase is only tried: weights from outside are then held against
+                the model, and not read.
         """
         config = self._configuration.config
         section, layout = config.phases[phase_idx], self._configuration.layouts[phase_idx]
@@ -81,11 +87,10 @@ class ModelBuilding:
         position = PhasePosition()
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        engine = build_phase_engine(
-            self._configuration, self._world, phase_idx, data.tokenizer, point
-        )
+        engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
         if point is not None and point.manifest.phase == section.name:
             self._restore(point, engine, stateful)
+            plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         elif point is not None:
             position.follow(point.manifest.global_step, point.manifest.tokens)
         self._world.require_agreement("where training goes on", position.state_dict())
@@ -114,6 +119,20 @@ class ModelBuilding:
             callbacks=callbacks,
             samples_folder=self._session.layout.phase(section.name).samples_dir,
         )
+
+    def _engine(
+        self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None, *, is_trial: bool
+    ) -> Engine:
+        configuration, world = self._configuration, self._world
+        foreign = find_foreign_start(
+            configuration, world, phase_idx, tokenizer, point, is_trial=is_trial
+        )
+        engine = build_phase_engine(configuration, world, phase_idx, tokenizer, point, foreign)
+        if foreign is not None and not is_trial and world.is_main:
+            self._session.event("weights_taken", **foreign.facts())
+            for note in foreign.notes():
+                self._display.note(note)
+        return engine
 
     def _open_data(self, phase_idx: int) -> PhaseData:
         configuration = self._configuration

@@ -105,10 +105,10 @@ class PipelineOrchestrator:
     def _run(self) -> Outcome:
         config = self._configuration.config
         self._follow_with_wandb()
+        for note in self._session.notes:
+            self._display.note(note)
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
-        for line in self._session.rejected:
-            self._display.note(line)
         prepare_data(config, self._session.rendezvous, report)
         self._prepare_determinism(report)
         world = self._world = World(
@@ -169,7 +169,8 @@ class PipelineOrchestrator:
         )
         place = self._session.place
         place.phase = self._configuration.config.phases[task.phase_idx].name
-        runtime = building.build(task.phase_idx, task.point)
+        is_trial = task.kind == "validate"
+        runtime = building.build(task.phase_idx, task.point, is_trial=is_trial)
         place.position = runtime.position
         return runtime
 

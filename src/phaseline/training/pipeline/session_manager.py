@@ -7,21 +7,22 @@ import platform
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from phaseline import __version__
-from phaseline.checkpoint.manifest import list_kept
+from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited, list_trusted
-from phaseline.config.resolved import differences, from_yaml, to_yaml
+from phaseline.config.resolved import to_yaml
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.errors import (
     ExitCode,
     PhaselineError,
     SessionBusyError,
-    SessionChangedError,
+    UsageError,
     WorldError,
 )
 from phaseline.session.attempts import (
@@ -38,6 +39,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
 from phaseline.training.phases.position import PhasePosition
+from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.resume_point import SetAside, newest_verified, set_aside
 
@@ -76,7 +78,7 @@ class OpenSession:
         lease: Held by the main rank.
         events: What happened, on the main rank.
         place: Where this rank is.
-        rejected: On the main rank, what is to be said of checkpoints that did not verify.
+        notes: What a person is told of how it was opened, on the main rank.
     """
 
     layout: SessionLayout
@@ -88,7 +90,7 @@ class OpenSession:
     lease: Lease | None = None
     events: RecordWriter | None = None
     place: Place = field(default_factory=Place)
-    rejected: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -155,6 +157,7 @@ class SessionManager:
         environment: RankEnvironment,
         *,
         take_over: bool = False,
+        accept_changes: Sequence[str] = (),
     ) -> None:
         """Takes what the session is about.
 
@@ -162,10 +165,12 @@ class SessionManager:
             configuration: What is asked for now.
             environment: This process's coordinates.
             take_over: Whether another holder's lease is taken from it.
+            accept_changes: Settings whose changes are accepted, though they change numbers.
         """
         self._configuration = configuration
         self._environment = environment
         self._take_over = take_over
+        self._accept_changes = tuple(accept_changes)
         self._layout = SessionLayout(configuration.session_dir)
 
     def open(self) -> OpenSession:
@@ -174,6 +179,7 @@ class SessionManager:
         Raises:
             SessionBusyError: Another process holds the lease.
             SessionChangedError: The configuration differs in what would change the numbers.
+            UsageError: Something is accepted that is not refused.
             PhaselineError: The same as on the main rank, on every rank.
         """
         timeout_s = self._configuration.config.resilience.start_timeout_s
@@ -229,7 +235,7 @@ class SessionManager:
         layout.root.mkdir(parents=True, exist_ok=True)
         lease = Lease.acquire(layout, take_over=self._take_over)
         try:
-            identity = self._identify()
+            changes = self._require_acceptable()
             if environment.attempt is not None:
                 attempt = layout.attempt(environment.attempt)
                 adopted = read_adopted(attempt)
@@ -237,8 +243,10 @@ class SessionManager:
                 put_aside: list[SetAside] = []
             else:
                 attempt = take_attempt(layout)
-                adopted, put_aside = self._adopt(attempt, identity.id)
+                adopted, put_aside = self._adopt(attempt)
+                changes = self._with_ranks(changes, adopted)
                 write_json(attempt.environment_file, describe_environment(environment))
+            events = RecordWriter(attempt.events_file)
         except BaseException:
             lease.release()
             raise
@@ -248,23 +256,56 @@ class SessionManager:
             environment=environment,
             rendezvous=rendezvous,
             adopted=adopted,
-            identity=identity,
             lease=lease,
-            events=RecordWriter(attempt.events_file),
+            events=events,
+            notes=(*map(str, put_aside), *changes.notes()),
         )
+        self._record_start(session, put_aside, changes)
+        session.identity = self._identify()
+        return session
+
+    def _record_start(
+        self, session: OpenSession, put_aside: list[SetAside], changes: ChangedSettings
+    ) -> None:
         session.event(
             "image_started",
-            image=environment.image,
-            world_size=environment.world_size,
-            resumed_from=adopted.resumed_from,
+            image=self._environment.image,
+            world_size=self._environment.world_size,
+            resumed_from=session.adopted.resumed_from,
         )
         for one in put_aside:
             session.event("checkpoint_rejected", **asdict(one))
-        session.rejected = [str(one) for one in put_aside]
-        return session
+        # Recorded before they are stored: after a kill in between they are found again.
+        for name, facts in changes.events():
+            session.event(name, changes=facts)
+
+    def _require_acceptable(self) -> ChangedSettings:
+        """What this start changes; later images of an attempt go by what the first one stored."""
+        stored_file = self._layout.config_file
+        if self._environment.attempt is not None:
+            return ChangedSettings()
+        if load_identity(self._layout) is None:
+            if self._accept_changes:
+                raise UsageError(
+                    f"--accept-change names {self._accept_changes[0]}, but there is no session at "
+                    f"{self._layout.root} yet. Leave it out."
+                )
+            return ChangedSettings()
+        return require_acceptable(
+            stored_file.read_text(encoding="utf-8"),
+            self._configuration,
+            self._layout,
+            self._accept_changes,
+        )
+
+    def _with_ranks(self, changes: ChangedSettings, adopted: Adopted) -> ChangedSettings:
+        if adopted.resumed_from is None:
+            return changes
+        manifest = Manifest.load(self._layout.root / adopted.resumed_from)
+        return changes.with_world_size(manifest.world_size, self._environment.world_size)
 
     def _identify(self) -> SessionIdentity:
-        """Creates the session's identity, or holds the stored one against what is asked for."""
+        """Creates the session's identity, or stores what it goes on with."""
         layout, configuration = self._layout, self._configuration
         identity = load_identity(layout)
         text = to_yaml(configuration.config)
@@ -282,31 +323,26 @@ class SessionManager:
             write_text(layout.config_file, text)
             save_identity(layout, identity)
             return identity
-        stored_text = layout.config_file.read_text(encoding="utf-8")
-        if stored_text != text:
-            self._require_safe_changes(stored_text)
+        if layout.config_file.read_text(encoding="utf-8") != text:
             # A phase or an export that was added opens a finished session again. First: a kill
             # after the configuration was written must not leave it finished.
-            identity = replace(identity, config_fingerprint=configuration.fingerprint, state="open")
+            identity = replace(
+                identity,
+                name=configuration.config.session.name,
+                config_fingerprint=configuration.fingerprint,
+                state="open",
+            )
             save_identity(layout, identity)
             write_text(layout.config_file, text)
         return identity
 
-    def _require_safe_changes(self, stored_text: str) -> None:
-        changes = unsafe_changes(stored_text, self._configuration, self._layout)
-        if changes:
-            raise SessionChangedError(
-                f"The session at {self._layout.root} was started with other settings:\n"
-                + "\n".join(f"  {change}" for change in changes)
-                + "\nPut them back, or train the changed configuration in a session of its own "
-                "(--session DIR or session.name)."
-            )
-
-    def _adopt(self, attempt: AttemptLayout, session_id: str) -> tuple[Adopted, list[SetAside]]:
+    def _adopt(self, attempt: AttemptLayout) -> tuple[Adopted, list[SetAside]]:
         """Fixes which checkpoints this attempt trusts, and finds the one to go on from.
 
         Those that do not verify are put aside, now that this process alone may do so.
         """
+        identity = load_identity(self._layout)
+        session_id = "" if identity is None else identity.id
         folders = list_inherited(self._layout, attempt.number)
         point, rejected = newest_verified(
             folders, [phase.name for phase in self._configuration.config.phases], session_id
@@ -320,21 +356,6 @@ class SessionManager:
         )
         write_adopted(attempt, adopted)
         return adopted, [set_aside(one, point) for one in rejected]
-
-
-def unsafe_changes(
-    stored_text: str, configuration: TrainingConfiguration, layout: SessionLayout
-) -> list[str]:
-    """Lines that name each change that would alter the numbers of what has begun."""
-    stored = from_yaml(stored_text)
-    begun = [phase.name for phase in stored.phases if list_kept(layout.phase(phase.name))]
-    if not begun:
-        return []
-    return [
-        f"{change.path} was {change.old!r} and is now {change.new!r}"
-        for change in differences(stored, configuration.config, begun)
-        if not change.safe
-    ]
 
 
 def describe_environment(environment: RankEnvironment) -> dict[str, Any]:

@@ -104,10 +104,13 @@ def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(
     [
         (
             "phases[0].optimizer.lr=0.02",
-            r"phases\[0\]\.optimizer\.lr was '0\.01' and is now '0\.02'",
+            r"phases\[0\]\.optimizer\.lr was 0\.01 and is now 0\.02 \(-o phases",
         ),
-        ("session.seed=9", r"session\.seed was '0' and is now '9'"),
-        ("phases[0].evaluate.at_start=true", r"phases\[0\]\.evaluate\.at_start was 'false'"),
+        (
+            "session.seed=9",
+            r"session\.seed was 0 and is now 9 \(-o session\.seed=9\); this cannot be",
+        ),
+        ("phases[0].evaluate.at_start=true", r"phases\[0\]\.evaluate\.at_start was false"),
     ],
 )
 def test_changed_session_is_refused_with_the_change_named(

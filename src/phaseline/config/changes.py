@@ -1,0 +1,207 @@
+"""What two configurations of one session do not share, and what each change would do to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from phaseline.config.resolved import changes_no_number, settings_of
+from phaseline.config.sections import Config
+from phaseline.config.tree import Loc, path_text
+
+_ABSENT = "(absent)"
+
+
+class Effect(Enum):
+    """What going on with a changed setting does to what has begun."""
+
+    NONE = "none"
+    """No number that is trained or recorded depends on it."""
+    AHEAD = "ahead"
+    """It belongs to what has not begun."""
+    ROUNDING = "rounding"
+    """Samples, learning rates and state stay; sums are taken in another order."""
+    NUMBERS = "numbers"
+    """Another training from here on: somebody must accept it."""
+    STATE = "state"
+    """What was saved does not go with it, or it would change nothing any more."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that two configurations do not share.
+
+    Attributes:
+        loc: Its path.
+        old: Its value in the old one, as JSON.
+        new: Its value in the new one, as JSON.
+        effect: What going on with the new one does.
+        remark: With NUMBERS what would happen, if that needs saying; with STATE why not.
+    """
+
+    loc: Loc
+    old: str
+    new: str
+    effect: Effect
+    remark: str = ""
+
+    @property
+    def path(self) -> str:
+        """As `phases[0].optimizer.lr`."""
+        return path_text(self.loc)
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether the session goes on with it unasked."""
+        return self.effect not in (Effect.NUMBERS, Effect.STATE)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.old} -> {self.new}"
+
+
+_ROUNDS = {
+    ("engine", "kind"),
+    ("engine", "zero_stage"),
+    ("engine", "offload"),
+    ("engine", "deepspeed"),
+    ("engine", "leaf_modules"),
+    ("engine", "unused_parameters"),
+    ("engine", "activation_checkpointing"),
+    ("batch", "micro_size"),
+    ("evaluate", "micro_size"),
+}
+"""Of a phase: how it is spread over machines and memory."""
+
+_OTHER_DATA = (
+    "its checkpoints belong to the data that they were trained on, and refuse other. Train on "
+    "other data in a phase behind it"
+)
+_OTHER_STATE = (
+    "its checkpoints hold another state of the optimizer than it would need. Use it in a phase "
+    "behind it"
+)
+_TAKEN = "the phase has begun, and took its weights then: it would change nothing any more"
+_FIXED: dict[tuple[str, ...], str] = {
+    ("data", "held_out_frac"): _OTHER_DATA,
+    ("optimizer", "name"): _OTHER_STATE,
+    ("optimizer", "arguments", "amsgrad"): _OTHER_STATE,
+    ("inherit",): _TAKEN,
+}
+"""Of a phase that is under way: what its checkpoints cannot go with."""
+
+_OTHER_ORDER = "samples then come from other places of the order: some again, some never"
+_OTHER_CURVE = "the learning rate jumps to the new curve at the next step"
+_REMARKS: dict[tuple[str, ...], str] = {
+    ("batch", "global_size"): _OTHER_ORDER,
+    ("data", "sequence_length"): _OTHER_ORDER,
+    ("data", "sources"): _OTHER_ORDER,
+    ("duration",): _OTHER_CURVE,
+    ("schedule",): _OTHER_CURVE,
+}
+"""Of a phase that is under way: what an accepted change does besides the obvious."""
+
+
+def compare(old: Config, new: Config, begun: Mapping[str, bool]) -> list[Change]:
+    """Lists every setting that differs, in the order of the schema.
+
+    Args:
+        old: What the session was started with.
+        new: What it is to go on with.
+        begun: Phases of `old` that have trained weights, each with whether it is finished.
+    """
+    judge = _Judge(old, begun)
+    old_settings, new_settings = settings_of(old), settings_of(new)
+    found = list(_displaced(old, new, judge.num_begun))
+    displaced = {change.loc[1] for change in found}
+    for loc in [*old_settings, *(loc for loc in new_settings if loc not in old_settings)]:
+        if loc[0] == "phases" and loc[1] in displaced:
+            continue
+        before, after = old_settings.get(loc, _ABSENT), new_settings.get(loc, _ABSENT)
+        if before == after and type(before) is type(after):
+            continue
+        if _is_filled(before, after) or _is_filled(after, before):
+            continue
+        found.append(Change(loc, _text(before), _text(after), *judge.effect_of(loc)))
+    return found
+
+
+class _Judge:
+    """Says what a change does, by where the session stands."""
+
+    def __init__(self, old: Config, begun: Mapping[str, bool]) -> None:
+        self._phases = [(phase.name, begun.get(phase.name)) for phase in old.phases]
+        places = [idx for idx, (_, finished) in enumerate(self._phases) if finished is not None]
+        self.num_begun = max(places, default=-1) + 1
+
+    def effect_of(self, loc: Loc) -> tuple[Effect, str]:
+        if changes_no_number(loc):
+            return Effect.NONE, ""
+        if self.num_begun == 0:
+            return Effect.AHEAD, ""
+        if loc[0] == "phases" and isinstance(loc[1], int):
+            return self._effect_in_phase(loc[1], loc[2:])
+        if loc[0] == "tokenizer":
+            return Effect.STATE, "trained weights know the tokens by their numbers"
+        if loc == ("session", "seed") and self._is_under_way():
+            return Effect.STATE, "it decides which documents are held out and the order of samples"
+        return Effect.NUMBERS, ""
+
+    def _effect_in_phase(self, idx: int, keys: Loc) -> tuple[Effect, str]:
+        if idx >= self.num_begun:
+            return Effect.AHEAD, ""
+        name, finished = self._phases[idx]
+        if keys[:2] in _ROUNDS:
+            return (Effect.NONE if finished else Effect.ROUNDING), ""
+        if finished:
+            return Effect.STATE, _remark_of_finished(name, keys)
+        if keys[:2] == ("data", "sources") and keys[3:4] != ("weight",):
+            return Effect.STATE, _OTHER_DATA
+        fixed = _look_up(_FIXED, keys)
+        if fixed:
+            return Effect.STATE, fixed
+        return Effect.NUMBERS, _look_up(_REMARKS, keys)
+
+    def _is_under_way(self) -> bool:
+        return not self._phases[self.num_begun - 1][1]
+
+
+def _displaced(old: Config, new: Config, num_begun: int) -> Iterator[Change]:
+    """Phases that have begun and are not where they were."""
+    names = [phase.name for phase in new.phases]
+    for idx, phase in enumerate(old.phases[:num_begun]):
+        here = names[idx] if idx < len(names) else None
+        if here == phase.name:
+            continue
+        if phase.name in names:
+            remark = "phases that have begun keep their places; add others behind them"
+        elif here is None or here in [other.name for other in old.phases]:
+            remark = "what comes after it stands on what it trained; a phase that has begun stays"
+        else:
+            remark = "its checkpoints lie under its name; a phase that has begun keeps it"
+        found = _ABSENT if here is None else _text(here)
+        yield Change(("phases", idx, "name"), _text(phase.name), found, Effect.STATE, remark)
+
+
+def _remark_of_finished(name: str, keys: Loc) -> str:
+    if keys[:1] == ("duration",):
+        return (
+            f"{name} is finished. To train longer, add a phase behind it with "
+            "`inherit: {optimizer: keep}`"
+        )
+    return f"{name} is finished, so it would change nothing. Set it in the phases still to come"
+
+
+def _look_up(table: Mapping[tuple[str, ...], str], keys: Loc) -> str:
+    return next((text for path, text in table.items() if keys[: len(path)] == path), "")
+
+
+def _is_filled(one: Any, other: Any) -> bool:
+    """Whether an empty section or list only goes because something was put into it."""
+    return one in ({}, []) and other == _ABSENT
+
+
+def _text(value: object) -> str:
+    return _ABSENT if value == _ABSENT else json.dumps(value, ensure_ascii=False)
