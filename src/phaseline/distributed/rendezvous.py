@@ -11,6 +11,7 @@ import itertools
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +30,10 @@ _POLL_S = 0.01
 _POLL_MAX_S = 0.25
 _FAILED_KEY = "failed"
 _RUNS = itertools.count()
+
+
+def _do_nothing() -> None:
+    """Takes the place of something to do while a rank waits."""
 
 
 class Rendezvous:
@@ -93,6 +98,10 @@ class Rendezvous:
         self._poll(lambda: self.store.check([key]), f"the value {key!r}", timeout_s)
         return json.loads(self.store.get(key))
 
+    def is_published(self, key: str) -> bool:
+        """Whether somebody has set the key. Does not wait. **Ranks:** any."""
+        return bool(self.store.check([key]))
+
     def unique(self, name: str) -> str:
         """A key that the n-th call for this name gives to every rank alike, and no other call.
 
@@ -102,10 +111,21 @@ class Rendezvous:
         self._uses[name] += 1
         return f"{name}#{self._uses[name]}"
 
-    def barrier(self, name: str, *, timeout_s: float | None = None) -> None:
+    def barrier(
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], object] = _do_nothing,
+    ) -> None:
         """Returns once every rank has called it as often with this name. **Ranks:** all.
 
         It is no collective, so it may stand where one would hang.
+
+        Args:
+            name: Of the barrier.
+            timeout_s: Longest wait in seconds; None: the one for the start.
+            meanwhile: Called a few times a second while this rank waits.
 
         Raises:
             LostRankError: Some rank did not come in time, or failed.
@@ -114,7 +134,12 @@ class Rendezvous:
         limit = self.timeout_s if timeout_s is None else timeout_s
         key = self.unique(f"barrier/{name}")
         self.store.add(key, 1)
-        self._poll(lambda: self.store.add(key, 0) >= world_size, f"all ranks at {name!r}", limit)
+
+        def is_complete() -> bool:
+            meanwhile()
+            return bool(self.store.add(key, 0) >= world_size)
+
+        self._poll(is_complete, f"all ranks at {name!r}", limit)
 
     def _poll(self, is_ready: Any, what: str, timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
