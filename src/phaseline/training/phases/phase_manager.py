@@ -7,9 +7,11 @@ from enum import Enum
 import torch
 
 from phaseline.checkpoint.store import SavedPosition
+from phaseline.config.sections import SamplesSection
 from phaseline.errors import AnomalyError
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
+from phaseline.training.phases.position import Unfinished
 from phaseline.training.phases.sampling import Sampler
 
 
@@ -39,13 +41,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         self.announce_phase()
         runtime.clock.update(runtime.position.phase_step)
         runtime.callbacks.phase_started(runtime)
-        if runtime.section.evaluate.at_start and runtime.position.phase_step == 0:
-            self.validate()
-        self.begin_training()
         ending = self._train()
-        runtime.stop.close()
         if ending is PhaseEnding.FINISHED:
-            self._finish()
+            ending = self._finish()
+        runtime.stop.close()
         self.save(final=ending is PhaseEnding.FINISHED)
         runtime.callbacks.phase_ended(runtime, finished=ending is PhaseEnding.FINISHED)
         return ending
@@ -53,6 +52,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
     def _train(self) -> PhaseEnding:
         runtime = self.runtime
         plan, position = runtime.plan, runtime.position
+        if self._is_validation_left() and self.validate() is None:
+            return PhaseEnding.STOPPED
+        self.begin_training()
+        runtime.stop.begin()
         while position.phase_step < plan.num_steps:
             self.train_step()
             step = position.phase_step
@@ -61,8 +64,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 self.flush_metrics()
                 self.show_progress()
             if plan.validation.due(step) and not is_last:
-                self.validate()
+                if self.validate() is None:
+                    return PhaseEnding.STOPPED
                 self.begin_training()
+                runtime.stop.begin()
             if runtime.stop.agreed() and not is_last:
                 return PhaseEnding.STOPPED
             if plan.checkpoint.due(step) and not is_last:
@@ -103,11 +108,27 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         if report.skipped:
             self._require_progress()
 
-    def validate(self) -> dict[str, float]:
-        """Looks at all held-out data once, records the losses and returns them."""
+    def _is_validation_left(self) -> bool:
+        """Whether held-out data is looked at before the next step: at the start, or again.
+
+        What is left after the last step is `_finish`'s.
+        """
+        position, evaluate = self.runtime.position, self.runtime.section.evaluate
+        is_due = evaluate.at_start and position.phase_step == 0
+        is_before_a_step = position.phase_step < self.runtime.plan.num_steps
+        return is_before_a_step and (is_due or position.unfinished is Unfinished.VALIDATION)
+
+    def validate(self) -> dict[str, float] | None:
+        """Looks at all held-out data once, records the losses and returns them.
+
+        None: the ranks agreed to stop. Then nothing is recorded, and the position says that
+        it is to be done again.
+        """
         runtime = self.runtime
         self.flush_metrics()
         self.begin_evaluation()
+        runtime.position.unfinished = Unfinished.VALIDATION
+        runtime.stop.begin()
         world, held_out = runtime.world, runtime.data.held_out
         evaluate = runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
@@ -116,12 +137,15 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         )
         with torch.no_grad():
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
+                if runtime.stop.agreed():
+                    return None
                 batch = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
                 batch = batch.to(world.device)
                 totals.add(runtime.objective.token_losses(runtime.engine.model, batch), batch)
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         runtime.position.validation_loss = metrics[f"{prefix}/loss"]
+        runtime.position.unfinished = Unfinished.NOTHING
         self.record("validation", metrics)
         runtime.callbacks.validation_ended(runtime, metrics)
         shown = ", ".join(
@@ -152,21 +176,36 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         )
         runtime.callbacks.checkpoint_saved(runtime, report, final=final)
 
-    def _finish(self) -> None:
+    def _finish(self) -> PhaseEnding:
         """What a phase does once after its last step, before its last checkpoint."""
         runtime = self.runtime
-        self.validate()
-        section = runtime.section.evaluate.samples
-        if section is not None:
-            metrics, samples = Sampler(runtime, section).run()
-            self.record("samples", metrics, samples=samples)
-            key = f"{runtime.section.name}/samples/python_valid_frac"
-            if key in metrics:
-                self.say(
-                    f"{runtime.section.name}: {metrics[key]:.0%} of {len(samples)} generated "
-                    "functions parse"
-                )
+        position, section = runtime.position, runtime.section.evaluate.samples
+        if position.unfinished is not Unfinished.SAMPLES and self.validate() is None:
+            return PhaseEnding.STOPPED
+        if section is not None and not self._write_samples(section):
+            return PhaseEnding.STOPPED
+        position.unfinished = Unfinished.NOTHING
         self.show_progress()
+        return PhaseEnding.FINISHED
+
+    def _write_samples(self, section: SamplesSection) -> bool:
+        """Records what the model writes; False: the ranks agreed to stop, nothing is recorded."""
+        runtime = self.runtime
+        self.begin_evaluation()
+        runtime.position.unfinished = Unfinished.SAMPLES
+        runtime.stop.begin()
+        written = Sampler(runtime, section).run()
+        if written is None:
+            return False
+        metrics, samples = written
+        self.record("samples", metrics, samples=samples)
+        key = f"{runtime.section.name}/samples/python_valid_frac"
+        if key in metrics:
+            self.say(
+                f"{runtime.section.name}: {metrics[key]:.0%} of {len(samples)} generated "
+                "functions parse"
+            )
+        return True
 
     def _require_progress(self) -> None:
         position, limit = self.runtime.position, self.runtime.resilience.max_skipped_steps

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
+
+
+class Unfinished(str, Enum):
+    """Work at the present step that has begun and is not recorded yet."""
+
+    NOTHING = ""
+    VALIDATION = "validation"
+    SAMPLES = "samples"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,6 +26,8 @@ class PhasePosition:
         skipped_steps: Steps of this phase whose update was left out.
         skipped_in_a_row: Such steps without an applied one between.
         validation_loss: The latest, or None.
+        unfinished: What a stop cut off at this step. It is done first when training goes on,
+            so that a resumed phase records what an uninterrupted one does.
     """
 
     phase_step: int = 0
@@ -25,6 +36,7 @@ class PhasePosition:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     validation_loss: float | None = None
+    unfinished: Unfinished = Unfinished.NOTHING
 
     def follow(self, global_step: int, tokens: int) -> None:
         """Begins a phase where the one before it ended."""
@@ -40,10 +52,14 @@ class PhasePosition:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the counters."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Returns the counters, as JSON values."""
+        counters = {name: getattr(self, name) for name in self.__slots__}
+        return {**counters, "unfinished": self.unfinished.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from saved counters."""
+        # Checkpoints of version 0.1.0 and before were only written with nothing unfinished.
+        saved = {"unfinished": "", **state}
         for name in self.__slots__:
-            setattr(self, name, state[name])
+            setattr(self, name, saved[name])
+        self.unfinished = Unfinished(saved["unfinished"])
