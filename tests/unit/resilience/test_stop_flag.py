@@ -56,9 +56,7 @@ def test_listening_leaves_a_flag_of_the_callers_alone() -> None:
 def test_flag_is_set_by_what_it_watches_and_remembers_it() -> None:
     flag, answers = StopFlag(), ["", "phaseline stop on here"]
     with flag.watching(lambda: answers.pop(0)):
-        assert not flag.is_set
-        assert flag.is_set
-        assert flag.is_set
+        assert [flag.is_set for _ in range(3)] == [False, True, True]
     assert (flag.is_set, flag.reason, flag.number) == (True, "phaseline stop on here", None)
 
 
