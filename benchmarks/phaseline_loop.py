@@ -13,7 +13,8 @@ from pausing import Turnstile
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import ExitCode
-from phaseline.resilience.stop_flag import listening
+from phaseline.resilience.stop_flag import StopFlag, listening
+from phaseline.resilience.stop_notice import StopNotice
 from phaseline.tracking.console import build_display
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.phase_manager import TrainingPhaseManager
@@ -85,7 +86,8 @@ def phaseline_runtime(
     builder = ConfigurationBuilder(config_file, session_dir=folder / "session")
     configuration = builder.build(dp_world_size=1)
     session = SessionManager(configuration, environment).open()
-    prepare_data(configuration.config, session.rendezvous, lambda _text: None)
+    notice = StopNotice(StopFlag(), session.rendezvous)
+    prepare_data(configuration.config, session.rendezvous, lambda _text: None, notice)
     world = World(environment, session.rendezvous, collective_timeout_s=60)
     tracking = configuration.config.tracking
     with Path(os.devnull).open("w") as stream, listening(None) as stop_flag:

@@ -107,5 +107,11 @@ class EngineError(PhaselineError):
     """An engine does not do what the configuration says."""
 
 
+class StopRequestedError(PhaselineError):
+    """Work was given up halfway because a stop was asked for; it left nothing behind."""
+
+    exit_code = ExitCode.STOPPED
+
+
 class AnomalyError(PhaselineError):
     """Training went wrong in its numbers, so it was stopped before it could do harm."""

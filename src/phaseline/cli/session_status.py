@@ -127,7 +127,7 @@ def gather_status(layout: SessionLayout) -> SessionStatus:
     is_running = lease is not None and lease.is_held()
     numbers = layout.attempt_numbers()
     attempts = tuple(
-        _attempt(layout.attempt(number), is_running=is_running and number == numbers[-1])
+        describe_attempt(layout.attempt(number), is_running=is_running and number == numbers[-1])
         for number in numbers
     )
     return SessionStatus(
@@ -150,7 +150,13 @@ def _state(
     return attempts[-1].end if attempts else "created"
 
 
-def _attempt(attempt: AttemptLayout, *, is_running: bool) -> AttemptStatus:
+def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> AttemptStatus:
+    """Reads how an attempt went.
+
+    Args:
+        attempt: Its folder.
+        is_running: Whether it runs now, which only the session's lease can tell.
+    """
     began = next((record.get("time") for record in read_records(attempt.events_file, 1)), None)
     outcome, error = read_outcome(attempt), read_error(attempt)
     ended, end, reason = None, "killed", "it left no word"
@@ -165,7 +171,8 @@ def _attempt(attempt: AttemptLayout, *, is_running: bool) -> AttemptStatus:
         first_line = error.message.partition("\n")[0]
         ended, end, reason = error.time, "failed", f"{where}: {error.kind}: {first_line}"
     elif is_running:
-        end, reason = "running", ""
+        is_asked = attempt.stop_file.exists()
+        end, reason = "running", "asked to stop" if is_asked else ""
     return AttemptStatus(number=attempt.number, began=began, ended=ended, end=end, reason=reason)
 
 

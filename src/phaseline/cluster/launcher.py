@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,6 +24,7 @@ from phaseline.cluster.verdict import judge, newest_attempt
 from phaseline.errors import ExitCode
 from phaseline.session import linux
 from phaseline.session.layout import SessionLayout
+from phaseline.session.second_press import PAIR_S, Press, SecondPress
 
 _STOP_SIGNALS = (
     signal.SIGINT,
@@ -33,8 +33,7 @@ _STOP_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-_SECOND_PRESS_AFTER_S = 0.5
-"""A SIGINT sooner than this after the first is the same key press, delivered twice."""
+_LEAVE_HINT = f"Ctrl-C twice within {PAIR_S:g} s leaves at once, without saving."
 
 
 def launch(
@@ -75,13 +74,11 @@ class Launcher:
         self._command = command
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
-        self._first_stop_s: float | None = None
-        self.left_at_once = False
-
-    @property
-    def stop_requested(self) -> bool:
+        self._presses = SecondPress()
+        self.stop_requested = False
         """Whether a signal has asked the ranks to stop."""
-        return self._first_stop_s is not None
+        self.left_at_once = False
+        """Whether a second Ctrl-C has killed them."""
 
     def run(self) -> None:
         """Starts the ranks and returns when their launcher has ended."""
@@ -115,16 +112,17 @@ class Launcher:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        now_s = time.monotonic()
-        if self._first_stop_s is None:
-            self._first_stop_s = now_s
+        press = self._presses.count() if number == signal.SIGINT else None
+        if not self.stop_requested:
+            self.stop_requested = True
             self._say(
-                f"{signal.Signals(number).name}: stopping, saving at the next step. "
-                "Ctrl-C again leaves at once."
+                f"{signal.Signals(number).name}: stopping, saving at the next step. {_LEAVE_HINT}"
             )
             if self._process is not None:
                 self._ask_to_stop(self._process)
-        elif number == signal.SIGINT and now_s - self._first_stop_s > _SECOND_PRESS_AFTER_S:
+        elif press is Press.FIRST:
+            self._say(f"Still stopping. {_LEAVE_HINT}")
+        elif press is Press.SECOND:
             self.left_at_once = True
             if self._process is not None:
                 _kill(self._process)
@@ -147,9 +145,8 @@ def _prepare_child(parent_pid: int) -> None:
     if os.getppid() != parent_pid:
         os._exit(1)  # the parent died before this process asked to die with it
     # SLURM may send these to every process of a job; they would kill the agent, and its
-    # ranks with it. Ranks that listen install a handler over this.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # ranks with it. Blocked, they wait: a rank lets them in when it can listen.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
 
 
 def _ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 Build = Callable[[Path], None]
 Report = Callable[[str], None]
+Proceed = Callable[[], None]
+"""Called between pieces of work; raises when the work shall be given up."""
+
+_LOCK_POLL_S = 0.1
+
+
+def always_proceed() -> None:
+    """For work that nobody gives up."""
 
 
 class Cache:
@@ -48,7 +57,14 @@ class Cache:
         entry = self.root / kind / fingerprint
         return entry if _is_complete(entry) else None
 
-    def obtain(self, kind: str, fingerprint: str, build: Build, report: Report) -> Path:
+    def obtain(
+        self,
+        kind: str,
+        fingerprint: str,
+        build: Build,
+        report: Report,
+        proceed: Proceed = always_proceed,
+    ) -> Path:
         """Returns the entry's folder, building it first if it is absent or damaged.
 
         Args:
@@ -56,11 +72,12 @@ class Cache:
             fingerprint: Names the content, a folder name.
             build: Writes the entry's files into the empty folder that it is given.
             report: Told when this process waits for another one.
+            proceed: Raises when this process shall wait no longer.
         """
         found = self.find(kind, fingerprint)
         if found is not None:
             return found
-        with self._lock(kind, fingerprint, report) as is_alone:
+        with self._lock(kind, fingerprint, report, proceed) as is_alone:
             # Another process may have built it while this one waited.
             found = self.find(kind, fingerprint)
             return found or self._build(self.root / kind / fingerprint, build, is_alone)
@@ -82,7 +99,9 @@ class Cache:
         return entry
 
     @contextmanager
-    def _lock(self, kind: str, fingerprint: str, report: Report) -> Iterator[bool]:
+    def _lock(
+        self, kind: str, fingerprint: str, report: Report, proceed: Proceed
+    ) -> Iterator[bool]:
         """Holds the entry's lock; gives False where the file system has none."""
         with self._open_lock_file(kind, fingerprint) as file:
             is_alone = True
@@ -90,7 +109,7 @@ class Cache:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 report(f"waiting for another process that prepares {kind} {fingerprint}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _wait_for_lock(file, proceed)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
@@ -109,6 +128,18 @@ class Cache:
                 f"the cache of prepared data in {self.root} cannot be written: {error}. Set the "
                 "environment variable PHASELINE_CACHE to a folder that can be."
             ) from error
+
+
+def _wait_for_lock(file: IO[str], proceed: Proceed) -> None:
+    """Takes the lock once it is free. A call that blocks could not be given up."""
+    while True:
+        proceed()
+        time.sleep(_LOCK_POLL_S)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return
 
 
 def _publish(aside: Path, entry: Path) -> None:

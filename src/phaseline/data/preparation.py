@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from phaseline.data.cache import Cache, Report
+from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.rows import Rows, build_rows
 from phaseline.data.sources import Source, build_source
@@ -44,25 +44,28 @@ class PhaseRows:
     held_out: Rows
 
 
-def prepare(config: Config, report: Report) -> None:
+def prepare(config: Config, report: Report, proceed: Proceed = always_proceed) -> None:
     """Prepares the data of all phases, as far as it is not in the cache.
 
     Args:
         config: The session.
         report: Told what is done, and what each phase has to train and validate on.
+        proceed: Called between documents; what it raises ends the preparation. What was
+            finished by then stays in the cache, and nothing half-done does.
 
     Raises:
         DataError: A source cannot be used, or leaves a phase nothing to train or validate on.
     """
     cache = Cache.of_user()
-    tokenizer = build_tokenizer(config.tokenizer, cache, report)
+    proceed()
+    tokenizer = build_tokenizer(config.tokenizer, cache, report, proceed)
     sources = _Sources()
     for phase in config.phases:
         sources.require_one_shape(phase)
         for request in _store_requests(config, phase, tokenizer, sources):
-            entry = cache.obtain(
-                _STORES, request.fingerprint, partial(request.build, report), report
-            )
+            build = partial(request.build, report, proceed)
+            entry = cache.obtain(_STORES, request.fingerprint, build, report, proceed)
+            proceed()
             rows = _cut(phase, request, entry)
             report(f"phase {phase.name}: {request.name}: {_describe(rows)}")
 
@@ -108,7 +111,7 @@ class _StoreRequest:
             self.held_out_frac,
         )
 
-    def build(self, report: Report, folder: Path) -> None:
+    def build(self, report: Report, proceed: Proceed, folder: Path) -> None:
         report(f"preparing {self.name}")
         write_store(
             folder,
@@ -116,6 +119,7 @@ class _StoreRequest:
             self.tokenizer,
             seed=self.seed,
             held_out_frac=self.held_out_frac,
+            proceed=proceed,
         )
 
 

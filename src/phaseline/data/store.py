@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseline.data.cache import Proceed, always_proceed
 from phaseline.data.sources import Document, Pair, Source
 from phaseline.data.split import is_held_out
 from phaseline.errors import DataError
@@ -79,9 +80,23 @@ class Store:
 
 
 def write_store(
-    folder: Path, source: Source, tokenizer: Tokenizer, *, seed: int, held_out_frac: float
+    folder: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    held_out_frac: float,
+    proceed: Proceed = always_proceed,
 ) -> None:
     """Tokenises a source into an empty folder.
+
+    Args:
+        folder: Empty.
+        source: What is tokenised.
+        tokenizer: Encodes it.
+        seed: Decides with each document's id on which side of the split it falls.
+        held_out_frac: Share of the documents that are held out.
+        proceed: Called before each document; what it raises ends the work.
 
     Raises:
         DataError: Two documents have the same id.
@@ -94,7 +109,7 @@ def write_store(
             split: _SplitWriter(files.enter_context(_tokens_file(folder, split).open("wb")), dtype)
             for split in SPLITS
         }
-        for rows in _in_groups(_rows(source, dropped)):
+        for rows in _in_groups(_rows(source, dropped, proceed)):
             prompts = tokenizer.encode_batch([row.prompt for row in rows])
             texts = tokenizer.encode_batch([row.text for row in rows])
             for row, prompt, text in zip(rows, prompts, texts, strict=True):
@@ -143,12 +158,13 @@ class _SplitWriter:
             np.save(_prompts_file(folder, split), np.asarray(self._prompt_lengths, "<i8"))
 
 
-def _rows(source: Source, dropped: Counter[str]) -> Iterator[_Row]:
+def _rows(source: Source, dropped: Counter[str], proceed: Proceed) -> Iterator[_Row]:
     seen: set[str] = set()
     samples: Iterable[Document | Pair] = (
         source.documents() if source.shape == "text" else source.pairs()
     )
     for sample in samples:
+        proceed()
         if sample.id in seen:
             raise DataError(
                 f"a data source yields two samples with the id {sample.id!r}. Ids must be "

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources import Source, build_source
 from phaseline.errors import DataError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from phaseline.config.sections import TokenizerSection
-    from phaseline.data.cache import Cache, Report
 
 EOS = "<eos>"
 PAD = "<pad>"
@@ -115,9 +115,19 @@ class Tokenizer:
 
 
 def build_tokenizer(
-    section: TokenizerSection, cache: Cache, report: Report = lambda _: None
+    section: TokenizerSection,
+    cache: Cache,
+    report: Report = lambda _: None,
+    proceed: Proceed = always_proceed,
 ) -> Tokenizer:
-    """Builds the configured tokenizer, training and caching it if it is not in the cache."""
+    """Builds the configured tokenizer, training and caching it if it is not in the cache.
+
+    Args:
+        section: The tokenizer's section.
+        cache: Where a trained one is kept.
+        report: Told what is done.
+        proceed: Called before each text; what it raises ends the training.
+    """
     if section.train is None:
         return Tokenizer.of_bytes()
     train = section.train
@@ -126,17 +136,19 @@ def build_tokenizer(
 
     def build(folder: Path) -> None:
         report(f"training a tokenizer of {train.vocab_size} entries on {train.source}")
-        Tokenizer.train(_texts(source), train.vocab_size).save(folder)
+        Tokenizer.train(_texts(source, proceed), train.vocab_size).save(folder)
 
-    return Tokenizer.load(cache.obtain("tokenizers", fingerprint, build, report))
+    return Tokenizer.load(cache.obtain("tokenizers", fingerprint, build, report, proceed))
 
 
-def _texts(source: Source) -> Iterator[str]:
+def _texts(source: Source, proceed: Proceed) -> Iterator[str]:
     if source.shape == "text":
         for document in source.documents():
+            proceed()
             yield document.text
     else:
         for pair in source.pairs():
+            proceed()
             yield pair.prompt + pair.completion
 
 

@@ -38,6 +38,10 @@ _SERVED: dict[tuple[str, int], Store] = {}
 its next session, at the same place, before this one has ended the last."""
 
 
+def _do_nothing() -> None:
+    """Takes the place of something to do while a rank waits."""
+
+
 class Rendezvous:
     """The store of one process image; keys of different images and runs never meet."""
 
@@ -121,6 +125,10 @@ class Rendezvous:
         assert name is not None
         return json.loads(self.store.get(name))
 
+    def is_published(self, key: str) -> bool:
+        """Whether somebody has set the key. Does not wait. **Ranks:** any."""
+        return bool(self.store.check([key]))
+
     def unique(self, name: str) -> str:
         """A key that the n-th call for this name gives to every rank alike, and no other call.
 
@@ -130,10 +138,21 @@ class Rendezvous:
         self._uses[name] += 1
         return f"{name}#{self._uses[name]}"
 
-    def barrier(self, name: str, *, timeout_s: float | None = None) -> None:
+    def barrier(
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], object] = _do_nothing,
+    ) -> None:
         """Returns once every rank has called it as often with this name. **Ranks:** all.
 
         It is no collective, so it may stand where one would hang.
+
+        Args:
+            name: Of the barrier.
+            timeout_s: Longest wait in seconds; None: the one for the start.
+            meanwhile: Called a few times a second while this rank waits.
 
         Raises:
             LostRankError: Some rank did not come in time, or failed.
@@ -142,7 +161,12 @@ class Rendezvous:
         limit = self.timeout_s if timeout_s is None else timeout_s
         key = self.unique(f"barrier/{name}")
         self.store.add(key, 1)
-        self._poll(lambda: self.store.add(key, 0) >= world_size, f"all ranks at {name!r}", limit)
+
+        def is_complete() -> bool:
+            meanwhile()
+            return bool(self.store.add(key, 0) >= world_size)
+
+        self._poll(is_complete, f"all ranks at {name!r}", limit)
 
     def leave(self) -> None:
         """Says that this rank asks the store nothing more. **Ranks:** all, after a barrier.

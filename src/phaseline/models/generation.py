@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ def generate(
     temperature: float,
     seed: int,
     in_step: bool = False,
+    is_unwanted: Callable[[], bool] = lambda: False,
 ) -> list[Sample]:
     """Continues each prompt by itself, so that a sample depends on nothing but its own index.
 
@@ -62,12 +63,17 @@ def generate(
         seed: Of the position; each prompt's index is mixed in.
         in_step: Whether the ranks hold the model in parts, so that each must run as many
             forwards as the one that has most to write. Every rank then gives as many prompts.
+        is_unwanted: Asked after every token; once it says so, a sample ends where it is.
 
     Returns:
         One sample per prompt, in order.
     """
     device = next(module.parameters()).device
     longest = getattr(module.config, "max_position_embeddings", None)
+
+    def is_cut(ids: torch.Tensor, _scores: object, **_unused: object) -> torch.Tensor:
+        return torch.full((len(ids),), is_unwanted(), dtype=torch.bool, device=ids.device)
+
     samples = []
     for idx, prompt in prompts:
         ids = coder.encode(prompt) or [coder.eos_id]
@@ -85,6 +91,7 @@ def generate(
                 eos_token_id=coder.eos_id,
                 pad_token_id=coder.pad_id,
                 synced_gpus=in_step,
+                stopping_criteria=[is_cut],
                 **arguments,
             )
         written = output[0, len(ids) :].tolist()

@@ -34,6 +34,11 @@ class AttemptLayout:
         return self.dir / "consequence.json"
 
     @property
+    def stop_file(self) -> Path:
+        """Somebody's request that it stops; see `stop_request.py`."""
+        return self.dir / "stop.json"
+
+    @property
     def adopted_file(self) -> Path:
         """What it stood on when it began."""
         return self.dir / "adopted.json"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from phaseline.data.cache import MANIFEST, Cache
-from phaseline.errors import DataError
+from phaseline.errors import DataError, StopRequestedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +95,23 @@ def test_cache_lets_others_wait_when_one_process_builds(tmp_path: Path) -> None:
     go.touch()
     for process in (worker, *others):
         assert process.communicate()[0].splitlines() == ["whole"]
+
+
+def test_cache_lets_a_process_give_up_while_it_waits_for_another(tmp_path: Path) -> None:
+    worker = _start_builder(tmp_path, tmp_path / "go")
+    assert _line(worker) == "building"
+    said: list[str] = []
+
+    def proceed() -> None:
+        if len(said) > 1:
+            raise StopRequestedError("given up")
+        said.append("waits")
+
+    with pytest.raises(StopRequestedError, match="given up"):
+        Cache(tmp_path).obtain("kind", "name", _write_content, said.append, proceed)
+    assert said == ["waiting for another process that prepares kind name", "waits"]
+    (tmp_path / "go").touch()
+    assert worker.communicate()[0].splitlines() == ["whole"]
 
 
 def test_cache_starts_afresh_when_a_builder_was_killed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from phaseline.config.sections import Config
 from phaseline.data.preparation import open_rows, prepare
 from phaseline.data.tokenizer import Tokenizer
-from phaseline.errors import DataError
+from phaseline.errors import DataError, StopRequestedError
 
 MakeConfig = Callable[..., Config]
 BYTES = Tokenizer.of_bytes()
@@ -37,6 +37,47 @@ def test_prepare_reports_what_a_phase_gets_when_done(corpus: str, make_config: M
     assert reports[0] == "preparing text_files"
     assert reports[1].startswith("phase only: text_files: train ")
     assert "held out" in reports[1]
+
+
+@pytest.mark.parametrize("document", [1, 2, 7])
+def test_prepare_leaves_nothing_half_done_when_it_is_given_up(
+    corpus: str, make_config: MakeConfig, cache_folder: Path, document: int
+) -> None:
+    calls = 0
+
+    def proceed() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == document:
+            raise StopRequestedError("given up")
+
+    config = make_config(_text(corpus))
+    with pytest.raises(StopRequestedError, match="given up"):
+        prepare(config, lambda _: None, proceed)
+    left = [path for path in cache_folder.rglob("*") if path.suffix not in (".lock", ".json")]
+    assert [path for path in left if path.is_file() or path.name.startswith(".")] == []
+    prepare(config, lambda _: None)
+    assert len(open_rows(config, config.phases[0], BYTES)) == 1
+
+
+def test_prepare_leaves_nothing_half_done_when_a_tokenizer_is_given_up(
+    corpus: str, make_config: MakeConfig, cache_folder: Path
+) -> None:
+    calls = 0
+
+    def proceed() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise StopRequestedError("given up")
+
+    train = {"train": {"source": "python_stdlib", "arguments": {"packages": ["json"]}}}
+    config = make_config(_text(corpus), tokenizer=train)
+    reports: list[str] = []
+    with pytest.raises(StopRequestedError, match="given up"):
+        prepare(config, reports.append, proceed)
+    assert [report.partition(" of ")[0] for report in reports] == ["training a tokenizer"]
+    assert [path.suffix for path in (cache_folder / "tokenizers").iterdir()] == [".lock"]
 
 
 def test_prepare_builds_nothing_when_all_is_prepared(

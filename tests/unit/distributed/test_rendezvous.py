@@ -44,6 +44,27 @@ def test_rendezvous_hands_a_value_over_when_it_is_published_later() -> None:
         assert waiting.result() == {"kind": "train", "phase_idx": 1, "folder": None}
 
 
+def test_rendezvous_tells_without_waiting_whether_a_value_is_published() -> None:
+    main, other = pair(free_port())
+    assert not other.is_published("stop")
+    main.publish("stop", True)
+    other.wait_for("stop", timeout_s=20)  # the store answers nobody who sets a key
+    assert other.is_published("stop")
+
+
+def test_rendezvous_does_something_else_while_it_waits_at_a_barrier() -> None:
+    main, other = pair(free_port())
+    waits: list[int] = []
+
+    def let_the_other_come() -> None:
+        waits.append(len(waits))
+        if len(waits) == 2:
+            other.barrier("prepared")
+
+    main.barrier("prepared", meanwhile=let_the_other_come)
+    assert waits == [0, 1]
+
+
 def test_rendezvous_lets_nobody_through_a_barrier_until_all_are_there() -> None:
     main, other = pair(free_port())
     with ThreadPoolExecutor(1) as pool:

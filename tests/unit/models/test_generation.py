@@ -68,6 +68,22 @@ def test_generate_begins_with_the_end_of_a_text_when_the_prompt_is_empty() -> No
     assert module.asked[0]["ids"] == [CODER.eos_id]
 
 
+def test_generate_ends_a_sample_where_it_is_once_it_is_unwanted() -> None:
+    module, answers = Echo("x"), [False, True]
+    generate(
+        module,
+        CODER,
+        [(0, "ab")],
+        max_new_tokens=8,
+        temperature=0.0,
+        seed=1,
+        is_unwanted=lambda: answers.pop(0),
+    )
+    [is_cut] = module.asked[0]["stopping_criteria"]
+    ids = torch.tensor([[1, 2, 3]])
+    assert [is_cut(ids, None).tolist() for _ in range(2)] == [[False], [True]]
+
+
 def test_generate_gives_a_temperature_only_when_it_samples() -> None:
     module = Echo("x")
     write(module, "a")

@@ -8,6 +8,7 @@ import pytest
 
 from phaseline.resilience.stop_flag import STOP_SIGNALS, StopFlag, listening
 from phaseline.session import linux
+from phaseline.session.second_press import SecondPress
 
 
 def test_flag_is_unset_until_it_is_asked() -> None:
@@ -50,6 +51,42 @@ def test_listening_leaves_a_flag_of_the_callers_alone() -> None:
     with listening(mine) as flag:
         assert flag is mine
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_flag_is_set_by_what_it_watches_and_remembers_it() -> None:
+    flag, answers = StopFlag(), ["", "phaseline stop on here"]
+    with flag.watching(lambda: answers.pop(0)):
+        assert [flag.is_set for _ in range(3)] == [False, True, True]
+    assert (flag.is_set, flag.reason, flag.number) == (True, "phaseline stop on here", None)
+
+
+def test_flag_watches_nothing_after_the_block() -> None:
+    flag = StopFlag()
+    with flag.watching(lambda: ""):
+        pass
+    with flag.watching(lambda: ""):
+        assert not flag.is_set
+    assert not flag.is_set
+
+
+def test_second_press_of_ctrl_c_leaves_at_once_and_one_press_delivered_twice_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([10.0, 10.1, 11.0])
+    with listening(None) as flag:
+        monkeypatch.setattr(flag, "_presses", SecondPress(lambda: next(times)))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt, match="left at once"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_signals_never_leave_at_once() -> None:
+    with listening(None) as flag:
+        for number in STOP_SIGNALS:
+            os.kill(os.getpid(), number)
+        assert flag.reason == "SIGTERM"
 
 
 def test_listening_installs_nothing_when_it_is_not_the_main_thread() -> None:

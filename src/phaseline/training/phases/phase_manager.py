@@ -10,9 +10,11 @@ import torch
 
 from phaseline.checkpoint.retention import Best
 from phaseline.checkpoint.store import SavedPosition, SavedReport
+from phaseline.config.sections import SamplesSection
 from phaseline.errors import AnomalyError
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
+from phaseline.training.phases.position import Unfinished
 from phaseline.training.phases.sampling import Sampler
 
 
@@ -42,13 +44,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         self.announce_phase()
         runtime.clock.update(runtime.position.phase_step)
         runtime.callbacks.phase_started(runtime)
-        if runtime.section.evaluate.at_start and runtime.position.phase_step == 0:
-            self.validate()
-        self.begin_training()
         ending = self._train()
-        runtime.stop.close()
         if ending is PhaseEnding.FINISHED:
-            self._finish()
+            ending = self._finish()
+        runtime.stop.close()
         self.save(final=ending is PhaseEnding.FINISHED)
         self._report_saves(runtime.store.wait())
         runtime.callbacks.phase_ended(runtime, finished=ending is PhaseEnding.FINISHED)
@@ -57,6 +56,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
     def _train(self) -> PhaseEnding:
         runtime = self.runtime
         plan, position = runtime.plan, runtime.position
+        if self._is_validation_left() and self.validate() is None:
+            return PhaseEnding.STOPPED
+        self.begin_training()
+        runtime.stop.begin()
         while position.phase_step < plan.num_steps:
             self.train_step()
             self.collect_saves()
@@ -67,9 +70,11 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 self.show_progress()
             is_best = False
             if plan.validation.due(step) and not is_last:
-                self.validate()
-                is_best = self._is_new_best()
+                if self.validate() is None:
+                    return PhaseEnding.STOPPED
+                is_best = self._is_best()
                 self.begin_training()
+                runtime.stop.begin()
             if runtime.stop.agreed() and not is_last:
                 return PhaseEnding.STOPPED
             if (is_best or plan.checkpoint.due(step)) and not is_last:
@@ -110,11 +115,27 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         if report.skipped:
             self._require_progress()
 
-    def validate(self) -> dict[str, float]:
-        """Looks at all held-out data once, records the losses and returns them."""
+    def _is_validation_left(self) -> bool:
+        """Whether held-out data is looked at before the next step: at the start, or again.
+
+        What is left after the last step is `_finish`'s.
+        """
+        position, evaluate = self.runtime.position, self.runtime.section.evaluate
+        is_due = evaluate.at_start and position.phase_step == 0
+        is_before_a_step = position.phase_step < self.runtime.plan.num_steps
+        return is_before_a_step and (is_due or position.unfinished is Unfinished.VALIDATION)
+
+    def validate(self) -> dict[str, float] | None:
+        """Looks at all held-out data once, records the losses and returns them.
+
+        None: the ranks agreed to stop. Then nothing is recorded, and the position says that
+        it is to be done again.
+        """
         runtime = self.runtime
         self.flush_metrics()
         self.begin_evaluation()
+        runtime.position.unfinished = Unfinished.VALIDATION
+        runtime.stop.begin()
         world, held_out = runtime.world, runtime.data.held_out
         evaluate = runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
@@ -123,17 +144,22 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         )
         with torch.no_grad():
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
+                if runtime.stop.agreed():
+                    return None
                 batch = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
                 batch = batch.to(world.device)
                 totals.add(runtime.objective.token_losses(runtime.engine.model, batch), batch)
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         runtime.position.validation_loss = metrics[f"{prefix}/loss"]
-        runtime.position.validation = {
+        position = runtime.position
+        position.unfinished = Unfinished.NOTHING
+        position.validation = {
             key.removeprefix(f"{prefix}/"): value
             for key, value in metrics.items()
             if math.isfinite(value)
         }
+        self._note_best()
         self.record("validation", metrics)
         runtime.callbacks.validation_ended(runtime, metrics)
         shown = ", ".join(
@@ -178,32 +204,51 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             if report.problem is not None:
                 self.say(f"{report.folder.name} is saved, but {report.problem}")
 
-    def _is_new_best(self) -> bool:
-        """Whether the validation at this step was the best so far, by what is kept."""
+    def _note_best(self) -> None:
         section, position = self.runtime.section.checkpoint.keep_best, self.runtime.position
         value = None if section is None else position.validation.get(section.metric)
         if section is None or value is None:
-            return False
-        if not Best(section.metric, section.mode).is_better(value, position.best_validation):
-            return False
-        position.best_validation = value
-        return True
+            return
+        if Best(section.metric, section.mode).is_better(value, position.best_validation):
+            position.best_validation = value
 
-    def _finish(self) -> None:
+    def _is_best(self) -> bool:
+        """Whether the validation at this step was the best so far, by what is kept."""
+        section, position = self.runtime.section.checkpoint.keep_best, self.runtime.position
+        if section is None or position.best_validation is None:
+            return False
+        return position.validation.get(section.metric) == position.best_validation
+
+    def _finish(self) -> PhaseEnding:
         """What a phase does once after its last step, before its last checkpoint."""
         runtime = self.runtime
-        self.validate()
-        section = runtime.section.evaluate.samples
-        if section is not None:
-            metrics, samples = Sampler(runtime, section).run()
-            self.record("samples", metrics, samples=samples)
-            key = f"{runtime.section.name}/samples/python_valid_frac"
-            if key in metrics:
-                self.say(
-                    f"{runtime.section.name}: {metrics[key]:.0%} of {len(samples)} generated "
-                    "functions parse"
-                )
+        position, section = runtime.position, runtime.section.evaluate.samples
+        if position.unfinished is not Unfinished.SAMPLES and self.validate() is None:
+            return PhaseEnding.STOPPED
+        if section is not None and not self._write_samples(section):
+            return PhaseEnding.STOPPED
+        position.unfinished = Unfinished.NOTHING
         self.show_progress()
+        return PhaseEnding.FINISHED
+
+    def _write_samples(self, section: SamplesSection) -> bool:
+        """Records what the model writes; False: the ranks agreed to stop, nothing is recorded."""
+        runtime = self.runtime
+        self.begin_evaluation()
+        runtime.position.unfinished = Unfinished.SAMPLES
+        runtime.stop.begin()
+        written = Sampler(runtime, section).run()
+        if written is None:
+            return False
+        metrics, samples = written
+        self.record("samples", metrics, samples=samples)
+        key = f"{runtime.section.name}/samples/python_valid_frac"
+        if key in metrics:
+            self.say(
+                f"{runtime.section.name}: {metrics[key]:.0%} of {len(samples)} generated "
+                "functions parse"
+            )
+        return True
 
     def _require_progress(self) -> None:
         position, limit = self.runtime.position, self.runtime.resilience.max_skipped_steps

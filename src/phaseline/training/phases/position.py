@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
+
+
+class Unfinished(str, Enum):
+    """Work at the present step that has begun and is not recorded yet."""
+
+    NOTHING = ""
+    VALIDATION = "validation"
+    SAMPLES = "samples"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +28,8 @@ class PhasePosition:
         validation_loss: The latest, or None.
         validation: What a validation at this very step measured, by name.
         best_validation: The best value so far of what `checkpoint.keep_best` names.
+        unfinished: What a stop cut off at this step. It is done first when training goes on,
+            so that a resumed phase records what an uninterrupted one does.
     """
 
     phase_step: int = 0
@@ -29,6 +40,7 @@ class PhasePosition:
     validation_loss: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     best_validation: float | None = None
+    unfinished: Unfinished = Unfinished.NOTHING
 
     def follow(self, global_step: int, tokens: int) -> None:
         """Begins a phase where the one before it ended."""
@@ -46,10 +58,12 @@ class PhasePosition:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the counters."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Returns the counters, as JSON values."""
+        counters = {name: getattr(self, name) for name in self.__slots__}
+        return {**counters, "unfinished": self.unfinished.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from saved counters."""
         for name in self.__slots__:
             setattr(self, name, state[name])
+        self.unfinished = Unfinished(state["unfinished"])

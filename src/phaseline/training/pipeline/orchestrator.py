@@ -20,9 +20,11 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
 from phaseline.resilience.stop_flag import StopFlag
+from phaseline.resilience.stop_notice import StopNotice
 from phaseline.session import linux
 from phaseline.session.attempts import Outcome
 from phaseline.session.records import read_records
+from phaseline.session.stop_request import StopRequestWatch
 from phaseline.tracking.console import Display, build_display
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
@@ -87,6 +89,7 @@ class PipelineOrchestrator:
         self._display = self._build_display()
         self._num_tasks = 0
         self._world: World | None = None
+        self._asked_by = ""
 
     def run(self) -> Outcome:
         """Does what is left to do, on every rank, and returns how the attempt ended.
@@ -94,8 +97,12 @@ class PipelineOrchestrator:
         With fresh images this process goes from task to task by replacing itself, and only
         the last image returns.
         """
+        requests = StopRequestWatch(self._session.attempt)
+        # One rank looks into the folder; the others learn of it as they do of a signal.
+        look = requests.look if self._session.is_main else _nobody_asks
         try:
-            return self._run()
+            with self._stop_flag.watching(look):
+                return self._run()
         except BaseException:
             # A fresh image ends with its failure; the caller's process may try again.
             if not self._images.fresh:
@@ -109,11 +116,12 @@ class PipelineOrchestrator:
             self._display.note(note)
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
-        prepare_data(config, self._session.rendezvous, report)
+        rendezvous = self._session.rendezvous
+        prepare_data(config, rendezvous, report, StopNotice(self._stop_flag, rendezvous))
         self._prepare_determinism(report)
         world = self._world = World(
             self._environment,
-            self._session.rendezvous,
+            rendezvous,
             collective_timeout_s=config.resilience.collective_timeout_s,
         )
         if self._is_stop_agreed(world):
@@ -177,7 +185,8 @@ class PipelineOrchestrator:
     def _validate(self, runtime: PhaseRuntime) -> None:
         name = runtime.section.name
         self._display.note(f"validating {name}: its worst batch, a checkpoint and back, the disk")
-        PhaseValidation(runtime, self._session.attempt).run()
+        if not PhaseValidation(runtime, self._session.attempt).run():
+            return
         identity = self._session.identity
         if identity is not None:
             record = self._validated_record()
@@ -205,9 +214,10 @@ class PipelineOrchestrator:
         return self._end(world, outcome)
 
     def _stop(self, world: World) -> Outcome:
-        reason = self._stop_flag.reason or "another rank was asked to"
         outcome = Outcome(
-            code=ExitCode.STOPPED, reason=f"stopped on request ({reason})", time=time.time()
+            code=ExitCode.STOPPED,
+            reason=f"stopped on request ({self._asked_by})",
+            time=time.time(),
         )
         if self._session.is_main:
             self._display.note(
@@ -293,7 +303,14 @@ class PipelineOrchestrator:
         return (record["world_size"], record["fingerprint"]) == key
 
     def _is_stop_agreed(self, world: World) -> bool:
-        return any(world.gather_objects(self._stop_flag.is_set))
+        """Asks all ranks, and keeps for the record which of them was asked by whom."""
+        flag = self._stop_flag
+        reasons = world.gather_objects(flag.reason if flag.is_set else "")
+        asked = [(rank, reason) for rank, reason in enumerate(reasons) if reason]
+        if asked:
+            rank, reason = asked[0]
+            self._asked_by = reason if rank == 0 else f"{reason} on rank {rank}"
+        return bool(asked)
 
     # -- The process
 
@@ -329,6 +346,11 @@ class PipelineOrchestrator:
         config = self._configuration.config
         if self._environment.is_main and config.tracking.wandb.mode != "disabled":
             start_follower(self._session.layout.root)
+
+
+def _nobody_asks() -> str:
+    """Takes the place of a look where another rank looks."""
+    return ""
 
 
 def _say_nothing(_text: str) -> None:

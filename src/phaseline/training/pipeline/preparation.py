@@ -7,13 +7,23 @@ from collections.abc import Callable
 from phaseline.config.sections import Config
 from phaseline.data.preparation import prepare
 from phaseline.distributed.rendezvous import Rendezvous
+from phaseline.errors import StopRequestedError
+from phaseline.resilience.stop_notice import StopNotice
 
 
-def prepare_data(config: Config, rendezvous: Rendezvous, report: Callable[[str], None]) -> None:
+def prepare_data(
+    config: Config, rendezvous: Rendezvous, report: Callable[[str], None], stop: StopNotice
+) -> None:
     """Returns once every phase's data lies in this machine's cache. **Ranks:** all.
 
     One process of a machine works, the others wait for its lock. No process group exists
-    yet, so nothing can time out while a large corpus is tokenised.
+    yet, so nothing can time out while a large corpus is tokenised. A request to stop, on any
+    rank, ends the work between two documents: then data is missing, and the ranks' next vote
+    says that they stop.
     """
-    prepare(config, report)
-    rendezvous.barrier("prepared", timeout_s=float("inf"))
+    try:
+        prepare(config, report, stop.require_none)
+    except StopRequestedError:
+        report("asked to stop: what is not prepared yet is left for the next start")
+    # A rank that waits here goes on listening, for those that are still at work.
+    rendezvous.barrier("prepared", timeout_s=float("inf"), meanwhile=stop.heard)

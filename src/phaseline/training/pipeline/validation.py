@@ -34,8 +34,11 @@ class PhaseValidation:
         self._folder = attempt.dir / "validation" / runtime.section.name
         self._attempt = attempt.number
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Raises in words what would otherwise fail later. **Ranks:** all.
+
+        Returns:
+            Whether all was tried. False: the ranks agreed to stop in between.
 
         Raises:
             EngineError: The worst batch gives no finite loss.
@@ -43,10 +46,16 @@ class PhaseValidation:
             PhaselineError: The disk is too small.
         """
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
-        self._try_levers()
-        self._train_worst_batch()
-        self._evaluate_worst_batch()
-        self._generate_once()
+        trials = (
+            self._try_levers,
+            self._train_worst_batch,
+            self._evaluate_worst_batch,
+            self._generate_once,
+        )
+        for trial in trials:
+            trial()
+            if self._runtime.stop.agreed_now():
+                return False
         try:
             size_bytes = self._round_trip()
         finally:
@@ -54,6 +63,7 @@ class PhaseValidation:
             if self._runtime.world.is_main:
                 shutil.rmtree(self._folder.parent, ignore_errors=True)
         self._require_disk(size_bytes)
+        return True
 
     def _try_levers(self) -> None:
         runtime, section = self._runtime, self._runtime.section.engine

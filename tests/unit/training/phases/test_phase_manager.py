@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ class Log(Callback):
         self.told.append(f"saved {folder.name}{' final' if final else ''}")
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:
-        assert finished == (runtime.position.phase_step == runtime.plan.num_steps)
+        assert not finished or runtime.position.phase_step == runtime.plan.num_steps
         self.told.append("finished" if finished else "stopped")
 
 
@@ -107,20 +108,11 @@ def test_phase_saves_and_ends_when_it_is_asked_to_stop_and_goes_on_bit_for_bit(
     assert (manifest.final, manifest.phase_step) == (False, 3)
     assert manifest.committed == ((1, 3), (2, 3))
 
-    resumed = maker.make()
-    with CheckpointReader(folder) as reader:
-        load_engine(reader, resumed.engine, dp_rank=0)
-        resumed.stateful.load_state_dict(reader.state["stateful"])
+    resumed = resume(folder, maker.make())
     assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED
     assert torch.equal(weights_of(resumed), weights_of(whole))
     first, rest = records_of(runtime), records_of(resumed)
     assert [_bare(r) for r in first + rest] == [_bare(r) for r in records_of(whole)]
-
-
-def test_phase_finishes_when_the_stop_comes_with_its_last_step(maker: RuntimeMaker) -> None:
-    flag = StopFlag()
-    runtime = maker.make(callbacks=[Log(flag, stop_at=6)], stop_flag=flag)
-    assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.FINISHED
 
 
 @pytest.mark.parametrize("micro_size", [1, 2, 8])
@@ -185,6 +177,7 @@ def test_validation_is_the_same_whatever_its_micro_size(maker: RuntimeMaker) -> 
     def validate(micro_size: int) -> dict[str, float]:
         runtime = maker.make(evaluate={"micro_size": micro_size, "position_ranges": ["4-7"]})
         metrics = TrainingPhaseManager(runtime=runtime).validate()
+        assert metrics is not None
         assert runtime.position.validation_loss == metrics["only/validation/loss"]
         return metrics
 
@@ -195,6 +188,14 @@ def test_validation_is_the_same_whatever_its_micro_size(maker: RuntimeMaker) -> 
         "only/validation/loss_at_4_to_7",
     ]
     assert first == pytest.approx(second, rel=1e-6)
+
+
+def resume(folder: Path, runtime: PhaseRuntime) -> PhaseRuntime:
+    """The runtime, going on from a checkpoint."""
+    with CheckpointReader(folder) as reader:
+        load_engine(reader, runtime.engine, dp_rank=0)
+        runtime.stateful.load_state_dict(reader.state["stateful"])
+    return runtime
 
 
 def _bare(record: dict[str, Any]) -> dict[str, Any]:

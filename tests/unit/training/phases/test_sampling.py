@@ -34,7 +34,9 @@ def run(maker: RuntimeMaker, **section: Any) -> tuple[dict[str, float], list[Any
     runtime = maker.make()
     runtime.engine.module = Writer(runtime.data.tokenizer.eos_id)
     runtime.position.phase_step = 6
-    metrics, samples = Sampler(runtime, SamplesSection(**section)).run()
+    written = Sampler(runtime, SamplesSection(**section)).run()
+    assert written is not None
+    metrics, samples = written
     [path] = runtime.samples_folder.iterdir()
     assert path.name == "step-00000006.json"
     return metrics, samples, json.loads(path.read_text(encoding="utf-8"))
