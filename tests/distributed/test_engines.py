@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from distributed.engine_cases import ENGINES, Case, Mixed, engine_of, train
+from distributed.engine_cases import ENGINES, Case, engine_of, train
 from distributed.ranks import run_ranks
+from distributed.saved_states import save, store_at, whole_state
 from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.checkpoint.retention import Retention
-from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
@@ -42,42 +40,6 @@ PAIRS = [(key, key) for key in CASES] + [
     ("zero3-bf16", "zero2"),
     ("zero2", "zero0-bf16"),
 ]
-
-
-def store_at(folder: Path, world: World) -> CheckpointStore:
-    return CheckpointStore(
-        folder,
-        world,
-        Origin(session="s", attempt=1, config_fingerprint="f"),
-        Retention(keep_last=9),
-        fence=lambda: None,
-        timeout_s=20,
-    )
-
-
-def save(engine: Engine, store: CheckpointStore, step: int) -> Path:
-    position = SavedPosition(
-        phase="p", phase_step=step, global_step=step, tokens=step, final=False, committed=()
-    )
-    store.save(engine, position, {"stateful": {}})
-    return store.wait()[0].folder
-
-
-def whole_state(folder: Path) -> dict[str, list[float]]:
-    """Every tensor of a checkpoint put together, and its numbers; as bits, in a way JSON keeps."""
-    found: dict[str, list[float]] = {}
-    with CheckpointReader(folder) as reader:
-        for name, record in reader.parameters.items():
-            numel = int(torch.tensor(record["shape"]).prod())
-            for key in ["weight", *reader.state_keys(name)]:
-                flat = torch.empty(numel, dtype=reader.dtype(f"{key}/{name}"))
-                reader.read(f"{key}/{name}", 0, flat)
-                found[f"{key}/{name}"] = flat.double().tolist()
-            found[f"numbers/{name}"] = [value for value, _ in reader.scalars(name).values()]
-        module = Mixed(5)
-        reader.read_buffers(module, 0)
-        found["buffer"] = module.state_dict()["seen"].tolist()
-    return found
 
 
 def failure_of(function: Any) -> str:
