@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 from safetensors import safe_open
 
-from phaseline.checkpoint.manifest import list_published
+from phaseline.checkpoint.manifest import list_kept
+from phaseline.checkpoint.trust import list_inherited
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.wandb_files import read_wandb_file
@@ -133,7 +134,9 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 def final_checkpoint(session: Path, phase: str) -> Path:
     """The checkpoint that a phase ended with."""
-    return list_published(SessionLayout(session).phase(phase).checkpoints_dir)[-1]
+    layout = SessionLayout(session)
+    trusted = list_inherited(layout, max(layout.attempt_numbers()) + 1)
+    return [path for path in list_kept(layout.phase(phase)) if path in trusted][-1]
 
 
 def attempts(session: Path) -> Sequence[int]:
