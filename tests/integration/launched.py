@@ -139,6 +139,23 @@ def final_checkpoint(session: Path, phase: str) -> Path:
     return [path for path in list_kept(layout.phase(phase)) if path in trusted][-1]
 
 
+def require_same_phase(smooth: Path, rough: Path, phase: str) -> None:
+    """Compares bit for bit what a phase of two sessions ended with.
+
+    A finished phase is reduced to its weights, unless the last attempt began with it: then one
+    session may have optimizer state that the other has not.
+    """
+    folders = [final_checkpoint(session, phase) for session in (smooth, rough)]
+    expected, found = map(state_of, folders)
+    if {folder.parent.name for folder in folders} == {"checkpoints"}:
+        assert found.keys() == expected.keys()
+    both = found.keys() & expected.keys()
+    weights = {key for key in found.keys() | expected.keys() if ".weights.safetensors:" in key}
+    assert weights
+    assert weights <= both
+    assert [key for key in both if found[key] != expected[key]] == []
+
+
 def attempts(session: Path) -> Sequence[int]:
     """Numbers of the session's attempts."""
     return SessionLayout(session).attempt_numbers()

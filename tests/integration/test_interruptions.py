@@ -16,10 +16,9 @@ import pytest
 from integration.launched import (
     Launched,
     attempts,
-    final_checkpoint,
     interrupt,
     launch,
-    state_of,
+    require_same_phase,
     view,
     wait_until,
     wandb_steps,
@@ -115,10 +114,7 @@ def _began_training(session: Path, *, attempt: int) -> bool:
 
 def test_final_state_is_bit_equal_after_every_interruption(story: Story) -> None:
     for phase in ("first", "second"):
-        smooth = state_of(final_checkpoint(story.smooth, phase))
-        rough = state_of(final_checkpoint(story.rough, phase))
-        assert smooth.keys() == rough.keys()
-        assert [key for key in smooth if smooth[key] != rough[key]] == []
+        require_same_phase(story.smooth, story.rough, phase)
 
 
 def test_metrics_view_is_equal_after_every_interruption(story: Story) -> None:

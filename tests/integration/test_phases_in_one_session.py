@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from distributed.ranks import run_ranks
-from integration.launched import final_checkpoint, launch, state_of, view
+from integration.launched import launch, require_same_phase, view
 from integration.phase_callbacks import MEMORY_VARIABLE, STOP_VARIABLE
 from integration.phase_sequences import ENGINES, run_in_place, write_sequence
 from phaseline.errors import ExitCode
@@ -71,10 +71,7 @@ def run_here(config: Path, session: Path, *, num_ranks: int) -> None:
 def require_equal(one: Path, other: Path, phases: Sequence[str]) -> None:
     """Every tensor, every number and every record of two sessions is the same."""
     for phase in phases:
-        expected = state_of(final_checkpoint(one, phase))
-        found = state_of(final_checkpoint(other, phase))
-        assert found.keys() == expected.keys(), phase
-        assert [key for key in found if found[key] != expected[key]] == [], phase
+        require_same_phase(one, other, phase)
     assert {record["phase"] for record in view(one)} == set(phases)
     assert view(other) == view(one)
 

@@ -22,10 +22,9 @@ from integration import stop_moments
 from integration.launched import (
     COMMAND,
     Launched,
-    final_checkpoint,
     interrupt,
     launch,
-    state_of,
+    require_same_phase,
     view,
     wait_until,
 )
@@ -250,8 +249,5 @@ def require_saved(session: Path, name: str, *, attempt: int) -> None:
 def require_equal(smooth: Path, rough: Path) -> None:
     """Every tensor, every number and every record of two sessions is the same."""
     for phase in ("first", "second"):
-        expected = state_of(final_checkpoint(smooth, phase))
-        found = state_of(final_checkpoint(rough, phase))
-        assert found.keys() == expected.keys()
-        assert [key for key in found if found[key] != expected[key]] == []
+        require_same_phase(smooth, rough, phase)
     assert view(rough) == view(smooth)
