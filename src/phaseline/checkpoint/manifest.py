@@ -183,9 +183,9 @@ def list_published(folder: Path) -> list[Path]:
 
 
 def list_kept(phase: PhaseLayout) -> list[Path]:
-    """Everything published of a phase, oldest first; of one step a whole one comes last."""
+    """Everything published of a phase, oldest first by (step, attempt); of equals a whole one last."""
     found = [*list_published(phase.final_dir), *list_published(phase.checkpoints_dir)]
-    return sorted(found, key=lambda path: path.name[: path.name.index(".")])
+    return sorted(found, key=lambda path: parse_name(path.name) or (0, 0))
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def newest_verified(
         session_id: Identity of the session; another session's checkpoints are not its own.
     """
     rejected: list[Rejected] = []
-    candidates: list[tuple[int, int, bool, int, Path]] = []
+    candidates: list[tuple[int, int, bool, bool, int, Path]] = []
     for folder in folders:
         try:
             manifest = Manifest.load(folder)
@@ -96,7 +96,9 @@ def newest_verified(
         elif manifest.phase in phase_names:
             rank = phase_names.index(manifest.phase)
             whole = not manifest.weights_only
-            candidates.append((rank, manifest.phase_step, whole, manifest.attempt, folder))
+            # One that was saved at the last step may be short of the phase's last validation.
+            place = (rank, manifest.phase_step, manifest.final, whole, manifest.attempt)
+            candidates.append((*place, folder))
     for *_, folder in sorted(candidates, reverse=True):
         try:
             return ResumePoint(folder=folder, manifest=verify(folder)), rejected

@@ -60,6 +60,19 @@ def test_newest_verified_prefers_the_whole_one_of_equals(layout: SessionLayout) 
     assert point.folder == whole
 
 
+def test_newest_verified_prefers_a_finished_phase_to_one_that_was_stopped_at_its_last_step(
+    layout: SessionLayout,
+) -> None:
+    stopped = publish(layout, "first", 5)
+    finished = make_checkpoint(
+        layout.phase("first").final_dir, 5, 2, phase="first", final=True, weights_only=True
+    )
+    point, _ = newest_verified([stopped, finished], PHASES, "s")
+    assert point is not None
+    assert point.folder == finished
+    assert list_kept(layout.phase("first")) == [stopped, finished]
+
+
 def test_checkpoint_of_another_session_is_left_out_and_stays_where_it_is(
     layout: SessionLayout,
 ) -> None:
