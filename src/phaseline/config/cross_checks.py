@@ -42,6 +42,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     schedules.intervals_are_in_steps_or_tokens,
     engine.zero_settings_have_an_effect,
     engine.offload_has_something_to_move,
+    engine.cpu_adam_is_offloaded,
     engine.leaf_modules_have_an_effect,
     engine.deepspeed_settings_are_allowed,
     engine.overlap_needs_all_parameters,

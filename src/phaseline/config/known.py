@@ -127,6 +127,10 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "dampening": Argument("a number from 0 to less than 1", _is_frac, "0.0"),
         "nesterov": Argument(*_FLAG),
     },
+    "cpu_adam": {
+        "betas": _betas("[0.9, 0.95]"),
+        "eps": Argument("a number greater than 0", _is_positive, "1e-8"),
+    },
     "lion": {"betas": _betas("[0.9, 0.99]")},
 }
 """Optimizers, each with the arguments it takes besides `lr` and `weight_decay`."""

@@ -102,6 +102,15 @@ def _build_adamw(
     return torch.optim.AdamW(groups, lr=section.lr, **arguments)
 
 
+def _build_cpu_adam(
+    groups: list[dict[str, Any]], section: OptimizerSection, _device: torch.device
+) -> torch.optim.Optimizer:
+    # Not above: it imports DeepSpeed.
+    from phaseline.distributed.engines.cpu_adam import build_cpu_adam
+
+    return build_cpu_adam(groups, lr=section.lr, arguments=section.arguments)
+
+
 def _build_sgd(
     groups: list[dict[str, Any]], section: OptimizerSection, _device: torch.device
 ) -> torch.optim.Optimizer:
@@ -117,4 +126,9 @@ def _build_lion(
 _BUILDERS: dict[
     str,
     Callable[[list[dict[str, Any]], OptimizerSection, torch.device], torch.optim.Optimizer],
-] = {"adamw": _build_adamw, "sgd": _build_sgd, "lion": _build_lion}
+] = {
+    "adamw": _build_adamw,
+    "cpu_adam": _build_cpu_adam,
+    "sgd": _build_sgd,
+    "lion": _build_lion,
+}

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from phaseline.config.sections import OptimizerSection, TrainableSection
-from phaseline.errors import ConfigurationError
+from phaseline.distributed.engines import deepspeed_private as private
+from phaseline.errors import ConfigurationError, EngineError
 from phaseline.models.build import freeze
 from phaseline.models.optimizers import Lion, build_optimizer, parameter_groups
 
@@ -85,3 +88,12 @@ def test_lion_equals_the_paper_written_out() -> None:
         expected = expected - 0.1 * (update + 0.2 * expected)
         average = 0.99 * average + 0.01 * gradient
     torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_cpu_adam_is_refused_with_the_reason_where_it_was_not_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    private.import_deepspeed()
+    monkeypatch.setitem(sys.modules["deepspeed.git_version_info"].installed_ops, "cpu_adam", False)
+    with pytest.raises(EngineError, match=r"was made without it; .* Set optimizer\.name to adamw"):
+        build_optimizer(Model(), section(name="cpu_adam"), device=CPU)

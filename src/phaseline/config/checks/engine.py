@@ -40,6 +40,17 @@ def offload_has_something_to_move(place: Place) -> Iterator[Finding]:
         )
 
 
+def cpu_adam_is_offloaded(place: Place) -> Iterator[Finding]:
+    """DeepSpeed's Adam for CPUs steps tensors that are on the CPU."""
+    if place.phase.optimizer.name == "cpu_adam" and place.phase.engine.offload != "optimizer":
+        yield Finding(
+            place.loc("optimizer", "name"),
+            "is 'cpu_adam', which needs the optimizer's state on the CPU, and engine.offload is "
+            f"{place.phase.engine.offload!r}",
+            "Set engine.offload to optimizer, or optimizer.name to adamw.",
+        )
+
+
 def leaf_modules_have_an_effect(place: Place) -> Iterator[Finding]:
     """Only stage 3 gathers modules."""
     engine = place.phase.engine
