@@ -89,7 +89,7 @@ class SlowTexts:
     def fingerprint(self) -> str:
         return f"slow-texts-{self._num_documents}"
 
-    def documents(self) -> Iterator[Document]:
+    def samples(self) -> Iterator[Document]:
         for idx in range(self._num_documents):
             if idx == 20 and _moment()[1] == "preparing":
                 send()

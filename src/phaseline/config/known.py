@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Shape = Literal["text", "pairs"]
+Shape = Literal["text", "pairs", "chats", "preferences", "labelled"]
+"""What the samples of a source are; `phaseline.data.sources.protocol` has a class for each."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class BuiltInSource:
     """A data source that is built in.
 
     Attributes:
-        shape: `text` or `pairs`.
+        shape: What its samples are.
         arguments: What it takes.
     """
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.data_section import DataSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
 from phaseline.config.tree import found_text
@@ -56,48 +57,6 @@ class ModelSection(Section):
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for `factory`."
-    )
-
-
-class TrainTokenizer(Section):
-    """A byte-level BPE tokenizer that is trained on a source and cached."""
-
-    source: str = Field(
-        examples=["python_stdlib"], description="Data source whose text it is trained on."
-    )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
-    vocab_size: int = Field(4096, ge=260, le=1_000_000, description="Entries in the vocabulary.")
-
-
-class TokenizerSection(Section):
-    """How text becomes tokens: `train`, or plain bytes if it is absent."""
-
-    train: TrainTokenizer | None = Field(
-        None, description="Train a byte-level BPE and cache it; null: one token per byte."
-    )
-
-
-class SourceSection(Section):
-    """One source of samples and its share of the mixture."""
-
-    source: str = Field(
-        examples=["python_stdlib"], description="Registered name or `module:attribute`."
-    )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
-    weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the others.")
-
-
-class DataSection(Section):
-    """What a phase trains on."""
-
-    sources: tuple[SourceSection, ...] = Field(
-        min_length=1,
-        examples=["[{source: python_stdlib}]"],
-        description="The mixture. `source: NAME` with `arguments` stands for a single one.",
-    )
-    sequence_length: int = Field(ge=8, examples=["256"], description="Tokens per sequence.")
-    held_out_frac: float = Field(
-        0.02, gt=0, lt=1, description="Share of the documents that is only ever validated on."
     )
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from phaseline.config.sections import Config, PhaseSection, SourceSection
+    from phaseline.config.data_section import SourceSection
+    from phaseline.config.sections import Config, PhaseSection
 
 _STORES = "stores"
 

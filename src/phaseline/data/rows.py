@@ -83,10 +83,10 @@ class PairRows:
     """
 
     def __init__(self, data: SplitData, sequence_length: int) -> None:
-        assert data.prompt_lengths is not None
+        prompt_lengths = _prompt_lengths(data)
         lengths = np.minimum(np.diff(data.offsets), sequence_length + 1)
         # Without a prompt the first token is only read: there is nothing to predict it from.
-        num_targets = lengths - np.maximum(data.prompt_lengths, 1)
+        num_targets = lengths - np.maximum(prompt_lengths, 1)
         kept = np.flatnonzero(num_targets > 0)
         self.num_rows = len(kept)
         self.num_dropped = data.num_documents - self.num_rows
@@ -94,7 +94,7 @@ class PairRows:
         self._starts = data.offsets[:-1][kept]
         self._num_inputs = lengths[kept] - 1
         self._num_targets = num_targets[kept]
-        self._prompt_lengths = data.prompt_lengths[kept]
+        self._prompt_lengths = prompt_lengths[kept]
 
     def max_length(self, ids: Ids) -> int:
         """Inputs of the longest of these rows, without padding."""
@@ -163,6 +163,14 @@ def assemble(
     for rows, places, ids in parts:
         inputs[places], targets[places] = rows.take(ids, time, pad_id)
     return inputs, targets
+
+
+def _prompt_lengths(data: SplitData) -> Ids:
+    """Tokens of each pair before the first that is learnt; `[sequences]`."""
+    assert data.learnt is not None
+    num_read = np.concatenate([[0], np.cumsum(data.learnt == 0)])
+    lengths: Ids = num_read[data.offsets[1:]] - num_read[data.offsets[:-1]]
+    return lengths
 
 
 def _padded(length: int, sequence_length: int) -> int:

@@ -2,8 +2,8 @@
 
 It knows nothing of sequence lengths, so that phases of different lengths share it. A folder
 holds `store.json` and, for `train` and `held_out` each, `<split>.tokens` (uint16 or uint32,
-little endian), `<split>.offsets.npy` (int64, documents + 1) and for pairs
-`<split>.prompts.npy` (int64, tokens of each prompt).
+little endian), `<split>.offsets.npy` (int64, sequences + 1) and, unless it is text,
+`<split>.learnt` (uint8, one per token: whether it is to be predicted).
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phaseline.data.cache import Proceed, always_proceed
-from phaseline.data.sources import Document, Pair, Source
+from phaseline.data.encoding import Dropped, EncodedSample, SampleEncoder
+from phaseline.data.sources import Sample, Source
 from phaseline.data.split import is_held_out
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from phaseline.data.sources.protocol import Shape
@@ -35,10 +36,10 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 # Part of the cache key of every store; raise it when the format or its content changes.
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 _STORE_FILE = "store.json"
-_ROWS_AT_ONCE = 64
+_SAMPLES_AT_ONCE = 64
 _LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
@@ -47,14 +48,15 @@ class SplitData:
     """One side of a store, mapped from its files.
 
     Attributes:
-        tokens: All documents end to end, each with its end-of-sequence token.
-        offsets: Where each document begins, and the end of the last, `[documents + 1]`.
-        prompt_lengths: Tokens of each document that are its prompt; None for text.
+        tokens: All sequences end to end, each with its end-of-sequence token.
+        offsets: Where each sequence begins, and the end of the last, `[sequences + 1]`.
+        learnt: Of each token, whether it is to be predicted, `[tokens]`; None for text, of
+            which every token is.
     """
 
     tokens: Tokens
     offsets: NDArray[np.int64]
-    prompt_lengths: NDArray[np.int64] | None
+    learnt: NDArray[np.uint8] | None
 
     @property
     def num_documents(self) -> int:
@@ -103,22 +105,21 @@ def write_store(
     """
     is_small = tokenizer.vocab_size <= _LARGEST_UINT16_VOCABULARY
     dtype = np.dtype("<u2" if is_small else "<u4")
+    encoder = SampleEncoder(tokenizer)
     dropped: Counter[str] = Counter()
     with ExitStack() as files:
         writers = {
-            split: _SplitWriter(files.enter_context(_tokens_file(folder, split).open("wb")), dtype)
-            for split in SPLITS
+            split: _SplitWriter(files, folder, split, dtype, source.shape) for split in SPLITS
         }
-        for rows in _in_groups(_rows(source, dropped, proceed)):
-            prompts = tokenizer.encode_batch([row.prompt for row in rows])
-            texts = tokenizer.encode_batch([row.text for row in rows])
-            for row, prompt, text in zip(rows, prompts, texts, strict=True):
-                split: Split = (
-                    "held_out" if is_held_out(seed, row.document, held_out_frac) else "train"
-                )
-                writers[split].add([*prompt, *text, tokenizer.eos_id], len(prompt))
-    for split, writer in writers.items():
-        writer.save_index(folder, split, with_prompts=source.shape == "pairs")
+        for samples in _in_groups(_distinct(source, proceed)):
+            for encoded in encoder.encode(samples):
+                if isinstance(encoded, Dropped):
+                    dropped[encoded.reason] += 1
+                    continue
+                is_apart = is_held_out(seed, encoded.document, held_out_frac)
+                writers["held_out" if is_apart else "train"].add(encoded)
+        for writer in writers.values():
+            writer.save_index()
     header = {"shape": source.shape, "dtype": dtype.str, "dropped": dict(dropped)}
     (folder / _STORE_FILE).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 
@@ -131,39 +132,39 @@ def read_store(folder: Path) -> Store:
     return Store(header["shape"], train, held_out, header["dropped"])
 
 
-@dataclass(frozen=True)
-class _Row:
-    document: str
-    prompt: str
-    text: str
-
-
 class _SplitWriter:
-    def __init__(self, file: IO[bytes], dtype: np.dtype[np.unsignedinteger]) -> None:
-        self._file = file
+    def __init__(
+        self,
+        files: ExitStack,
+        folder: Path,
+        split: Split,
+        dtype: np.dtype[np.unsignedinteger],
+        shape: Shape,
+    ) -> None:
+        self._tokens: IO[bytes] = files.enter_context(_tokens_file(folder, split).open("wb"))
+        self._learnt: IO[bytes] | None = None
+        if shape != "text":
+            self._learnt = files.enter_context(_learnt_file(folder, split).open("wb"))
+        self._index = _offsets_file(folder, split)
         self._dtype = dtype
         self._lengths: list[int] = []
-        self._prompt_lengths: list[int] = []
 
-    def add(self, tokens: list[int], prompt_length: int) -> None:
-        self._file.write(np.asarray(tokens, self._dtype).tobytes())
-        self._lengths.append(len(tokens))
-        self._prompt_lengths.append(prompt_length)
+    def add(self, sample: EncodedSample) -> None:
+        for sequence in sample.sequences:
+            self._tokens.write(np.asarray(sequence.tokens, self._dtype).tobytes())
+            self._lengths.append(len(sequence.tokens))
+            if self._learnt is not None:
+                self._learnt.write(sequence.learnt or b"\1" * len(sequence.tokens))
 
-    def save_index(self, folder: Path, split: Split, *, with_prompts: bool) -> None:
+    def save_index(self) -> None:
         offsets = np.zeros(len(self._lengths) + 1, "<i8")
         np.cumsum(self._lengths, out=offsets[1:])
-        np.save(_offsets_file(folder, split), offsets)
-        if with_prompts:
-            np.save(_prompts_file(folder, split), np.asarray(self._prompt_lengths, "<i8"))
+        np.save(self._index, offsets)
 
 
-def _rows(source: Source, dropped: Counter[str], proceed: Proceed) -> Iterator[_Row]:
+def _distinct(source: Source, proceed: Proceed) -> Iterator[Sample]:
     seen: set[str] = set()
-    samples: Iterable[Document | Pair] = (
-        source.documents() if source.shape == "text" else source.pairs()
-    )
-    for sample in samples:
+    for sample in source.samples():
         proceed()
         if sample.id in seen:
             raise DataError(
@@ -171,32 +172,26 @@ def _rows(source: Source, dropped: Counter[str], proceed: Proceed) -> Iterator[_
                 "unique, because they decide what is held out."
             )
         seen.add(sample.id)
-        if isinstance(sample, Document):
-            row, problem = _Row(sample.id, "", sample.text), "empty text"
-        else:
-            document = sample.id if sample.document is None else sample.document
-            row, problem = _Row(document, sample.prompt, sample.completion), "empty completion"
-        if row.text:
-            yield row
-        else:
-            dropped[problem] += 1
+        yield sample
 
 
-def _in_groups(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
-    while group := list(islice(rows, _ROWS_AT_ONCE)):
+def _in_groups(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    while group := list(islice(samples, _SAMPLES_AT_ONCE)):
         yield group
 
 
 def _read_split(
     folder: Path, split: Split, dtype: np.dtype[np.unsignedinteger], shape: Shape
 ) -> SplitData:
-    path = _tokens_file(folder, split)
+    tokens: Tokens = _map(_tokens_file(folder, split), dtype)
+    learnt = None if shape == "text" else _map(_learnt_file(folder, split), np.dtype(np.uint8))
+    return SplitData(tokens, np.load(_offsets_file(folder, split)), learnt)
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     # An empty file cannot be mapped. The plain array view spares numpy's memmap overhead.
     is_empty = path.stat().st_size == 0
-    tokens = np.zeros(0, dtype) if is_empty else np.asarray(np.memmap(path, dtype, mode="r"))
-    offsets = np.load(_offsets_file(folder, split))
-    prompts = np.load(_prompts_file(folder, split)) if shape == "pairs" else None
-    return SplitData(tokens, offsets, prompts)
+    return np.zeros(0, dtype) if is_empty else np.asarray(np.memmap(path, dtype, mode="r"))
 
 
 def _tokens_file(folder: Path, split: Split) -> Path:
@@ -207,5 +202,5 @@ def _offsets_file(folder: Path, split: Split) -> Path:
     return folder / f"{split}.offsets.npy"
 
 
-def _prompts_file(folder: Path, split: Split) -> Path:
-    return folder / f"{split}.prompts.npy"
+def _learnt_file(folder: Path, split: Split) -> Path:
+    return folder / f"{split}.learnt"

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
-from phaseline.data.sources import Source, build_source
+from phaseline.data.sources import Document, Pair, Source, build_source
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from phaseline.config.sections import TokenizerSection
+    from phaseline.config.data_section import TokenizerSection
 
 EOS = "<eos>"
 PAD = "<pad>"
@@ -142,14 +142,12 @@ def build_tokenizer(
 
 
 def _texts(source: Source, proceed: Proceed) -> Iterator[str]:
-    if source.shape == "text":
-        for document in source.documents():
-            proceed()
-            yield document.text
-    else:
-        for pair in source.pairs():
-            proceed()
-            yield pair.prompt + pair.completion
+    for sample in source.samples():
+        proceed()
+        if isinstance(sample, Document):
+            yield sample.text
+        elif isinstance(sample, Pair):
+            yield sample.prompt + sample.completion
 
 
 def _require_token(backend: Backend, token: str) -> int:

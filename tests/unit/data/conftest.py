@@ -42,7 +42,7 @@ class MadeUpPairs:
     def fingerprint(self):
         return f"{self.name}-{self.count}"
 
-    def pairs(self):
+    def samples(self):
         for idx in range(self.count):
             completion = "yes " * (1 + idx * 7 % 23)
             yield Pair(f"{self.name} {idx}", f"ask {self.name} {idx}:", completion)

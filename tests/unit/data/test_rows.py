@@ -28,7 +28,7 @@ def _pairs(pairs: Pairs) -> SplitData:
     return SplitData(
         np.array(list(chain(*documents)), np.uint16),
         np.cumsum([0, *map(len, documents)]),
-        np.array([len(prompt) for prompt, _ in pairs]),
+        np.array([token >= 100 for token in chain(*documents)], np.uint8),
     )
 
 
@@ -88,7 +88,7 @@ def test_assemble_pads_to_a_multiple_of_eight_when_it_fits_the_sequence(
 
 
 def _one() -> SplitData:
-    return SplitData(np.array([100, EOS], np.uint16), np.array([0, 2]), np.array([0]))
+    return SplitData(np.array([100, EOS], np.uint16), np.array([0, 2]), np.ones(2, np.uint8))
 
 
 def test_assemble_keeps_the_order_when_sources_are_mixed_and_rows_are_missing() -> None:

@@ -29,7 +29,7 @@ class Texts:
     def fingerprint(self) -> str:
         return repr(self._texts)
 
-    def documents(self) -> Iterator[Document]:
+    def samples(self) -> Iterator[Document]:
         for document_id, text in self._texts:
             yield Document(document_id, text)
 
@@ -43,7 +43,7 @@ class Pairs:
     def fingerprint(self) -> str:
         return repr(self._pairs)
 
-    def pairs(self) -> Iterator[Pair]:
+    def samples(self) -> Iterator[Pair]:
         yield from self._pairs
 
 
@@ -69,7 +69,7 @@ def test_store_holds_every_text_once_and_in_order_when_read_back(tmp_path: Path)
             if is_held_out(5, document_id, 0.3) is side
         ]
         assert data.tokens.dtype == np.uint16
-        assert data.prompt_lengths is None
+        assert data.learnt is None
     assert store.train.num_documents + store.held_out.num_documents == 200
     assert store.shape == "text"
 
@@ -78,8 +78,10 @@ def test_store_marks_prompts_when_it_holds_pairs(tmp_path: Path) -> None:
     pairs = [Pair(f"id {idx}", "ask" * idx, f"answer {idx}") for idx in range(30)]
     store = _store(tmp_path, Pairs(*pairs))
     kept = [pair for pair in pairs if not is_held_out(5, pair.id, 0.3)]
-    assert store.train.prompt_lengths is not None
-    assert store.train.prompt_lengths.tolist() == [len(pair.prompt) for pair in kept]
+    assert store.train.learnt is not None
+    assert store.train.learnt.tobytes() == b"".join(
+        bytes(len(pair.prompt)) + b"\1" * (len(pair.completion) + 1) for pair in kept
+    )
     assert [bytes(tokens[:-1]).decode() for tokens in _documents(store.train)] == [
         pair.prompt + pair.completion for pair in kept
     ]

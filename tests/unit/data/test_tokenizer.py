@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+from phaseline.config.data_section import TokenizerSection
 from phaseline.config.known import BYTES_VOCAB_SIZE
-from phaseline.config.sections import TokenizerSection
 from phaseline.data.cache import Cache
 from phaseline.data.tokenizer import EOS, PAD, Tokenizer, build_tokenizer
 from phaseline.errors import DataError

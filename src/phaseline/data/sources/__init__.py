@@ -1,6 +1,29 @@
-"""Sources of samples: where text and pairs come from. One file per built-in source."""
+"""Sources of samples: where they come from. One file per kind of built-in source."""
 
-from phaseline.data.sources.protocol import Document, Pair, PairSource, Source, TextSource
+from phaseline.data.sources.protocol import (
+    Chat,
+    Document,
+    Labelled,
+    Message,
+    Pair,
+    Preference,
+    Sample,
+    Shape,
+    Source,
+    TokenDocument,
+)
 from phaseline.data.sources.registry import build_source
 
-__all__ = ["Document", "Pair", "PairSource", "Source", "TextSource", "build_source"]
+__all__ = [
+    "Chat",
+    "Document",
+    "Labelled",
+    "Message",
+    "Pair",
+    "Preference",
+    "Sample",
+    "Shape",
+    "Source",
+    "TokenDocument",
+    "build_source",
+]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from phaseline.data.sources.protocol import Document
+from phaseline.data.sources.protocol import Document, Shape
 from phaseline.data.sources.stdlib_files import StdlibFiles
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class PythonStdlib:
     """Yields the running interpreter's library; the id is the path inside it."""
 
-    shape: Literal["text"] = "text"
+    shape: Shape = "text"
 
     def __init__(self, packages: Sequence[str] | None = None) -> None:
         self._files = StdlibFiles(packages)
@@ -23,7 +23,7 @@ class PythonStdlib:
         """Names the content of the library's files."""
         return f"python_stdlib-1-{self._files.fingerprint()}"
 
-    def documents(self) -> Iterator[Document]:
+    def samples(self) -> Iterator[Document]:
         """Yields one document per file, sorted by path."""
         for path, text in self._files.read():
             yield Document(path, text)

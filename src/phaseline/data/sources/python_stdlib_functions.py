@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import platform
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from phaseline.data.sources.protocol import Pair
+from phaseline.data.sources.protocol import Pair, Shape
 from phaseline.data.sources.stdlib_files import StdlibFiles
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class PythonStdlibFunctions:
     parse as one top-level function.
     """
 
-    shape: Literal["pairs"] = "pairs"
+    shape: Shape = "pairs"
 
     def __init__(self, packages: Sequence[str] | None = None) -> None:
         self._files = StdlibFiles(packages)
@@ -35,7 +35,7 @@ class PythonStdlibFunctions:
         version = platform.python_version()
         return f"python_stdlib_functions-1-{version}-{self._files.fingerprint()}"
 
-    def pairs(self) -> Iterator[Pair]:
+    def samples(self) -> Iterator[Pair]:
         """Yields one pair per function, sorted by path, in order of appearance."""
         seen: set[str] = set()
         for path, text in self._files.read():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+from phaseline.config.known import Shape
 from phaseline.config.plugins import load_attribute
 from phaseline.data.sources.python_stdlib import PythonStdlib
 from phaseline.data.sources.python_stdlib_functions import PythonStdlibFunctions
@@ -21,7 +22,6 @@ BUILT_IN: Mapping[str, Callable[..., Source]] = {
     "python_stdlib_functions": PythonStdlibFunctions,
     "text_files": TextFiles,
 }
-_METHODS = {"text": "documents", "pairs": "pairs"}
 
 
 def build_source(name: str, arguments: Mapping[str, Any]) -> Source:
@@ -70,11 +70,12 @@ def _load_factory(name: str) -> Callable[..., object]:
 
 def _require_source(name: str, source: object) -> None:
     shape = getattr(source, "shape", None)
-    if shape not in _METHODS:
+    if shape not in get_args(Shape):
         raise DataError(
-            f"data source {name!r} has the shape {shape!r}; `shape` must be 'text' or 'pairs'."
+            f"data source {name!r} has the shape {shape!r}; `shape` must be one of "
+            f"{', '.join(get_args(Shape))}."
         )
-    for method in ("fingerprint", _METHODS[shape]):
+    for method in ("fingerprint", "samples"):
         if not callable(getattr(source, method, None)):
             raise DataError(
                 f"data source {name!r} of shape {shape!r} has no method `{method}`; "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from phaseline.data.cache import Cache
 from phaseline.data.file_digests import digest_files
 from phaseline.data.fingerprints import fingerprint_of
-from phaseline.data.sources.protocol import Document
+from phaseline.data.sources.protocol import Document, Shape
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class TextFiles:
     """Yields UTF-8 files, sorted by path; the id is the path as the pattern gives it."""
 
-    shape: Literal["text"] = "text"
+    shape: Shape = "text"
 
     def __init__(self, paths: Sequence[str]) -> None:
         """Lists the files.
@@ -53,7 +53,7 @@ class TextFiles:
         digests = digest_files(self.paths, Cache.of_user().root / "digests")
         return f"text_files-1-{fingerprint_of(self.paths, digests)}"
 
-    def documents(self) -> Iterator[Document]:
+    def samples(self) -> Iterator[Document]:
         """Yields one document per file.
 
         Raises:

@@ -101,7 +101,7 @@ def test_nothing_is_extracted_when_the_file_does_not_parse() -> None:
 
 
 def test_every_pair_parses_as_one_function_when_taken_from_the_library() -> None:
-    pairs = list(PythonStdlibFunctions(["json", "email", "argparse", "collections"]).pairs())
+    pairs = list(PythonStdlibFunctions(["json", "email", "argparse", "collections"]).samples())
     assert len(pairs) > 100
     for pair in pairs:
         (function,) = ast.parse(pair.prompt + pair.completion).body

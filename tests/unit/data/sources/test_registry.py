@@ -53,8 +53,8 @@ def test_registry_refuses_what_is_named_when_it_is_not_callable() -> None:
     [
         ({}, "has the shape None"),
         ({"shape": "image"}, "has the shape 'image'"),
-        ({"shape": "text", "fingerprint": str}, "has no method `documents`"),
-        ({"shape": "pairs", "pairs": str}, "has no method `fingerprint`"),
+        ({"shape": "text", "fingerprint": str}, "has no method `samples`"),
+        ({"shape": "pairs", "samples": str}, "has no method `fingerprint`"),
     ],
 )
 def test_registry_refuses_what_was_built_when_it_is_no_source(

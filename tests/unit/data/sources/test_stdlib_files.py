@@ -94,7 +94,7 @@ def test_decode_python_obeys_the_declared_coding(content: bytes, text: str | Non
 
 def test_python_stdlib_yields_the_running_library_in_order() -> None:
     source = PythonStdlib(["json"])
-    ids = [document.id for document in source.documents()]
+    ids = [document.id for document in source.samples()]
     assert "json/decoder.py" in ids
     assert ids == sorted(ids)
     assert source.fingerprint() == PythonStdlib(["json"]).fingerprint()

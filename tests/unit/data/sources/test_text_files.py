@@ -19,7 +19,7 @@ def test_text_files_are_sorted_and_taken_once_when_patterns_overlap(
     (tmp_path / "a.txt").write_text("one", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     source = TextFiles(["**/*.txt", "a.txt"])
-    found = [(document.id, document.text) for document in source.documents()]
+    found = [(document.id, document.text) for document in source.samples()]
     assert found == [("a.txt", "one"), ("in/b.txt", "zwei ü")]
 
 
@@ -49,4 +49,4 @@ def test_text_files_are_refused_when_paths_are_no_list(paths: list[str]) -> None
 def test_text_file_is_refused_when_it_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"fine\xff")
     with pytest.raises(DataError, match=r"a\.txt of a text_files source is not UTF-8 \(byte 4\)"):
-        list(TextFiles([str(tmp_path / "a.txt")]).documents())
+        list(TextFiles([str(tmp_path / "a.txt")]).samples())
