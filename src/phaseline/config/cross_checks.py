@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
+from phaseline.config.checks import (
+    batches,
+    checkpoints,
+    cluster,
+    engine,
+    model,
+    names,
+    phases,
+    schedules,
+)
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -21,6 +30,11 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     names.tokenizer_source_is_known,
     names.phase_names_are_unique,
     names.exported_phases_exist,
+    cluster.chained_jobs_do_not_requeue,
+    cluster.arrays_are_not_chained,
+    cluster.ranks_have_gpus,
+    cluster.warning_fits_the_time,
+    cluster.extra_options_are_extra,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,

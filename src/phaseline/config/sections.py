@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.cluster_section import ClusterSection
 from phaseline.config.data_section import DataSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
@@ -350,14 +351,10 @@ class ResilienceSection(Section):
     max_skipped_steps: Positive = Field(5, description="Skipped steps in a row that stop the run.")
     start_timeout_s: float = Field(300.0, gt=0, description="Longest wait for all ranks to meet.")
     collective_timeout_s: float = Field(1800.0, gt=0, description="Longest collective.")
-
-
-class ClusterSection(Section):
-    """The shape of the machine. No hyper-parameters."""
-
-    nodes: Positive = Field(1, description="Machines.")
-    processes_per_node: Positive | None = Field(
-        None, examples=["2"], description="Ranks per node; null: one per GPU, or 1 without a GPU."
+    max_starts_without_progress: Positive = Field(
+        3,
+        description="So many starts in a row that end without a new checkpoint are the last: of a "
+        "SLURM job that requeues itself, and of `phaseline launch --max-restarts`.",
     )
 
 
