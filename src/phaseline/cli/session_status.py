@@ -163,13 +163,8 @@ def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> Att
     if outcome is not None:
         ended, end, reason = outcome.time, _ENDS[outcome.code], outcome.reason
     elif error is not None:
-        where = f"rank {error.rank} on {error.host}"
-        if error.phase is not None:
-            where += f", {error.phase}"
-        if error.step is not None:
-            where += f" step {error.step}"
         first_line = error.message.partition("\n")[0]
-        ended, end, reason = error.time, "failed", f"{where}: {error.kind}: {first_line}"
+        ended, end, reason = error.time, "failed", f"{error.where}: {error.kind}: {first_line}"
     elif is_running:
         is_asked = attempt.stop_file.exists()
         end, reason = "running", "asked to stop" if is_asked else ""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.files import fsync_folder, read_json, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
+from phaseline.session.records import read_records
 
 _Record = TypeVar("_Record")
 
@@ -69,6 +70,16 @@ class ErrorRecord:
     traceback: str
     consequence: bool
     time: float
+
+    @property
+    def where(self) -> str:
+        """As `rank 1 on node2, pretrain step 40`."""
+        place = f"rank {self.rank} on {self.host}"
+        if self.phase is not None:
+            place += f", {self.phase}"
+        if self.step is not None:
+            place += f" step {self.step}"
+        return place
 
 
 def take_attempt(layout: SessionLayout) -> AttemptLayout:
@@ -133,6 +144,18 @@ def read_error(attempt: AttemptLayout) -> ErrorRecord | None:
         if record is not None:
             return record
     return None
+
+
+def last_place(attempt: AttemptLayout) -> tuple[str | None, int | None]:
+    """The phase that the attempt was last seen in, and its steps: for what left no record."""
+    phase, step = None, None
+    for event in read_records(attempt.events_file):
+        if event.get("event") == "phase_started":
+            phase, step = event["phase"], event["phase_step"]
+    for record in read_records(attempt.metrics_file):
+        if record.get("phase") == phase:
+            step = record["phase_step"]
+    return phase, step
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], _Record]) -> _Record | None:

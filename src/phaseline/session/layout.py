@@ -120,6 +120,19 @@ class SessionLayout:
         return self.root / "attempts"
 
     @property
+    def jobs_dir(self) -> Path:
+        """One file per start of a SLURM job; see `jobs.py`."""
+        return self.root / "jobs"
+
+    def job_file(self, job_id: str, restart: int) -> Path:
+        """The record of one start of a SLURM job."""
+        return self.jobs_dir / f"{job_id}-{restart}.json"
+
+    def refusal_file(self, job_id: str, restart: int) -> Path:
+        """What the ranks of that start leave if they refuse to begin."""
+        return self.jobs_dir / f"{job_id}-{restart}.refusal"
+
+    @property
     def phases_dir(self) -> Path:
         """One folder per phase."""
         return self.root / "phases"
