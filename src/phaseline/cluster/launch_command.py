@@ -13,6 +13,24 @@ _SHUTDOWN_TIMEOUT_S = 120
 """What torch's agent leaves the ranks between SIGTERM and SIGKILL: time for one save."""
 
 
+class Machines(NamedTuple):
+    """The machines that ranks run on, as one of them sees it.
+
+    Attributes:
+        num: How many there are.
+        rank: Which one this is.
+        main_address: Name or address of the first.
+        port: Where the ranks meet, on the first; 0: on any that is free there.
+        interface: Network interface towards the others; None: gloo finds one.
+    """
+
+    num: int = 1
+    rank: int = 0
+    main_address: str = ""
+    port: int = 0
+    interface: str | None = None
+
+
 class LaunchCommand(NamedTuple):
     """A command and the whole environment it runs in."""
 
@@ -29,6 +47,7 @@ def build_launch_command(
     has_gpu: bool,
     take_over: bool = False,
     accept_changes: Sequence[str] = (),
+    machines: Machines = Machines(),  # noqa: B008 - it never changes
     variables: Mapping[str, str] = os.environ,
 ) -> LaunchCommand:
     """Builds the command that starts the ranks of a session on this machine.
@@ -37,10 +56,11 @@ def build_launch_command(
         config_path: The session file.
         overrides: `key=value` texts, handed on as `-o`.
         session_dir: The session directory; None leaves it to the configuration.
-        num_processes: Ranks to start.
+        num_processes: Ranks to start on this machine.
         has_gpu: Whether ranks run on GPUs.
         take_over: Whether a lease that another holds is taken.
         accept_changes: Settings whose changes are accepted, handed on as `--accept-change`.
+        machines: This machine and the others.
         variables: The environment to start from. What the user set there stays.
     """
     argv = [
@@ -49,10 +69,8 @@ def build_launch_command(
         # Ranks on CPUs too: accelerate refuses --cpu with DeepSpeed, and without DeepSpeed
         # starts one process whatever number was asked for.
         "--use_deepspeed",
-        *("--num_machines", "1", "--num_processes", str(num_processes)),
+        *_place(machines, num_processes),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        # 0: accelerate looks for a free port itself, right before it is taken.
-        *("--main_process_port", "0"),
         *("-m", "phaseline", "run", str(config_path)),
     ]
     for override in overrides:
@@ -63,10 +81,25 @@ def build_launch_command(
         argv.append("--take-over")
     for key in accept_changes:
         argv += ["--accept-change", key]
-    return LaunchCommand(argv, _environment(variables, num_processes, has_gpu))
+    return LaunchCommand(argv, _environment(variables, num_processes, has_gpu, machines))
 
 
-def _environment(variables: Mapping[str, str], num_processes: int, has_gpu: bool) -> dict[str, str]:
+def _place(machines: Machines, num_processes: int) -> list[str]:
+    total = machines.num * num_processes
+    # Port 0: accelerate looks for a free one itself, right before it is taken.
+    words = ["--num_machines", str(machines.num), "--num_processes", str(total)]
+    words += ["--main_process_port", str(machines.port)]
+    if machines.num > 1:
+        words += ["--machine_rank", str(machines.rank)]
+        words += ["--main_process_ip", machines.main_address]
+        # accelerate's own default needs pdsh and ssh between the machines.
+        words += ["--deepspeed_multinode_launcher", "standard"]
+    return words
+
+
+def _environment(
+    variables: Mapping[str, str], num_processes: int, has_gpu: bool, machines: Machines
+) -> dict[str, str]:
     defaults = {
         "OMP_NUM_THREADS": str(max(1, _num_cores() // num_processes)),
         "TOKENIZERS_PARALLELISM": "false",
@@ -75,10 +108,13 @@ def _environment(variables: Mapping[str, str], num_processes: int, has_gpu: bool
     if not has_gpu:
         # Else DeepSpeed probes for devices, and every process warns that it found none.
         defaults["DS_ACCELERATOR"] = "cpu"
-        if Path("/sys/class/net/lo").exists():
+        if machines.num == 1 and Path("/sys/class/net/lo").exists():
             # gloo would listen on the address that the host's name resolves to, which may
             # not exist, or change while a laptop moves between networks.
             defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    if machines.interface is not None:
+        # Else gloo listens where the host's name leads, which may be 127.0.1.1 (Debian).
+        defaults["GLOO_SOCKET_IFNAME"] = machines.interface
     return {**defaults, **variables}
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import FrameType
 
 import psutil
 
+from phaseline.cluster.agent_output import AgentOutput
 from phaseline.cluster.launch_command import LaunchCommand
 from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
 from phaseline.cluster.verdict import judge, newest_attempt
@@ -33,6 +35,9 @@ _STOP_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+_LOOK_EVERY_S = 0.5
+_LAST_WORDS_S = 5.0
 _LEAVE_HINT = f"Ctrl-C twice within {PAIR_S:g} s leaves at once, without saving."
 
 
@@ -70,32 +75,70 @@ def launch(
 class Launcher:
     """One run of `accelerate launch`. Lives in the main thread, which owns the signals."""
 
-    def __init__(self, command: LaunchCommand, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: LaunchCommand,
+        *,
+        say: Callable[[str], None],
+        output: AgentOutput | None = None,
+        is_told_alone: bool = True,
+    ) -> None:
+        """Takes what is run.
+
+        Args:
+            command: What starts the ranks.
+            say: Shows a text to a person.
+            output: Reads what the launcher and the ranks print; None: they print by themselves.
+            is_told_alone: Whether a stop signal reaches this process only. SLURM sends them to
+                every process of a step; then the agent, which would end with a failure and
+                kill ranks that take long to save, must not hear of it.
+        """
         self._command = command
         self._say = say
+        self._output = output
+        self._is_told_alone = is_told_alone
+        self._blocked = _USER_SIGNALS if is_told_alone else (*_USER_SIGNALS, signal.SIGTERM)
         self._process: subprocess.Popen[bytes] | None = None
         self._presses = SecondPress()
+        self._told: set[int] = set()
+        self._number = signal.SIGTERM
+        self._ended = threading.Event()
         self.stop_requested = False
         """Whether a signal has asked the ranks to stop."""
         self.left_at_once = False
         """Whether a second Ctrl-C has killed them."""
 
-    def run(self) -> None:
-        """Starts the ranks and returns when their launcher has ended."""
+    def run(self) -> int:
+        """Starts the ranks and returns their launcher's exit code; -N: signal N ended it."""
         with self._listening():
             process = subprocess.Popen(
                 self._command.argv,
                 env=self._command.environment,
                 stdin=subprocess.DEVNULL,
+                stderr=None if self._output is None else subprocess.PIPE,
                 # A Ctrl-C at the terminal reaches us alone: the agent would meet it by
                 # killing the ranks, which we ask to save first.
                 start_new_session=True,
-                preexec_fn=partial(_prepare_child, os.getpid()),
+                preexec_fn=partial(_prepare_child, os.getpid(), self._blocked),
             )
             self._process = process
-            if self.stop_requested:
-                self._ask_to_stop(process)
-            process.wait()
+            with self._reading(process):
+                if self.stop_requested:
+                    self._ask_to_stop(process)
+                code = process.wait()
+                self._ended.set()
+                return code
+
+    @contextmanager
+    def _reading(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        if self._output is None or process.stderr is None:
+            yield
+            return
+        thread = threading.Thread(target=self._output.read, args=(process.stderr,), daemon=True)
+        thread.start()
+        yield
+        # What feeds wandb may outlive the ranks, and keep the other end open.
+        thread.join(_LAST_WORDS_S)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -110,11 +153,17 @@ class Launcher:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self.left_at_once and signal.SIGINT in before:
+                # Whoever goes on pressing Ctrl-C must not change the exit code any more.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         press = self._presses.count() if number == signal.SIGINT else None
         if not self.stop_requested:
             self.stop_requested = True
+            # A rank puts on record what it was sent; a Ctrl-C is no matter of its own.
+            if not self._is_told_alone and number in _USER_SIGNALS:
+                self._number = signal.Signals(number)
             self._say(
                 f"{signal.Signals(number).name}: stopping, saving at the next step. {_LEAVE_HINT}"
             )
@@ -127,26 +176,37 @@ class Launcher:
             if self._process is not None:
                 _kill(self._process)
 
-    @staticmethod
-    def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
-        # To the ranks, not to the agent: the agent would end with a failure although every
-        # rank saved, and would kill those that take long.
-        ranks = _ranks_of(process)
-        for rank in ranks:
-            with suppress(psutil.Error):
-                rank.terminate()
-        if not ranks:
+    def _ask_to_stop(self, process: subprocess.Popen[bytes]) -> None:
+        self._tell_ranks(process)
+        if not self._told and self._is_told_alone:
             process.terminate()
+            return
+        thread = threading.Thread(target=self._tell_late_ranks, args=(process,), daemon=True)
+        thread.start()
+
+    def _tell_late_ranks(self, process: subprocess.Popen[bytes]) -> None:
+        """A rank may be started after the others were told."""
+        while not self._ended.wait(_LOOK_EVERY_S):
+            self._tell_ranks(process)
+
+    def _tell_ranks(self, process: subprocess.Popen[bytes]) -> None:
+        # To the ranks, each once, and not to the agent: the agent would end with a failure
+        # although every rank saved, and would kill those that take long.
+        for rank in _ranks_of(process):
+            if rank.pid not in self._told:
+                self._told.add(rank.pid)
+                with suppress(psutil.Error):
+                    rank.send_signal(self._number)
 
 
-def _prepare_child(parent_pid: int) -> None:
-    """Between fork and exec of the child: it dies with us, and is deaf to user signals."""
+def _prepare_child(parent_pid: int, blocked: Sequence[signal.Signals]) -> None:
+    """Between fork and exec of the child: it dies with us, and is deaf to some signals."""
     linux.die_with_parent()
     if os.getppid() != parent_pid:
         os._exit(1)  # the parent died before this process asked to die with it
-    # SLURM may send these to every process of a job; they would kill the agent, and its
-    # ranks with it. Blocked, they wait: a rank lets them in when it can listen.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
+    # They would kill the agent, and its ranks with it. Blocked, they wait: a rank lets them
+    # in when it can listen.
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
 
 
 def _ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -1,20 +1,17 @@
 """How a started session ended: the exit code, and what a person should know about it.
 
 The ranks' own exit codes do not say: torch's agent turns any code but 0 of any rank into
-1. So the newest attempt's `outcome.json` decides; a batch script asks for it with
-`python -m phaseline.cluster.verdict SESSION --since ATTEMPT`.
+1. So the newest attempt's `outcome.json` decides.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from phaseline.cluster.progress import newest_checkpoint
 from phaseline.cluster.refusal import Refusal
-from phaseline.errors import ExitCode, PhaselineError
+from phaseline.errors import ExitCode
 from phaseline.session.attempts import ErrorRecord, read_error, read_outcome
 from phaseline.session.layout import AttemptLayout, SessionLayout
 
@@ -132,11 +129,10 @@ def _place(error: ErrorRecord) -> str:
 
 
 def _saved_row(layout: SessionLayout) -> list[tuple[str, str]]:
-    manifests = list(layout.root.glob("phases/*/run-*/checkpoints/*/manifest.json"))
-    if not manifests:
+    newest = newest_checkpoint(layout)
+    if newest is None:
         return [("saved", "no checkpoint yet; the next start begins anew")]
-    newest = max(manifests, key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
-    return [("saved", str(newest.parent))]
+    return [("saved", str(layout.root / newest))]
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -144,34 +140,3 @@ def _rows(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
         first, *rest = text.splitlines() or [""]
         yield f"  {label:<8} {first}"
         yield from (f"  {'':<8} {line}" for line in rest)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the verdict on a session and returns its exit code."""
-    parser = argparse.ArgumentParser(prog="phaseline.cluster.verdict", description=main.__doc__)
-    parser.add_argument("session", type=Path, help="the session directory")
-    parser.add_argument(
-        "--since", type=int, default=0, help="the newest attempt before the start (0: none)"
-    )
-    parser.add_argument(
-        "--newest", action="store_true", help="print the newest attempt's number instead"
-    )
-    parser.add_argument(
-        "--stop-requested", action="store_true", help="the ranks were asked to stop"
-    )
-    options = parser.parse_args(arguments)
-    layout = SessionLayout(options.session)
-    try:
-        if options.newest:
-            sys.stdout.write(f"{newest_attempt(layout)}\n")
-            return 0
-        verdict = judge(layout, since=options.since, stop_requested=options.stop_requested)
-    except PhaselineError as error:
-        sys.stderr.write(f"phaseline: {error}\n")
-        return int(error.exit_code)
-    sys.stderr.write(f"{verdict.message}\n")
-    return int(verdict.code)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phaseline.cluster.refusal import Refusal, read_refusal
-from phaseline.cluster.verdict import judge, main, newest_attempt
+from phaseline.cluster.verdict import judge, newest_attempt
 from phaseline.errors import ExitCode
 from phaseline.session.attempts import (
     ErrorRecord,
@@ -121,16 +121,6 @@ def test_judge_lists_what_was_made_when_the_session_is_finished(layout: SessionL
     message = judge(layout, since=0).message
     assert str(layout.report_file) in message
     assert str(export) in message
-
-
-def test_main_returns_the_code_and_prints_the_newest_attempt(
-    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _attempt(layout, ExitCode.FINISHED)
-    _attempt(layout, ExitCode.STOPPED)
-    assert main([str(layout.root), "--newest"]) == 0
-    assert capsys.readouterr().out == "2\n"
-    assert main([str(layout.root), "--since", "1"]) == ExitCode.STOPPED
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"code": 9, "message": ""}', '{"code": 2}'])

@@ -1,0 +1,53 @@
+"""Ports and interfaces that the ranks of several machines meet at."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import psutil
+
+# Below the range that Linux gives to outgoing connections, which begins at 32768.
+_FIRST_PORT, _NUM_PORTS = 20000, 12000
+_MAX_CANDIDATES = 50
+
+
+def ports_of(job_id: str, restart: int) -> Iterator[int]:
+    """Free ports of this machine, in an order that differs from job to job and start to start.
+
+    A requeued job may meet ranks of its earlier start that are still dying. What is yielded
+    is free at that moment; another process may still be faster, so ask for the next then.
+    """
+    first = int(job_id) * 7 + restart
+    for number in range(_MAX_CANDIDATES):
+        # A large step: jobs with neighbouring numbers do not walk over each other's ports.
+        port = _FIRST_PORT + (first + 997 * number) % _NUM_PORTS
+        if is_free(port):
+            yield port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on a port of this machine now."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        # As the store's server does: what a dead one left behind is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def interface_towards(host: str) -> str | None:
+    """The network interface through which this machine reaches another; None: not known."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing: the kernel only chooses a route
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address.partition("%")[0] == own for one in addresses):
+            return str(name)
+    return None

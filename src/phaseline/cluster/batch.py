@@ -1,0 +1,271 @@
+"""What a SLURM job runs: watches over one session, and sees to it that the job goes on.
+
+The batch script ends in `exec python -m phaseline.cluster.batch CONFIG`. So SLURM's signals to
+the script reach this program, on the job's first node, outside of the ranks' step. It imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from phaseline.cluster import slurm
+from phaseline.cluster.accelerators import count_gpus
+from phaseline.cluster.addresses import is_free, ports_of
+from phaseline.cluster.array import member_of_array
+from phaseline.cluster.causes import cause_in_words, cause_of_stop
+from phaseline.cluster.job_end import JobEnd, Next, decide
+from phaseline.cluster.job_history import JobHistory
+from phaseline.cluster.progress import newest_checkpoint
+from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
+from phaseline.cluster.slurm import JobPlace
+from phaseline.cluster.step import JobStep, build_step_command
+from phaseline.cluster.verdict import Verdict, judge, newest_attempt
+from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.errors import ExitCode, PhaselineError, UsageError
+from phaseline.session.jobs import JobStart, write_job_start
+from phaseline.session.layout import SessionLayout
+
+_ASK_EVERY_S = 30.0
+
+
+class BatchJob:
+    """One start of a job. Lives in the main thread, which owns the signals."""
+
+    def __init__(self, loaded: LoadedConfig, place: JobPlace, options: argparse.Namespace) -> None:
+        """Takes what the job is about.
+
+        Args:
+            loaded: The configuration, for the nodes that there are.
+            place: The job.
+            options: The command line.
+        """
+        self._loaded = loaded
+        self._place = place
+        self._options = options
+        self._layout = SessionLayout(loaded.session_dir)
+        self._history = JobHistory(self._layout, line=options.line or place.job_id)
+        self._start: JobStart | None = None
+        self._step: JobStep | None = None
+        self._signals: list[signal.Signals] = []
+        self._num_answered = 0
+        self._cause = ""
+        self._next_question = 0.0
+
+    def run(self) -> ExitCode:
+        """Runs the session's ranks and says how the job ended; may not return but be killed."""
+        with self._listening():
+            self._history.close_what_was_cut_off(self._place)
+            end = self._why_not_begin()
+            if end is None:
+                self._begin()
+                end = self._judge(self._run_ranks())
+            return self._end(end)
+
+    # -- In order
+
+    def _why_not_begin(self) -> JobEnd | None:
+        last = self._history.last_word()
+        if last is not None:
+            return JobEnd(last.code, f"{last.message} This job has nothing to add.", Next.OVER)
+        return self._without_progress()
+
+    def _begin(self) -> None:
+        state = slurm.ask(self._place.job_id)
+        self._start = JobStart(
+            job_id=self._place.job_id,
+            restart=self._place.restart,
+            line=self._history.line,
+            nodes=self._place.nodes,
+            began=time.time(),
+            slot_ends=None if state is None else state.ends,
+            since=newest_attempt(self._layout),
+            checkpoint=newest_checkpoint(self._layout),
+        )
+        write_job_start(self._layout, self._start)
+
+    def _run_ranks(self) -> Verdict:
+        """Runs the step, on another port if somebody else was faster at the one before."""
+        assert self._start is not None
+        since = self._start.since
+        refusal_file = self._layout.refusal_file(self._place.job_id, self._place.restart)
+        environment = {**os.environ, REFUSAL_VARIABLE: str(refusal_file.resolve())}
+        for port in ports_of(self._place.job_id, self._place.restart):
+            self._step = JobStep(self._step_command(port, since), environment)
+            self._step.run(self._attend)
+            refusal = read_refusal(refusal_file)
+            verdict = judge(
+                self._layout, since=since, stop_requested=bool(self._signals), refusal=refusal
+            )
+            has_begun = newest_attempt(self._layout) > since
+            if has_begun or refusal is not None or self._signals or is_free(port):
+                return verdict
+            say(f"Another process took port {port} meanwhile; trying the next one.")
+        raise UsageError("No free port was found from 20000 to 32000 on the job's first node.")
+
+    def _judge(self, verdict: Verdict) -> JobEnd:
+        assert self._start is not None
+        assert self._step is not None
+        self._attend()
+        cause = cause_in_words(list(self._step.words)) or self._cause
+        if cause.startswith("node failure"):
+            self._history.record_node_failure(self._start, cause)
+        self._start = self._start.over(verdict.code, cause, at=time.time(), is_last=False)
+        write_job_start(self._layout, self._start)
+        cluster = self._loaded.config.cluster
+        end = decide(
+            verdict,
+            cause,
+            was_terminated=signal.SIGTERM in self._signals,
+            asked_by_person=self._layout.attempt(newest_attempt(self._layout)).stop_file.exists(),
+            may_requeue=cluster.requeue,
+            is_chained=self._options.chained,
+        )
+        if end.next in (Next.REQUEUE, Next.CHAIN):
+            return self._without_progress() or end
+        return end
+
+    def _without_progress(self) -> JobEnd | None:
+        reason = self._history.why_give_up(
+            self._loaded.config.resilience.max_starts_without_progress
+        )
+        if not reason:
+            return None
+        self._history.record_giving_up(reason)
+        return JobEnd(ExitCode.NO_PROGRESS, reason, Next.OVER)
+
+    def _end(self, end: JobEnd) -> ExitCode:
+        """Puts the end on record, and asks for another start where there is to be one."""
+        say(end.message)
+        if self._start is not None:
+            is_last = end.next is Next.OVER
+            self._start = replace(self._start, code=int(end.code), is_last=is_last)
+            write_job_start(self._layout, self._start)
+        if end.next is Next.REQUEUE:
+            self._requeue()
+        return end.code
+
+    def _requeue(self) -> None:
+        problem = slurm.requeue(self._place.job_id)
+        if problem:
+            say(
+                f"The job could not be requeued: {problem}. Submit it again to go on; where "
+                "requeueing is not allowed, cluster.chain submits several jobs at once."
+            )
+            return
+        say("Requeued. SLURM ends this run now and starts the next one by itself.")
+        # A job that ends while it is being preempted is not requeued: stay until it is killed.
+        while True:
+            time.sleep(60)
+
+    # -- While the ranks run
+
+    def _step_command(self, port: int, since: int) -> list[str]:
+        names = slurm.host_names(self._place.nodes) or [os.environ["SLURMD_NODENAME"]]
+        program = ["phaseline.cluster.node", str(self._options.config)]
+        program += ["--session", str(self._layout.root), "--since", str(since)]
+        program += ["--processes", str(self._loaded.config.cluster.processes_per_node)]
+        program += ["--main", names[0], "--peer", names[-1], "--port", str(port)]
+        for override in self._options.override:
+            program += ["-o", override]
+        return build_step_command(program, self._loaded.config.cluster.container)
+
+    def _attend(self) -> None:
+        """Answers signals, and keeps the end of the job's time up to date for the ranks."""
+        lead_s = self._loaded.config.cluster.signal_lead_s
+        while self._num_answered < len(self._signals):
+            number = self._signals[self._num_answered]
+            self._num_answered += 1
+            if number == signal.SIGUSR1 and self._step is not None:
+                # SLURM's warning reaches this process alone. TERM goes to the step as well.
+                self._step.tell(number)
+            self._cause = self._cause or cause_of_stop(number, self._place, lead_s=lead_s)
+            say(f"{number.name}: {self._cause}; the ranks save and stop.")
+        if time.monotonic() >= self._next_question:
+            self._next_question = time.monotonic() + _ASK_EVERY_S
+            self._update_slot()
+
+    def _update_slot(self) -> None:
+        state = slurm.ask(self._place.job_id)
+        if state is None or self._start is None or state.ends == self._start.slot_ends:
+            return
+        self._start = replace(self._start, slot_ends=state.ends)
+        write_job_start(self._layout, self._start)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        numbers = (signal.SIGUSR1, signal.SIGTERM)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(signal.Signals(number))
+
+
+def load_for_job(options: argparse.Namespace, place: JobPlace) -> LoadedConfig:
+    """The configuration of the job's session, with the nodes and ranks that there are.
+
+    What is worked out is added to the overrides, so that every rank works with the same.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+        UsageError: The job is a member of an array that the configuration does not have.
+    """
+    loaded = load_config(options.config, options.override, session_dir=options.session)
+    if loaded.config.cluster.array:
+        member = member_of_array(loaded, place.array_idx)
+        options.override += member.overrides
+        loaded = load_config(options.config, options.override, session_dir=member.session_dir)
+    cluster = loaded.config.cluster
+    num_gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or count_gpus())
+    num_processes = cluster.processes_per_node or max(1, num_gpus)
+    options.override += [
+        f"cluster.nodes={place.num_nodes}",
+        f"cluster.processes_per_node={num_processes}",
+    ]
+    return load_config(options.config, options.override, session_dir=loaded.session_dir)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a session's job and returns the job's exit code."""
+    parser = argparse.ArgumentParser(prog="phaseline.cluster.batch", description=main.__doc__)
+    parser.add_argument("config", type=Path, help="the session file")
+    parser.add_argument("--session", type=Path, help="the session's directory")
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--line", default="", help="names the jobs that go on from each other")
+    parser.add_argument("--chained", action="store_true", help="another job waits behind this one")
+    options = parser.parse_args(arguments)
+    place = JobPlace.read()
+    try:
+        if place is None:
+            raise UsageError(
+                "This program is what a SLURM job runs, and there is no job here (SLURM_JOB_ID is "
+                "not set). Use `phaseline launch CONFIG`, or `phaseline submit CONFIG`."
+            )
+        return int(BatchJob(load_for_job(options, place), place, options).run())
+    except PhaselineError as error:
+        say(f"phaseline: {error}")
+        return int(error.exit_code)
+
+
+def say(text: str) -> None:
+    """Adds to the job's output, with the time: it is read days later."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
