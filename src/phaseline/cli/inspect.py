@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from phaseline.cli.job_status import find_waiting, gather_jobs
 from phaseline.cli.session_status import (
     AttemptStatus,
     PhaseStatus,
@@ -22,6 +24,7 @@ from phaseline.cli.session_status import (
     is_session,
 )
 from phaseline.errors import UsageError
+from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.formatting import format_quantity, format_seconds
@@ -42,24 +45,26 @@ def status(
         typer.Argument(metavar="DIR", help="A session's folder, or one that holds sessions."),
     ] = Path("runs"),
 ) -> None:
-    """Show how a session stands: phases, attempts and how they ended, checkpoints, holder.
+    """Show how a session stands: phases, attempts and how they ended, checkpoints, jobs, holder.
 
-    For a folder that holds several sessions: one line each.
+    For a folder that holds several sessions: one line each. On a machine that has SLURM's
+    commands it also says how the session's job stands, and how many more jobs it needs.
     """
     layouts = find_sessions(directory)
-    if not layouts:
+    waiting = find_waiting(directory)
+    if not layouts and not waiting:
         raise UsageError(
             f"{directory} holds no session. Name a session's folder, as runs/quickstart, or the "
             "folder above; `phaseline launch CONFIG` starts one."
         )
     statuses = [gather_status(layout) for layout in layouts]
-    if len(statuses) == 1:
+    if len(statuses) == 1 and not waiting:
         _show_session(statuses[0])
-    else:
-        _show_table(
-            ("folder", "state", "phase", "step", "saved", "attempts"),
-            [_session_row(one) for one in statuses],
-        )
+        return
+    _show_table(
+        ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"),
+        [*map(_session_row, statuses), *map(_waiting_row, waiting)],
+    )
 
 
 def metrics(
@@ -114,10 +119,20 @@ def _show_session(session: SessionStatus) -> None:
     if session.newest_checkpoint is not None:
         saved = session.newest_checkpoint.relative_to(session.layout.root)
         typer.echo(f"  saved   {saved}, {_age(session.newest_checkpoint)} ago")
+    for label, text in (("slurm", session.jobs.told), ("left", session.jobs.left)):
+        if text:
+            typer.echo(f"  {label:<6}  {text}")
     typer.echo(f"  holder  {_describe_holder(session)}\n")
-    _show_table(("phase", "state", "step", "tokens", "saved"), map(_phase_row, session.phases))
+    headings = ("phase", "state", "step", "done", "loss", "tokens", "saved")
+    _show_table(headings, map(_phase_row, session.phases))
     typer.echo("")
     _show_table(("attempt", "began", "ended", "end", "reason"), map(_attempt_row, session.attempts))
+    if session.jobs.starts:
+        typer.echo("")
+        _show_table(
+            ("job", "start", "nodes", "began", "ended", "code", "cause"),
+            map(_start_row, session.jobs.starts),
+        )
 
 
 def _describe_holder(session: SessionStatus) -> str:
@@ -136,9 +151,26 @@ def _session_row(session: SessionStatus) -> tuple[str, ...]:
         session.layout.root.name,
         session.state,
         "-" if phase is None else phase.name,
-        "-" if phase is None else _step(phase),
+        *(("-", "-", "-") if phase is None else (_step(phase), _done(phase), _loss(phase))),
         "-" if saved is None else f"{_age(saved)} ago",
         str(len(session.attempts)),
+        session.jobs.slurm or "-",
+    )
+
+
+def _waiting_row(layout: SessionLayout) -> tuple[str, ...]:
+    return (layout.root.name, "submitted", *["-"] * 5, "0", gather_jobs(layout).told or "-")
+
+
+def _start_row(start: JobStart) -> tuple[str, ...]:
+    return (
+        start.job_id,
+        str(start.restart + 1),
+        start.nodes,
+        _moment(start.began),
+        _moment(start.ended),
+        "-" if start.code is None else str(start.code),
+        start.cause or "-",
     )
 
 
@@ -148,6 +180,8 @@ def _phase_row(phase: PhaseStatus) -> tuple[str, ...]:
         phase.name,
         phase.state,
         _step(phase),
+        _done(phase),
+        _loss(phase),
         format_quantity(phase.tokens),
         "-" if saved is None else f"{saved.name}, {_age(saved)} ago",
     )
@@ -165,6 +199,14 @@ def _attempt_row(attempt: AttemptStatus) -> tuple[str, ...]:
 
 def _step(phase: PhaseStatus) -> str:
     return f"{phase.step} of {phase.length}"
+
+
+def _done(phase: PhaseStatus) -> str:
+    return "-" if phase.done_frac is None else f"{phase.done_frac:.0%}"
+
+
+def _loss(phase: PhaseStatus) -> str:
+    return "-" if phase.loss is None or math.isnan(phase.loss) else f"{phase.loss:.4f}"
 
 
 def _age(path: Path) -> str:

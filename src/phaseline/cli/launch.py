@@ -11,7 +11,7 @@ from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.launch_command import build_launch_command
-from phaseline.cluster.launcher import launch as launch_ranks
+from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
 from phaseline.config.changes import compare
 from phaseline.config.loading import LoadedConfig, load_config
@@ -32,6 +32,14 @@ def launch(
         ),
     ] = None,
     session: SessionDir = None,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Start again so often when the ranks fail. It ends before with exit code 4 when "
+            "resilience.max_starts_without_progress starts leave no new checkpoint.",
+        ),
+    ] = 0,
     take_over: TakeOver = False,
     accept_change: AcceptChanges = None,
 ) -> None:
@@ -69,7 +77,14 @@ def launch(
         take_over=take_over,
         accept_changes=accept_change or (),
     )
-    raise typer.Exit(int(launch_ranks(command, layout, say=_say)))
+    code = launch_again(
+        command,
+        layout,
+        say=_say,
+        max_restarts=max_restarts,
+        max_without_progress=loaded.config.resilience.max_starts_without_progress,
+    )
+    raise typer.Exit(int(code))
 
 
 def _require_one_machine(loaded: LoadedConfig) -> None:
@@ -77,7 +92,7 @@ def _require_one_machine(loaded: LoadedConfig) -> None:
     if nodes != 1:
         raise UsageError(
             f"cluster.nodes is {nodes} in {loaded.source}, and `phaseline launch` starts ranks on "
-            "this machine only. Submit slurm/session.sbatch, or run `accelerate launch "
+            "this machine only. Use `phaseline submit` for SLURM, or run `accelerate launch "
             "--config_file launch/multi_node.yaml` on every machine, or add -o cluster.nodes=1."
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
+from phaseline.cli.job_status import JobStatus, gather_jobs
 from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import CheckpointError, ExitCode
@@ -38,6 +39,8 @@ class PhaseStatus:
         state: trained, training, interrupted, or waiting.
         step: Completed steps that were recorded.
         length: Its length in steps, or the configured duration if it never began.
+        done_frac: Share of its steps that is done; None: its length is not known yet.
+        loss: Of the last step that was recorded.
         tokens: Tokens that the session has consumed at that step.
         checkpoint: Its newest checkpoint that the session trusts.
     """
@@ -46,8 +49,15 @@ class PhaseStatus:
     state: str
     step: int
     length: str
+    done_frac: float | None
+    loss: float | None
     tokens: int | None
     checkpoint: Path | None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has trained."""
+        return self.state != "waiting"
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,12 @@ class SessionStatus:
     phases: tuple[PhaseStatus, ...]
     attempts: tuple[AttemptStatus, ...]
     lease: LeaseState | None
+    jobs: JobStatus
 
     @property
     def current_phase(self) -> PhaseStatus | None:
         """The phase that is at hand, or the last one that was."""
-        begun = [phase for phase in self.phases if phase.state != "waiting"]
+        begun = [phase for phase in self.phases if phase.has_begun]
         return begun[-1] if begun else None
 
     @property
@@ -126,6 +137,8 @@ def gather_status(layout: SessionLayout) -> SessionStatus:
     lease = read_lease(layout)
     is_running = lease is not None and lease.is_held()
     numbers = layout.attempt_numbers()
+    config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    phases = tuple(_phases(layout, config, is_running=is_running))
     attempts = tuple(
         describe_attempt(layout.attempt(number), is_running=is_running and number == numbers[-1])
         for number in numbers
@@ -134,9 +147,10 @@ def gather_status(layout: SessionLayout) -> SessionStatus:
         layout=layout,
         name=identity.name,
         state=_state(identity, attempts, is_running=is_running),
-        phases=tuple(_phases(layout, is_running=is_running)),
+        phases=phases,
         attempts=attempts,
         lease=lease,
+        jobs=gather_jobs(layout, config, {one.name: one.step for one in phases if one.has_begun}),
     )
 
 
@@ -171,16 +185,20 @@ def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> Att
     return AttemptStatus(number=attempt.number, began=began, ended=ended, end=end, reason=reason)
 
 
-def _phases(layout: SessionLayout, *, is_running: bool) -> Iterator[PhaseStatus]:
-    config: Config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+def _phases(layout: SessionLayout, config: Config, *, is_running: bool) -> Iterator[PhaseStatus]:
     last_records: dict[str, dict[str, Any]] = {}
+    losses: dict[str, float] = {}
     for record in read_metrics(layout):
-        last_records[record["phase"]] = record
+        name = record["phase"]
+        last_records[name] = record
+        # Not finite is recorded as a text.
+        losses[name] = float(record["metrics"].get(f"{name}/train/loss", losses.get(name, "nan")))
     lengths = _lengths(layout)
     saved = _newest_trusted(layout)
     begun = [phase.name for phase in config.phases if phase.name in last_records | lengths]
     for phase in config.phases:
         last = last_records.get(phase.name)
+        step = 0 if last is None else last["phase_step"]
         state = "waiting"
         if phase.name in begun:
             state = "training" if is_running and phase.name == begun[-1] else "interrupted"
@@ -189,8 +207,10 @@ def _phases(layout: SessionLayout, *, is_running: bool) -> Iterator[PhaseStatus]
         yield PhaseStatus(
             name=phase.name,
             state=state,
-            step=0 if last is None else last["phase_step"],
+            step=step,
             length=_length_text(phase, lengths),
+            done_frac=step / lengths[phase.name] if lengths.get(phase.name) else None,
+            loss=losses.get(phase.name),
             tokens=None if last is None else last["tokens"],
             checkpoint=saved.get(phase.name),
         )

@@ -14,6 +14,7 @@ from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import UsageError
+from phaseline.session.jobs import note_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
 
@@ -75,6 +76,8 @@ def submit(
     for folder in sessions:
         _require_free(SessionLayout(folder))
     numbers = list(submit_jobs(jobs))
+    for folder in sessions:
+        note_submitted(SessionLayout(folder), numbers)
     typer.echo(f"Submitted as job {', then '.join(numbers)}.")
     for folder in sessions:
         typer.echo(f"  session  {folder}")

@@ -36,6 +36,7 @@ from phaseline.session.jobs import JobStart, write_job_start
 from phaseline.session.layout import SessionLayout
 
 _ASK_EVERY_S = 30.0
+_WAIT_S = 0.2
 
 
 class BatchJob:
@@ -163,9 +164,9 @@ class BatchJob:
             )
             return
         say("Requeued. SLURM ends this run now and starts the next one by itself.")
-        # A job that ends while it is being preempted is not requeued: stay until it is killed.
-        while True:
-            time.sleep(60)
+        # A job that ends while it is being preempted is not requeued. Stay until SLURM ends it.
+        while signal.SIGTERM not in self._signals[self._num_answered :]:
+            time.sleep(_WAIT_S)
 
     # -- While the ranks run
 
@@ -189,7 +190,8 @@ class BatchJob:
                 # SLURM's warning reaches this process alone. TERM goes to the step as well.
                 self._step.tell(number)
             self._cause = self._cause or cause_of_stop(number, self._place, lead_s=lead_s)
-            say(f"{number.name}: {self._cause}; the ranks save and stop.")
+            said = self._cause if number.name in self._cause else f"{self._cause}, {number.name}"
+            say(f"Asked to stop ({said}): the ranks save.")
         if time.monotonic() >= self._next_question:
             self._next_question = time.monotonic() + _ASK_EVERY_S
             self._update_slot()

@@ -23,6 +23,8 @@ _WORDS = {
     "NODE FAILURE": "a node failed",
 }
 _WARNING_SLACK_S = 120.0
+_ASK_TIMEOUT_S = 5.0
+"""Whoever asks has little time left."""
 
 
 def cause_of_stop(number: int, place: JobPlace | None, *, lead_s: float) -> str:
@@ -34,7 +36,7 @@ def cause_of_stop(number: int, place: JobPlace | None, *, lead_s: float) -> str:
         lead_s: Seconds before the end of its time at which the job is warned.
     """
     name = signal.Signals(number).name
-    state = None if place is None else slurm.ask(place.job_id)
+    state = None if place is None else slurm.ask(place.job_id, timeout_s=_ASK_TIMEOUT_S)
     if place is None or state is None:
         return name
     cause = _cause(number, place, state, lead_s)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from phaseline.cluster.causes import CANCELLED, TIME_LIMIT
-from phaseline.cluster.verdict import Verdict
+from phaseline.cluster.verdict import RESUME, Verdict
 from phaseline.errors import ExitCode
 
 
@@ -60,9 +60,11 @@ def decide(
     is_open = verdict.code in (ExitCode.FAILED, ExitCode.STOPPED)
     if not is_open or asked_by_person:
         return JobEnd(verdict.code, verdict.message, Next.OVER)
-    message = f"{verdict.message}\nEnded by SLURM: {cause}." if cause else verdict.message
+    message = f"{verdict.message}\nWhat SLURM says: {cause}." if cause else verdict.message
     if was_terminated and cause.startswith(CANCELLED):
         return JobEnd(verdict.code, message, Next.OVER)
+    if is_chained or may_requeue:
+        message = message.replace(f"\n{RESUME}", "")  # it is done by itself
     if is_chained:
         return JobEnd(verdict.code, message, Next.CHAIN)
     if was_terminated and not cause.startswith(TIME_LIMIT):

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import NamedTuple
 
 import psutil
 
@@ -41,18 +42,25 @@ _LAST_WORDS_S = 5.0
 _LEAVE_HINT = f"Ctrl-C twice within {PAIR_S:g} s leaves at once, without saving."
 
 
-def launch(
-    command: LaunchCommand, layout: SessionLayout, *, say: Callable[[str], None]
-) -> ExitCode:
+class Launch(NamedTuple):
+    """How one start ended.
+
+    Attributes:
+        code: The exit code of the session's newest attempt.
+        was_interrupted: Whether somebody asked for the end.
+    """
+
+    code: ExitCode
+    was_interrupted: bool
+
+
+def launch(command: LaunchCommand, layout: SessionLayout, *, say: Callable[[str], None]) -> Launch:
     """Runs the ranks until they end, and tells a person how that was.
 
     Args:
         command: What starts the ranks.
         layout: The directory of the session that they run.
         say: Shows a text to a person.
-
-    Returns:
-        The exit code of the session's newest attempt.
     """
     since = newest_attempt(layout)
     with TemporaryDirectory(prefix="phaseline-") as folder:
@@ -69,7 +77,7 @@ def launch(
         refusal=refusal,
     )
     say(verdict.message)
-    return verdict.code
+    return Launch(verdict.code, launcher.stop_requested or launcher.left_at_once)
 
 
 class Launcher:
@@ -164,9 +172,8 @@ class Launcher:
             # A rank puts on record what it was sent; a Ctrl-C is no matter of its own.
             if not self._is_told_alone and number in _USER_SIGNALS:
                 self._number = signal.Signals(number)
-            self._say(
-                f"{signal.Signals(number).name}: stopping, saving at the next step. {_LEAVE_HINT}"
-            )
+            hint = f" {_LEAVE_HINT}" if self._is_told_alone else ""
+            self._say(f"{signal.Signals(number).name}: stopping, saving at the next step.{hint}")
             if self._process is not None:
                 self._ask_to_stop(self._process)
         elif press is Press.FIRST:

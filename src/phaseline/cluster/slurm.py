@@ -82,11 +82,13 @@ class JobState:
         return self.ends <= time.time() and self.ends - self.started >= self.limit_s - 1
 
 
-def ask(job_id: str) -> JobState | None:
+def ask(job_id: str, *, timeout_s: float = _TIMEOUT_S) -> JobState | None:
     """Returns what SLURM knows of a job; None if it does not say, or knows it no more."""
     # Unix time, whatever the zones of the machines are.
     answer = run_client(
-        ["scontrol", "show", "job", "--oneliner", job_id], variables={"SLURM_TIME_FORMAT": "%s"}
+        ["scontrol", "show", "job", "--oneliner", job_id],
+        variables={"SLURM_TIME_FORMAT": "%s"},
+        timeout_s=timeout_s,
     )
     if answer is None or answer.returncode != 0:
         return None
@@ -149,7 +151,10 @@ def down_nodes(nodes: str) -> list[str]:
 
 
 def run_client(
-    command: Sequence[str], *, variables: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    timeout_s: float = _TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str] | None:
     """Runs one of SLURM's commands; None if it cannot be run, or does not answer."""
     try:
@@ -159,7 +164,7 @@ def run_client(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

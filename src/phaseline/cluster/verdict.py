@@ -15,7 +15,7 @@ from phaseline.errors import ExitCode
 from phaseline.session.attempts import ErrorRecord, read_error, read_outcome
 from phaseline.session.layout import AttemptLayout, SessionLayout
 
-_RESUME = "Run the same command to resume."
+RESUME = "Run the same command to resume."
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def judge(
     outcome = read_outcome(attempt)
     if outcome is None and left_at_once:
         lines = ["Left at once; what came after the last save is lost."]
-        return Verdict(ExitCode.FAILED, "\n".join([*lines, *_rows(_saved_row(layout)), _RESUME]))
+        return Verdict(ExitCode.FAILED, "\n".join([*lines, *_rows(_saved_row(layout)), RESUME]))
     if outcome is None:
         return Verdict(ExitCode.FAILED, _describe_failure(layout, attempt))
     if outcome.code == ExitCode.FINISHED:
@@ -66,7 +66,7 @@ def judge(
     head = f"{_OUTCOMES.get(outcome.code, 'Ended')}: {outcome.reason}"
     lines = [head, *_rows(_saved_row(layout))]
     if outcome.code == ExitCode.STOPPED:
-        lines.append(_RESUME)
+        lines.append(RESUME)
     return Verdict(outcome.code, "\n".join(lines))
 
 
@@ -92,7 +92,7 @@ def describe_finished(layout: SessionLayout) -> str:
 def _never_begun(layout: SessionLayout, *, stop_requested: bool) -> Verdict:
     if stop_requested:
         return Verdict(
-            ExitCode.STOPPED, f"Stopped before anything was begun in {layout.root}. {_RESUME}"
+            ExitCode.STOPPED, f"Stopped before anything was begun in {layout.root}. {RESUME}"
         )
     return Verdict(
         ExitCode.FAILED,
@@ -116,7 +116,7 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
         if error.consequence:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
     rows += _saved_row(layout)
-    return "\n".join([f"Attempt {attempt.number} failed.", *_rows(rows), _RESUME])
+    return "\n".join([f"Attempt {attempt.number} failed.", *_rows(rows), RESUME])
 
 
 def _place(error: ErrorRecord) -> str:

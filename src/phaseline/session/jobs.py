@@ -7,6 +7,7 @@ the job, and it is told from outside: also of ranks that never came to an attemp
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from phaseline.errors import ExitCode, SessionError
@@ -87,3 +88,17 @@ def list_job_starts(layout: SessionLayout) -> list[JobStart]:
     ]
     starts = [start for start in found if start is not None]
     return sorted(starts, key=lambda start: (start.began, start.restart))
+
+
+def note_submitted(layout: SessionLayout, job_ids: Sequence[str]) -> None:
+    """Keeps the numbers of jobs that were submitted for a session, which may not have begun."""
+    layout.jobs_dir.mkdir(parents=True, exist_ok=True)
+    write_json(layout.submitted_file, {"jobs": [*list_submitted(layout), *job_ids]})
+
+
+def list_submitted(layout: SessionLayout) -> list[str]:
+    """The numbers of all jobs that were submitted for the session, in that order."""
+    try:
+        return [str(number) for number in read_json(layout.submitted_file)["jobs"]]
+    except (FileNotFoundError, KeyError):
+        return []

@@ -124,6 +124,11 @@ class SessionLayout:
         """One file per start of a SLURM job; see `jobs.py`."""
         return self.root / "jobs"
 
+    @property
+    def submitted_file(self) -> Path:
+        """Which jobs were submitted."""
+        return self.jobs_dir / "submitted.json"
+
     def job_file(self, job_id: str, restart: int) -> Path:
         """The record of one start of a SLURM job."""
         return self.jobs_dir / f"{job_id}-{restart}.json"

@@ -54,7 +54,8 @@ rank, session, mode = sys.argv[1:]
 built = build_launch_command(Path("unused"), num_processes=2, has_gpu=False)
 argv = [*built.argv[: built.argv.index("-m", 2)], rank, session, mode]
 say = lambda text: print(text, flush=True)
-sys.exit(launch(LaunchCommand(argv, built.environment), SessionLayout(Path(session)), say=say))
+command = LaunchCommand(argv, built.environment)
+sys.exit(launch(command, SessionLayout(Path(session)), say=say).code)
 """
 
 

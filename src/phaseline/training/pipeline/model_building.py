@@ -6,6 +6,7 @@ from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.checkpoint.retention import Best, Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
+from phaseline.cluster.slot import Slot
 from phaseline.config.plugins import load_attribute
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.foreign_start import find_foreign_start
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
+from phaseline.training.pipeline.slot_pace import SlotPace
 
 
 def build_registry(position: PhasePosition, data: PhaseData, phase: str) -> StatefulRegistry:
@@ -52,6 +54,7 @@ class ModelBuilding:
         *,
         display: Display,
         stop_flag: StopFlag,
+        slot: Slot,
     ) -> None:
         """Takes what all phases share.
 
@@ -61,12 +64,14 @@ class ModelBuilding:
             world: The started world.
             display: What a person sees.
             stop_flag: Set when this process is asked to stop.
+            slot: The time that the job has.
         """
         self._configuration = configuration
         self._session = session
         self._world = world
         self._display = display
         self._stop_flag = stop_flag
+        self._slot = slot
 
     def build(
         self, phase_idx: int, point: ResumePoint | None, *, is_trial: bool = False
@@ -162,7 +167,7 @@ class ModelBuilding:
         )
 
     def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
-        members: list[Callback] = [EventLog(self._session)]
+        members: list[Callback] = [EventLog(self._session), SlotPace(self._slot)]
         for idx, name in enumerate(self._configuration.config.phases[phase_idx].callbacks):
             path = f"phases[{phase_idx}].callbacks[{idx}]"
             member = load_attribute(name, path=path)()

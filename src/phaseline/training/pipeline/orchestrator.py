@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phaseline.cluster.causes import cause_of_stop
+from phaseline.cluster.slot import EndlessSlot, Slot, open_slot
+from phaseline.cluster.slurm import JobPlace
 from phaseline.distributed.determinism import (
     deterministic_kernels,
     prepare_environment,
@@ -90,6 +93,10 @@ class PipelineOrchestrator:
         self._num_tasks = 0
         self._world: World | None = None
         self._asked_by = ""
+        self._slot: Slot = EndlessSlot()
+        if session.is_main:
+            cluster = configuration.config.cluster
+            self._slot = open_slot(session.layout, lead_s=cluster.signal_lead_s)
 
     def run(self) -> Outcome:
         """Does what is left to do, on every rank, and returns how the attempt ended.
@@ -98,8 +105,11 @@ class PipelineOrchestrator:
         the last image returns.
         """
         requests = StopRequestWatch(self._session.attempt)
-        # One rank looks into the folder; the others learn of it as they do of a signal.
-        look = requests.look if self._session.is_main else _nobody_asks
+
+        def look() -> str:
+            # One rank looks; the others learn of it as they do of a signal.
+            return (requests.look() or self._slot.look()) if self._session.is_main else ""
+
         try:
             with self._stop_flag.watching(look):
                 return self._run()
@@ -174,6 +184,7 @@ class PipelineOrchestrator:
             world,
             display=self._display,
             stop_flag=self._stop_flag,
+            slot=self._slot,
         )
         place = self._session.place
         place.phase = self._configuration.config.phases[task.phase_idx].name
@@ -216,7 +227,7 @@ class PipelineOrchestrator:
     def _stop(self, world: World) -> Outcome:
         outcome = Outcome(
             code=ExitCode.STOPPED,
-            reason=f"stopped on request ({self._asked_by})",
+            reason=f"stopped on request ({self._explain_stop()})",
             time=time.time(),
         )
         if self._session.is_main:
@@ -224,6 +235,14 @@ class PipelineOrchestrator:
                 "stopped on request, everything is saved; the same command goes on from here"
             )
         return self._end(world, outcome)
+
+    def _explain_stop(self) -> str:
+        """What asked, and on the main rank also why, if a signal of SLURM's did."""
+        number = self._stop_flag.number
+        if number is None or not self._session.is_main:
+            return self._asked_by
+        lead_s = self._configuration.config.cluster.signal_lead_s
+        return cause_of_stop(number, JobPlace.read(), lead_s=lead_s)
 
     def _end(self, world: World, outcome: Outcome) -> Outcome:
         self._display.close()
@@ -346,11 +365,6 @@ class PipelineOrchestrator:
         config = self._configuration.config
         if self._environment.is_main and config.tracking.wandb.mode != "disabled":
             start_follower(self._session.layout.root)
-
-
-def _nobody_asks() -> str:
-    """Takes the place of a look where another rank looks."""
-    return ""
 
 
 def _say_nothing(_text: str) -> None:

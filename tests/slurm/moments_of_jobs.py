@@ -1,0 +1,27 @@
+"""A callback that makes steps last, and fails where a test wants it.
+
+`STEP_S` is the seconds that a step lasts besides; `FAIL_AT`, as `rank:step`, raises there,
+each time that a rank comes by.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from phaseline.training.phases.callbacks import Callback
+from phaseline.training.phases.runtime import PhaseRuntime
+
+
+class Moments(Callback):
+    """Does what the environment says."""
+
+    def __init__(self) -> None:
+        self._step_s = float(os.environ.get("STEP_S", "0"))
+        rank, _, step = os.environ.get("FAIL_AT", "-1:0").partition(":")
+        self._fail_at = (int(rank), int(step))
+
+    def step_ended(self, runtime: PhaseRuntime) -> None:
+        time.sleep(self._step_s)
+        if (runtime.world.dp_rank, runtime.position.phase_step) == self._fail_at:
+            raise RuntimeError("a fault of its own, each time at this step")

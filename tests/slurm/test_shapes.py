@@ -1,0 +1,71 @@
+"""Sessions on several nodes, several ranks per node, and several at once, uninterrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phaseline.errors import ExitCode
+from phaseline.session.layout import SessionLayout
+from slurm.conftest import Smooth
+from slurm.jobs import TWO_PHASES, Job, Submitter, require_equal
+
+
+def test_two_nodes_with_one_rank_each_train_what_one_machine_trains(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    [job] = submitter.submit(tmp_path / "session", "--nodes", "2", step_s=0)
+    assert job.wait_end() == 0, job.report()
+    require_equal(smooth(2), job, "text")
+    assert len(job.layout.attempt_numbers()) == 1
+    assert "The session is finished." in job.output
+
+
+def test_two_nodes_with_two_ranks_each_go_over_a_phase_edge(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    [job] = submitter.submit(tmp_path / "session", config=TWO_PHASES)
+    assert job.wait_end() == 0, job.report()
+    require_equal(smooth(4), job, "first", "second")
+    logs = [path.name for path in sorted(job.layout.attempt(1).dir.glob("rank-*.log"))]
+    assert logs == [f"rank-{rank:05d}.log" for rank in range(4)]
+
+
+def test_array_runs_a_session_per_member_on_the_same_node(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    members = "[session.notes=a, session.seed=7, session.notes=c]"
+    [job] = submitter.submit(
+        tmp_path / "session",
+        *("-o", f"cluster.array={members}", "--sbatch=--nodelist=node1"),
+        step_s=0,
+    )
+    numbers = submitter.cluster.client("squeue", "-h", "-r", "-o", "%A").split()
+    sessions = [tmp_path / f"session-{idx}" for idx in range(3)]
+    job.wait_until(lambda: all(_is_finished(session) for session in sessions), "three sessions")
+    assert len(numbers) == 3
+    alone = smooth(1)
+    for idx in (0, 2):
+        require_equal(alone, Job(submitter.cluster, job.number, sessions[idx]), "text")
+    for session in sessions:
+        [start] = [path.name for path in (session / "jobs").glob("*-0.json")]
+        assert (session / "jobs" / start).is_file()
+    assert "seed: 7" in SessionLayout(sessions[1]).config_file.read_text()
+
+
+def test_nodes_that_differ_in_gpus_are_refused_with_the_node_named(
+    submitter: Submitter, tmp_path: Path
+) -> None:
+    [job] = submitter.submit(
+        tmp_path / "session",
+        *("--nodes", "2", "-o", "cluster.processes_per_node=2"),
+        # Two on one node and one on the other, which no setting would ask for.
+        *("--sbatch=--gpus=3", "--sbatch=--nodelist=node2,node3"),
+    )
+    assert job.wait_end() == ExitCode.USAGE, job.report()
+    assert "node3 has 1 GPU(s) for this job, and 2 ranks are to run on every node" in job.output
+    assert job.layout.attempt_numbers() == []
+
+
+def _is_finished(session: Path) -> bool:
+    layout = SessionLayout(session)
+    return layout.session_file.exists() and '"finished"' in layout.session_file.read_text()
