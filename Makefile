@@ -1,6 +1,7 @@
 # make quickstart   train the quick-start session; again: resume it, or say it is finished
 # make test         every test that needs neither SLURM nor a night
 # make check        format, lint, types, layers, architecture: the same as in CI
+# make test-slurm   the tests on a real SLURM, which it brings up on this machine (root, Debian or Ubuntu)
 # make nightly      the long tests
 # make clean        remove .venv and caches; runs/ stays
 #
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check format nightly clean
+.PHONY: help venv quickstart test test-slurm test-slurm-ci check format nightly clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -51,6 +52,13 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or slurm or nightly)' tests
 	$(VENV)/bin/pytest -m 'distributed and not (slurm or nightly)' tests
+
+# One at a time: there is one cluster, and some tests take nodes away from it.
+test-slurm: $(STAMP)
+	$(VENV)/bin/pytest -m 'slurm and not nightly' tests/slurm
+
+test-slurm-ci: $(STAMP)
+	$(VENV)/bin/pytest -m in_ci tests/slurm
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check

@@ -32,7 +32,7 @@ import psutil
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from slurm.cluster_files import NETWORK, NODES, Folders, Node, write_files
+from slurm.cluster_files import NETWORK, NODES, NUM_GPUS, Folders, Node, write_files
 
 _BASE = Path("/var/lib/phaseline-slurm")
 _BRIDGE = "phl-bridge"
@@ -75,6 +75,10 @@ def _missing_packages() -> list[str]:
     return [pkg for program, pkg in _PACKAGES.items() if not shutil.which(program, path=_PATH)]
 
 
+class NotInstalledError(ClusterError):
+    """The packages cannot be had here."""
+
+
 class Cluster:
     """One cluster per machine."""
 
@@ -97,7 +101,7 @@ class Cluster:
         self._install()
         self.stop()
         self.folders.make()
-        for idx in range(max(node.num_gpus for node in NODES)):
+        for idx in range(NUM_GPUS):
             # The numbers of /dev/null, which exists everywhere.
             os.mknod(self.folders.gpu(idx), stat.S_IFCHR | 0o666, os.makedev(1, 3))
         write_files(self.folders, self.host)
@@ -228,7 +232,7 @@ class Cluster:
             )
             if not _missing_packages():
                 return
-        raise ClusterError(f"{' '.join(install)} failed: {done.stderr[-500:]}")
+        raise NotInstalledError(f"{' '.join(install)} failed: {done.stderr[-500:]}")
 
     def _start_munge(self) -> None:
         folder = self.folders.munge_socket.parent

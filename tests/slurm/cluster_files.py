@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NUM_CPUS = 4
-MEMORY_MB = 8000
+# Nodes pretend to be what sessions are submitted to; nothing is held to it.
+NUM_CPUS = 64
+NUM_GPUS = 8
+MEMORY_MB = 512_000
 GRACE_S = 30
 KILL_WAIT_S = 10
 NETWORK = "10.77.9"
@@ -20,12 +22,10 @@ class Node:
     Attributes:
         name: Its host name.
         number: From 1.
-        num_gpus: GPUs that it pretends to have.
     """
 
     name: str
     number: int
-    num_gpus: int
 
     @property
     def address(self) -> str:
@@ -42,8 +42,7 @@ class Node:
         return f"phl-{self.name}"
 
 
-# The third differs in its GPUs, and takes the place of a node that a test loses.
-NODES = (Node("node1", 1, 2), Node("node2", 2, 2), Node("node3", 3, 1))
+NODES = tuple(Node(f"node{number}", number) for number in range(1, 5))
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def write_files(folders: Folders, host: str, parameters: Sequence[str] = ()) -> 
     devices = [
         f"NodeName={node.name} Name=gpu Type=fake File={folders.gpu(idx)}"
         for node in NODES
-        for idx in range(node.num_gpus)
+        for idx in range(NUM_GPUS)
     ]
     (etc / "gres.conf").write_text("\n".join(["AutoDetect=off", *devices]) + "\n")
     hosts = ["127.0.0.1 localhost", f"{NETWORK}.1 {host}"]
@@ -161,7 +160,7 @@ PreemptMode=REQUEUE"""
         yield (
             f"NodeName={node.name} NodeAddr={node.address} NodeHostname={node.name} "
             f"CPUs={NUM_CPUS} Sockets=1 CoresPerSocket={NUM_CPUS} ThreadsPerCore=1 "
-            f"RealMemory={MEMORY_MB} Gres=gpu:fake:{node.num_gpus} State=UNKNOWN"
+            f"RealMemory={MEMORY_MB} Gres=gpu:fake:{NUM_GPUS} State=UNKNOWN"
         )
     every = ",".join(node.name for node in NODES)
     shared = f"Nodes={every} MaxTime=INFINITE DefaultTime=20 State=UP"

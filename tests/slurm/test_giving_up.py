@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from phaseline.errors import ExitCode
 from slurm.conftest import Smooth
 from slurm.jobs import Submitter, require_equal
 
 
+@pytest.mark.in_ci
 def test_crash_loop_ends_with_what_each_attempt_died_of(
     submitter: Submitter, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from phaseline.errors import ExitCode
 from slurm.cluster import Cluster
+from slurm.cluster_files import NODES
 from slurm.conftest import Smooth
 from slurm.jobs import Job, Submitter, require_equal
 
@@ -56,7 +57,7 @@ def require_stopped(job: Job, *words: str) -> None:
 
 def urgent_job(cluster: Cluster) -> str:
     """Another job that takes every node for some seconds."""
-    command = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive"]
+    command = ["sbatch", "--parsable", "--partition=urgent", f"--nodes={len(NODES)}", "--exclusive"]
     return cluster.client(*command, "--output=/dev/null", "--wrap=sleep 4").strip()
 
 
@@ -67,6 +68,7 @@ def test_warning_before_the_time_limit_saves_and_requeues(job: Job, smooth: Smoo
     assert [start.restart for start in job.starts()] == [0, 1]
 
 
+@pytest.mark.in_ci
 def test_preemption_saves_in_its_grace_and_comes_back(job: Job, smooth: Smooth) -> None:
     urgent_job(job.cluster)
     require_continued(job, smooth(2))
@@ -97,6 +99,7 @@ def test_cancelled_job_saves_and_the_same_command_resumes(
     require_stopped(again, "cancelled")
 
 
+@pytest.mark.in_ci
 def test_lost_node_is_named_and_the_job_goes_on_without_it(job: Job, smooth: Smooth) -> None:
     lost = job.nodes[1]
     job.cluster.kill_node(lost)
