@@ -22,7 +22,7 @@ from phaseline.cluster import slurm
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.addresses import is_free, ports_of
 from phaseline.cluster.array import member_of_array
-from phaseline.cluster.causes import cause_in_words, cause_of_stop
+from phaseline.cluster.causes import cause_by_now, cause_in_words, cause_of_stop
 from phaseline.cluster.job_end import JobEnd, Next, decide
 from phaseline.cluster.job_history import JobHistory
 from phaseline.cluster.progress import newest_checkpoint
@@ -117,7 +117,8 @@ class BatchJob:
         assert self._start is not None
         assert self._step is not None
         self._attend()
-        cause = cause_in_words(list(self._step.words)) or self._cause
+        said = cause_in_words(list(self._step.words))
+        cause = said or self._cause or cause_by_now(self._place)
         if cause.startswith("node failure"):
             self._history.record_node_failure(self._start, cause)
         self._start = self._start.over(verdict.code, cause, at=time.time(), is_last=False)

@@ -62,6 +62,15 @@ def _left_s(state: JobState) -> float | None:
     return None if state.ends is None else state.ends - time.time()
 
 
+def cause_by_now(place: JobPlace) -> str:
+    """Why a step ended of which nobody told the job's own program; empty if SLURM knows nothing.
+
+    At the beginning of a preemption's grace SLURM sends a signal to the ranks alone.
+    """
+    state = slurm.ask(place.job_id)
+    return PREEMPTED if state is not None and state.is_preempted else ""
+
+
 def cause_in_words(lines: Sequence[str]) -> str:
     """What srun and SLURM's step daemons say of a step's end; empty if they say nothing."""
     text = "\n".join(lines)

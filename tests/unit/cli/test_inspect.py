@@ -168,7 +168,7 @@ def test_status_shows_what_waits_when_nothing_was_started(
     output = _status(capsys, session.layout.root)
     assert output.startswith("demo: created\n")
     assert _words(output, "holder") == ["holder", "nobody"]
-    assert _words(output, "pretrain") == ["pretrain", "waiting", "0 of 80 tokens", "-", "-"]
+    assert _words(output, "pretrain") == ["pretrain", "waiting", "0 of 80 tokens", *"----"]
 
 
 def test_status_shows_phases_and_attempts_when_a_run_was_stopped(
@@ -185,8 +185,12 @@ def test_status_shows_phases_and_attempts_when_a_run_was_stopped(
     output = _status(capsys, session.layout.root)
     assert output.startswith("demo: stopped\n")
     assert "  saved   phases/instruct/run-1/checkpoints/step-00000005.a0002, 1h 02m ago" in output
-    assert _words(output, "pretrain")[:4] == ["pretrain", "trained", "10 of 10", "10.0k"]
-    assert _words(output, "instruct")[:4] == ["instruct", "interrupted", "5 of 20", "5.00k"]
+    assert _words(output, "pretrain")[:6] == [
+        *("pretrain", "trained", "10 of 10", "100%", "5.0000", "10.0k")
+    ]
+    assert _words(output, "instruct")[:6] == [
+        *("instruct", "interrupted", "5 of 20", "25%", "2.5000", "5.00k")
+    ]
     assert _words(output, "1")[2:] == ["-", "killed", "it left no word"]
     assert _words(output, "2")[3:] == ["stopped", "SIGTERM"]
 
@@ -232,7 +236,7 @@ def test_status_leaves_out_a_checkpoint_when_a_stale_attempt_published_it(
     session.begin((1, 4), resumed_from=adopted)
     session.save(first, "pretrain", 8)
     output = _status(capsys, session.layout.root)
-    assert _words(output, "pretrain")[4].startswith("step-00000004.a0001,")
+    assert _words(output, "pretrain")[6].startswith("step-00000004.a0001,")
 
 
 def test_status_shows_a_line_each_when_the_folder_holds_sessions(
@@ -245,8 +249,10 @@ def test_status_shows_a_line_each_when_the_folder_holds_sessions(
     (root / "no-session").mkdir()
     output = _status(capsys, root)
     assert len(output.splitlines()) == 3
-    assert _words(output, "demo") == ["demo", "created", "-", "-", "-", "0"]
-    assert _words(output, "other") == ["other", "finished", "pretrain", "2 of 10", "-", "1"]
+    assert _words(output, "demo") == ["demo", "created", *"-----", "0", "-"]
+    assert _words(output, "other") == [
+        *("other", "finished", "pretrain", "2 of 10", "20%", "1.0000", "-", "1", "-")
+    ]
 
 
 def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
