@@ -277,22 +277,21 @@ class Cluster:
         (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
 
     def _start(self, what: str, command: Sequence[str]) -> None:
-        with self.folders.log(what).open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                # Nothing of the caller's environment may reach a job's.
-                env={"PATH": _PATH, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.folders.pid_file(what).write_text(str(process.pid))
-        time.sleep(0.1)
-        if process.poll() is not None:
+        # In the background of a shell that ends: a node is no child of the test that powers
+        # it on, and outlives it.
+        shell = 'log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        done = subprocess.run(
+            ["bash", "-c", shell, "start", str(self.folders.log(what)), *command],
+            # Nothing of the caller's environment may reach a job's.
+            env={"PATH": _PATH, **self.environment},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        self.folders.pid_file(what).write_text(done.stdout.strip())
+        time.sleep(0.2)
+        if not self._is_running(what):
             raise ClusterError(f"{what} ended at once:\n{self.tail()}")
-        # It outlives this object, whose end Python would otherwise complain about.
-        process.returncode = 0
 
     def _process(self, what: str) -> psutil.Process | None:
         with suppress(OSError, ValueError, psutil.NoSuchProcess):
