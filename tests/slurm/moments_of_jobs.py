@@ -1,6 +1,6 @@
 """A callback that makes steps last, and fails where a test wants it.
 
-`STEP_S` is the seconds that a step lasts besides; `FAIL_AT`, as `rank:step`, raises there,
+`STEP_S` is the seconds that a step lasts besides, in the first start of a job; `FAIL_AT`, as `rank:step`, raises there,
 each time that a rank comes by.
 """
 
@@ -17,7 +17,8 @@ class Moments(Callback):
     """Does what the environment says."""
 
     def __init__(self) -> None:
-        self._step_s = float(os.environ.get("STEP_S", "0"))
+        is_first = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+        self._step_s = float(os.environ.get("STEP_S", "0")) if is_first else 0.0
         rank, _, step = os.environ.get("FAIL_AT", "-1:0").partition(":")
         self._fail_at = (int(rank), int(step))
 

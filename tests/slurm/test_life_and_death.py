@@ -122,11 +122,9 @@ def test_lost_node_is_named_and_the_job_goes_on_without_it(job: Job, smooth: Smo
 def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
     submitter: Submitter, smooth: Smooth, tmp_path: Path
 ) -> None:
-    # Both ranks on one node: cut off, they hear each other and train on.
-    [job] = submitter.submit(
-        tmp_path / "session", "-o", "cluster.processes_per_node=2", step_s=2 * 0.5
-    )
-    job.wait_for_step(MIDDLE)
+    # Both ranks on one node: cut off, they hear each other and train on, for a minute more.
+    [job] = submitter.submit(tmp_path / "session", "-o", "cluster.processes_per_node=2", step_s=2.0)
+    job.wait_for_step(8)
     [node] = job.nodes
     stale = job.processes(node, "run")
     job.cluster.cut(node)

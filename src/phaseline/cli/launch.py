@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
-from phaseline.cluster.launch_command import build_launch_command
+from phaseline.cluster.addresses import ports_of
+from phaseline.cluster.launch_command import Machines, build_launch_command
 from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
 from phaseline.config.changes import compare
@@ -76,6 +78,8 @@ def launch(
         has_gpu=num_gpus > 0,
         take_over=take_over,
         accept_changes=accept_change or (),
+        # Launches that begin at the same moment each look at other ports first.
+        machines=Machines(port=next(ports_of(os.getpid()), 0)),
     )
     code = launch_again(
         command,

@@ -12,13 +12,17 @@ _FIRST_PORT, _NUM_PORTS = 20000, 12000
 _MAX_CANDIDATES = 50
 
 
-def ports_of(job_id: str, restart: int) -> Iterator[int]:
+def ports_of(number: int, restart: int = 0) -> Iterator[int]:
     """Free ports of this machine, in an order that differs from job to job and start to start.
 
-    A requeued job may meet ranks of its earlier start that are still dying. What is yielded
-    is free at that moment; another process may still be faster, so ask for the next then.
+    What is yielded is free at that moment; another process may still be faster, so ask for the
+    next then.
+
+    Args:
+        number: Of the job, or of the process that starts the ranks.
+        restart: How often it was started before: ranks of an earlier start may still be dying.
     """
-    first = int(job_id) * 7 + restart
+    first = number * 7 + restart
     for number in range(_MAX_CANDIDATES):
         # A large step: jobs with neighbouring numbers do not walk over each other's ports.
         port = _FIRST_PORT + (first + 997 * number) % _NUM_PORTS

@@ -100,7 +100,7 @@ class BatchJob:
         since = self._start.since
         refusal_file = self._layout.refusal_file(self._place.job_id, self._place.restart)
         environment = {**os.environ, REFUSAL_VARIABLE: str(refusal_file.resolve())}
-        for port in ports_of(self._place.job_id, self._place.restart):
+        for port in ports_of(int(self._place.job_id), self._place.restart):
             self._step = JobStep(self._step_command(port, since), environment)
             self._step.run(self._attend)
             refusal = read_refusal(refusal_file)
@@ -132,9 +132,10 @@ class BatchJob:
             may_requeue=cluster.requeue,
             is_chained=self._options.chained,
         )
-        if end.next in (Next.REQUEUE, Next.CHAIN):
-            return self._without_progress() or end
-        return end
+        given_up = self._without_progress() if end.next in (Next.REQUEUE, Next.CHAIN) else None
+        if given_up is None:
+            return end
+        return replace(given_up, message=f"{end.message}\n{given_up.message}")
 
     def _without_progress(self) -> JobEnd | None:
         reason = self._history.why_give_up(

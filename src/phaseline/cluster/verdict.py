@@ -15,6 +15,7 @@ from phaseline.errors import ExitCode
 from phaseline.session.attempts import ErrorRecord, read_error, read_outcome
 from phaseline.session.layout import AttemptLayout, SessionLayout
 
+_NUM_TRACEBACK_LINES = 6
 RESUME = "Run the same command to resume."
 
 
@@ -110,6 +111,7 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
     else:
         rows = [
             ("where", _place(error)),
+            *_traceback_row(error),
             ("error", f"{error.kind}: {error.message}"),
             ("log", str(attempt.rank_log(error.rank))),
         ]
@@ -117,6 +119,12 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
     rows += _saved_row(layout)
     return "\n".join([f"Attempt {attempt.number} failed.", *_rows(rows), RESUME])
+
+
+def _traceback_row(error: ErrorRecord) -> list[tuple[str, str]]:
+    """The innermost frames; the log has them all."""
+    frames = [line for line in error.traceback.splitlines() if line.startswith("  ")]
+    return [("from", "\n".join(frames[-_NUM_TRACEBACK_LINES:]).strip())] if frames else []
 
 
 def _place(error: ErrorRecord) -> str:
