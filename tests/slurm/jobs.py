@@ -25,6 +25,7 @@ ONE_PHASE = HERE / "session.yaml"
 TWO_PHASES = HERE / "two_phases.yaml"
 STEP_S = 0.25
 LIMIT_S = 240.0
+_LAUNCHER = "accelerate.commands.launch"
 _OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
 
 
@@ -102,18 +103,23 @@ class Job:
     def error(self, attempt: int) -> ErrorRecord | None:
         return read_error(self.layout.attempt(attempt))
 
-    def processes(self, node: str, word: str) -> list[psutil.Process]:
-        """Processes of the session on a node whose command has a word."""
-        return list(self._processes(node, word))
+    def ranks_on(self, node: str) -> list[psutil.Process]:
+        """The session's ranks on a node."""
+        return [one for one, words in self._processes(node) if _LAUNCHER not in words]
 
-    def _processes(self, node: str, word: str) -> Iterator[psutil.Process]:
+    def launcher_on(self, node: str) -> psutil.Process:
+        """What starts the ranks on a node, and hosts torch's agent."""
+        [launcher] = [one for one, words in self._processes(node) if _LAUNCHER in words]
+        return launcher
+
+    def _processes(self, node: str) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process in self.cluster.processes_of(node):
             try:
-                command = process.cmdline()
+                words = process.cmdline()
             except psutil.Error:
                 continue
-            if word in command and str(self.layout.root) in command:
-                yield process
+            if "run" in words and str(self.layout.root) in words:
+                yield process, words
 
     def report(self) -> str:
         """Everything that helps to see why a test failed."""

@@ -126,7 +126,7 @@ def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
     [job] = submitter.submit(tmp_path / "session", "-o", "cluster.processes_per_node=2", step_s=2.0)
     job.wait_for_step(8)
     [node] = job.nodes
-    stale = job.processes(node, "run")
+    stale = job.ranks_on(node)
     job.cluster.cut(node)
     try:
         job.wait_until(lambda: len(job.layout.attempt_numbers()) == 2, "the second attempt")
@@ -143,7 +143,7 @@ def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
 
 def test_killed_rank_is_named_and_the_job_comes_back(job: Job, smooth: Smooth) -> None:
     node = job.nodes[1]
-    [rank] = job.processes(node, "run")
+    [rank] = job.ranks_on(node)
     rank.send_signal(signal.SIGKILL)
     require_continued(job, smooth(2))
     error = job.error(1)
@@ -158,8 +158,8 @@ def test_killed_rank_is_named_and_the_job_comes_back(job: Job, smooth: Smooth) -
 
 def test_killed_launcher_leaves_no_rank_and_the_job_comes_back(job: Job, smooth: Smooth) -> None:
     node = job.nodes[1]
-    [launcher] = job.processes(node, "accelerate.commands.launch")
-    [rank] = job.processes(node, "run")
+    launcher = job.launcher_on(node)
+    [rank] = job.ranks_on(node)
     launcher.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs([rank], timeout=10)
     assert alive == []

@@ -18,6 +18,7 @@ from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import LeaseState, read_lease
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.pace import phase_lengths
 from phaseline.session.records import read_records
 
 _ENDS = {
@@ -193,7 +194,7 @@ def _phases(layout: SessionLayout, config: Config, *, is_running: bool) -> Itera
         last_records[name] = record
         # Not finite is recorded as a text.
         losses[name] = float(record["metrics"].get(f"{name}/train/loss", losses.get(name, "nan")))
-    lengths = _lengths(layout)
+    lengths = phase_lengths(layout)
     saved = _newest_trusted(layout)
     begun = [phase.name for phase in config.phases if phase.name in last_records | lengths]
     for phase in config.phases:
@@ -218,16 +219,6 @@ def _phases(layout: SessionLayout, config: Config, *, is_running: bool) -> Itera
 
 def _length_text(phase: PhaseSection, lengths: dict[str, int]) -> str:
     return str(lengths[phase.name]) if phase.name in lengths else str(phase.duration)
-
-
-def _lengths(layout: SessionLayout) -> dict[str, int]:
-    """Steps of each phase that has begun: only a run knows what tokens and epochs come to."""
-    lengths: dict[str, int] = {}
-    for number in layout.attempt_numbers():
-        for record in read_records(layout.attempt(number).events_file):
-            if record.get("event") == "phase_started":
-                lengths[record["phase"]] = record["num_steps"]
-    return lengths
 
 
 def _newest_trusted(layout: SessionLayout) -> dict[str, Path]:

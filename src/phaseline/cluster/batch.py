@@ -75,7 +75,7 @@ class BatchJob:
     # -- In order
 
     def _why_not_begin(self) -> JobEnd | None:
-        last = self._history.last_word()
+        last = self._history.last_word(self._place)
         if last is not None:
             return JobEnd(last.code, f"{last.message} This job has nothing to add.", Next.OVER)
         return self._without_progress()
@@ -128,7 +128,7 @@ class BatchJob:
             verdict,
             cause,
             was_terminated=signal.SIGTERM in self._signals,
-            asked_by_person=self._layout.attempt(newest_attempt(self._layout)).stop_file.exists(),
+            asked_by_person=self._was_asked_by_person(self._start.since),
             may_requeue=cluster.requeue,
             is_chained=self._options.chained,
         )
@@ -136,6 +136,11 @@ class BatchJob:
         if given_up is None:
             return end
         return replace(given_up, message=f"{end.message}\n{given_up.message}")
+
+    def _was_asked_by_person(self, since: int) -> bool:
+        """Whether somebody asked this start's own attempt to stop (`phaseline stop`)."""
+        number = newest_attempt(self._layout)
+        return number > since and self._layout.attempt(number).stop_file.exists()
 
     def _without_progress(self) -> JobEnd | None:
         reason = self._history.why_give_up(

@@ -34,10 +34,13 @@ class JobHistory:
         """All starts of this line, oldest first."""
         return [start for start in list_job_starts(self._layout) if start.line == self.line]
 
-    def last_word(self) -> JobEnd | None:
-        """How the line ended, if a start before this one was its last."""
+    def last_word(self, place: JobPlace) -> JobEnd | None:
+        """How the line ended, if another job before this one was its last.
+
+        The same job was started again by somebody who wanted that.
+        """
         for start in self.starts():
-            if start.is_last and start.code is not None:
+            if start.is_last and start.code is not None and start.job_id != place.job_id:
                 code = ExitCode(start.code)
                 message = f"Job {start.job_id} ended this line of jobs with exit code {int(code)}."
                 return JobEnd(code, message, Next.OVER)
@@ -60,7 +63,13 @@ class JobHistory:
 
     def why_give_up(self, limit: int) -> str:
         """What the last starts died of, if as many as may be left no new checkpoint."""
-        ended = [EndedStart.of(start) for start in self.starts() if start.ended is not None]
+        ended: list[EndedStart] = []
+        for start in self.starts():
+            if start.ended is not None:
+                ended.append(EndedStart.of(start))
+            if start.is_last:
+                # What came after it somebody wanted.
+                ended = []
         return why_give_up(self._layout, ended, limit=limit)
 
     def record_node_failure(self, start: JobStart, cause: str) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from phaseline.cluster.slurm import JobPlace
 from phaseline.config.checks.cluster import WARNING_SLACK_S
+from phaseline.errors import PhaselineError
 from phaseline.session.jobs import read_job_start
 from phaseline.session.layout import SessionLayout
 from phaseline.session.pace import save_seconds
@@ -90,7 +92,9 @@ class TimedSlot:
         self._next_look = now + _LOOK_EVERY_S
         if now >= self._next_reading:
             self._next_reading = now + _READ_EVERY_S
-            self._end = self._read_end()
+            # A record that cannot be read now must not end a healthy run.
+            with suppress(OSError, PhaselineError):
+                self._end = self._read_end()
         if self._end is None or now < self._end - self._lead_s - WARNING_SLACK_S - self.needed_s:
             return ""
         return f"the job's time ends in {max(0.0, self._end - now):.0f} s"

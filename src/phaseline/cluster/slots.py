@@ -9,7 +9,7 @@ from phaseline.config.checks.cluster import WARNING_SLACK_S
 from phaseline.config.sections import Config
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
-from phaseline.session.pace import save_seconds, step_seconds
+from phaseline.session.pace import phase_lengths, save_seconds, step_seconds
 from phaseline.session.records import read_records
 
 
@@ -37,7 +37,7 @@ def time_left(layout: SessionLayout, config: Config, steps_done: dict[str, int])
         steps_done: Completed steps of each phase that has begun.
     """
     begun = [phase for phase in config.phases if phase.name in steps_done]
-    lengths = _lengths(layout)
+    lengths = phase_lengths(layout)
     step_s = step_seconds(layout)
     if not begun or step_s is None:
         return None
@@ -89,13 +89,3 @@ def _start_seconds(layout: SessionLayout, start: JobStart) -> float:
             record = next(read_records(layout.attempt(number).metrics_file, 1), None)
             return 0.0 if record is None else max(0.0, record["timing"]["time"] - start.began)
     return 0.0
-
-
-def _lengths(layout: SessionLayout) -> dict[str, int]:
-    """Steps of each phase that has begun: only a run knows what epochs come to."""
-    return {
-        event["phase"]: event["num_steps"]
-        for number in layout.attempt_numbers()
-        for event in read_records(layout.attempt(number).events_file)
-        if event.get("event") == "phase_started"
-    }

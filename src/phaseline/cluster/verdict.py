@@ -110,7 +110,7 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
         ]
     else:
         rows = [
-            ("where", _place(error)),
+            ("where", error.where),
             *_traceback_row(error),
             ("error", f"{error.kind}: {error.message}"),
             ("log", str(attempt.rank_log(error.rank))),
@@ -125,15 +125,6 @@ def _traceback_row(error: ErrorRecord) -> list[tuple[str, str]]:
     """The innermost frames; the log has them all."""
     frames = [line for line in error.traceback.splitlines() if line.startswith("  ")]
     return [("from", "\n".join(frames[-_NUM_TRACEBACK_LINES:]).strip())] if frames else []
-
-
-def _place(error: ErrorRecord) -> str:
-    place = f"rank {error.rank} on {error.host}"
-    if error.phase is not None:
-        place += f", phase {error.phase}"
-    if error.step is not None:
-        place += f", step {error.step}"
-    return place
 
 
 def _saved_row(layout: SessionLayout) -> list[tuple[str, str]]:

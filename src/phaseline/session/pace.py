@@ -1,4 +1,4 @@
-"""How long steps and saves take, by what the session has recorded. No torch."""
+"""How long steps, saves and phases are, by what the session has recorded. No torch."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def step_seconds(layout: SessionLayout, phase: str | None = None) -> float | Non
         if took:
             return median(took)
     return None
+
+
+def phase_lengths(layout: SessionLayout) -> dict[str, int]:
+    """Steps of each phase that has begun: only a run knows what tokens and epochs come to."""
+    return {
+        event["phase"]: event["num_steps"]
+        for number in layout.attempt_numbers()
+        for event in read_records(layout.attempt(number).events_file)
+        if event.get("event") == "phase_started"
+    }
 
 
 def save_seconds(layout: SessionLayout) -> float | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_judge_names_the_first_failing_rank_when_there_is_an_error(layout: Sessi
     (checkpoint / "manifest.json").write_text("{}")
     verdict = judge(layout, since=0)
     assert verdict.code == ExitCode.FAILED
-    assert "rank 1 on node7, phase pretrain, step 120" in verdict.message
+    assert "rank 1 on node7, pretrain step 120" in verdict.message
     assert "RuntimeError: it broke\n           badly" in verdict.message
     assert str(attempt.rank_log(1)) in verdict.message
     assert str(checkpoint) in verdict.message
@@ -104,6 +105,15 @@ def test_judge_says_killed_from_outside_when_no_rank_left_a_record(layout: Sessi
     message = judge(layout, since=0).message
     assert "killed from outside" in message
     assert "no checkpoint yet" in message
+
+
+def test_judge_shows_the_innermost_frames_when_there_is_an_error(layout: SessionLayout) -> None:
+    frames = [f'  File "a.py", line {number}, in f\n    g({number})' for number in range(9)]
+    text = "\n".join(["Traceback (most recent call last):", *frames, "RuntimeError: it broke"])
+    write_error(_attempt(layout), replace(_error(), traceback=text))
+    message = judge(layout, since=0).message
+    assert 'File "a.py", line 8, in f' in message
+    assert "line 5," not in message
 
 
 def test_judge_fails_when_the_ranks_were_left_at_once(layout: SessionLayout) -> None:
