@@ -177,12 +177,11 @@ class Submitter:
         *arguments: str,
         config: Path = ONE_PHASE,
         step_s: float = STEP_S,
-        fail_at: str = "",
+        **moments: str,
     ) -> list[Job]:
-        """Submits a session; returns its jobs."""
-        variables = {"STEP_S": str(step_s)}
-        if fail_at:
-            variables["FAIL_AT"] = fail_at
+        """Submits a session; returns its jobs. `moments_of_jobs.py` says what moments there are."""
+        variables = {name.upper(): text for name, text in moments.items()}
+        variables["STEP_S"] = str(step_s)
         done = self.run(
             "submit", str(config), "--session", str(session), *arguments, variables=variables
         )

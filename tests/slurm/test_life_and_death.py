@@ -122,23 +122,33 @@ def test_lost_node_is_named_and_the_job_goes_on_without_it(job: Job, smooth: Smo
 def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
     submitter: Submitter, smooth: Smooth, tmp_path: Path
 ) -> None:
-    # Both ranks on one node: cut off, they hear each other and train on, for a minute more.
-    [job] = submitter.submit(tmp_path / "session", "-o", "cluster.processes_per_node=2", step_s=2.0)
-    job.wait_for_step(8)
+    # Both ranks on one node: cut off, they hear each other and train on. They are held before
+    # a save until the next attempt has the session, however long SLURM takes to see the cut.
+    one_node = ("-o", "cluster.processes_per_node=2")
+    [job] = submitter.submit(tmp_path / "session", *one_node, step_s=0, hold_at=str(MIDDLE))
+    job.wait_for_step(MIDDLE - 1)
     [node] = job.nodes
     stale = job.ranks_on(node)
     job.cluster.cut(node)
     try:
-        job.wait_until(lambda: len(job.layout.attempt_numbers()) == 2, "the second attempt")
-        assert any(process.is_running() for process in stale), "two generations at once"
+        job.wait_until(lambda: job.layout.attempt(2).adopted_file.exists(), "the second attempt")
         psutil.wait_procs(stale, timeout=60)
+        assert len(stale) == 2
         assert not any(process.is_running() for process in stale)
-        error = job.error(1)
-        assert error is not None
-        assert "took over the session" in error.message
     finally:
         job.cluster.heal(node)
     require_continued(job, smooth(2))
+    log = job.layout.attempt(1).rank_log(0).read_text()
+    assert "Another process took over the session" in log
+    assert "so attempt 1 ends here and writes nothing more" in log
+    checkpoints = job.layout.phase("text").checkpoints_dir
+    assert not [path for path in checkpoints.glob("*.a0001") if path.name > "step-00000017"]
+    error = job.error(1)
+    assert error is not None
+    assert (error.kind, error.host) == ("NodeFailure", node)
+    # The old start's own program, which lived on too, left the job alone.
+    assert [start.restart for start in job.starts()] == [0, 1]
+    assert job.starts()[0].cause == f"node failure: {node}"
 
 
 def test_killed_rank_is_named_and_the_job_comes_back(job: Job, smooth: Smooth) -> None:

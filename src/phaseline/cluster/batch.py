@@ -69,7 +69,11 @@ class BatchJob:
             end = self._why_not_begin()
             if end is None:
                 self._begin()
-                end = self._judge(self._run_ranks())
+                verdict = self._run_ranks()
+                if self._is_superseded():
+                    say("SLURM has started this job elsewhere meanwhile; this start ends here.")
+                    return ExitCode.FAILED
+                end = self._judge(verdict)
             return self._end(end)
 
     # -- In order
@@ -136,6 +140,17 @@ class BatchJob:
         if given_up is None:
             return end
         return replace(given_up, message=f"{end.message}\n{given_up.message}")
+
+    def _is_superseded(self) -> bool:
+        """Whether this start lived on behind a cut network, and another took its place.
+
+        It must neither requeue the job, which runs, nor change what is on record of its end.
+        """
+        if self._history.has_later_start(self._place):
+            return True
+        state = slurm.ask(self._place.job_id)
+        is_ending = signal.SIGTERM in self._signals
+        return state is not None and state.restarts > self._place.restart and not is_ending
 
     def _was_asked_by_person(self, since: int) -> bool:
         """Whether somebody asked this start's own attempt to stop (`phaseline stop`)."""
@@ -207,6 +222,8 @@ class BatchJob:
         state = slurm.ask(self._place.job_id)
         if state is None or self._start is None or state.ends == self._start.slot_ends:
             return
+        if state.restarts > self._place.restart:
+            return  # it says when another start ends
         self._start = replace(self._start, slot_ends=state.ends)
         write_job_start(self._layout, self._start)
 

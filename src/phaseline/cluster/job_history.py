@@ -34,6 +34,13 @@ class JobHistory:
         """All starts of this line, oldest first."""
         return [start for start in list_job_starts(self._layout) if start.line == self.line]
 
+    def has_later_start(self, place: JobPlace) -> bool:
+        """Whether a later start of the same job is on record."""
+        return any(
+            start.job_id == place.job_id and start.restart > place.restart
+            for start in self.starts()
+        )
+
     def last_word(self, place: JobPlace) -> JobEnd | None:
         """How the line ended, if another job before this one was its last.
 

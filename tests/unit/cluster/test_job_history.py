@@ -60,6 +60,16 @@ def test_job_that_somebody_starts_again_begins_to_count_anew(layout: SessionLayo
     assert "job 7, start 4: it broke" in history.why_give_up(1)
 
 
+def test_later_start_of_the_same_job_is_seen_and_that_of_another_is_not(
+    layout: SessionLayout,
+) -> None:
+    history = JobHistory(layout, line="a")
+    add(layout, "7", 1, line="a")
+    assert history.has_later_start(place("7", 0))
+    assert not history.has_later_start(place("7", 1))
+    assert not history.has_later_start(place("6", 0))
+
+
 def test_starts_of_other_lines_do_not_count(layout: SessionLayout) -> None:
     for job_id in ("5", "6", "7"):
         add(layout, job_id)
