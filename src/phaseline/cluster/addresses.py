@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -32,13 +33,16 @@ def ports_of(number: int, restart: int = 0) -> Iterator[int]:
 
 def is_free(port: int) -> bool:
     """Whether a server could listen on a port of this machine now."""
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
-        # As the store's server does: what a dead one left behind is no hindrance.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for family in (socket.AF_INET6, socket.AF_INET):
         try:
-            probe.bind(("", port))
-        except OSError:
-            return False
+            with socket.socket(family) as probe:
+                # As the store's server does: what a dead one left behind is no hindrance.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("", port))
+        except OSError as error:
+            # Anything else says that this machine does not speak the family.
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
     return True
 
 
