@@ -180,13 +180,26 @@ def test_killed_launcher_leaves_no_rank_and_the_job_comes_back(job: Job, smooth:
     assert "launcher" in error.message
 
 
-def test_lost_slurmd_requeues_the_job_beside_ranks_that_still_run(job: Job, smooth: Smooth) -> None:
+def test_lost_slurmd_requeues_the_job_beside_a_rank_that_still_runs(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    two_nodes = ("--nodes", "2")
+    [job] = submitter.submit(tmp_path / "session", *two_nodes, step_s=0, hold_at=str(MIDDLE))
+    job.wait_for_step(MIDDLE - 1)
     node = job.nodes[1]
+    [stale] = job.ranks_on(node)
     job.cluster.kill_slurmd(node)
     try:
+        job.wait_until(lambda: len(job.layout.attempt_numbers()) == 2, "the second attempt")
+        assert stale.is_running(), "two generations at once"
         require_continued(job, smooth(2))
+        _, alive = psutil.wait_procs([stale], timeout=60)
+        assert alive == []
     finally:
         job.cluster.start_slurmd(node)
+    error = job.error(1)
+    assert error is not None
+    assert (error.kind, error.host, error.rank) == ("NodeFailure", node, 1)
 
 
 def _metrics(job: Job, attempt: int) -> str:
