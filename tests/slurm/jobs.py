@@ -59,9 +59,9 @@ class Job:
         """Returns when so many steps of the first attempt are done."""
         self.wait_until(lambda: self.step_of(1) >= step, f"step {step}")
 
-    def wait_end(self) -> int:
+    def wait_end(self, limit_s: float = LIMIT_S) -> int:
         """Returns the job's exit code once it is over for good."""
-        self.wait_until(lambda: self.state in _OVER, f"the end of job {self.number}")
+        self.wait_until(lambda: self.state in _OVER, f"the end of job {self.number}", limit_s)
         code = re.search(r"ExitCode=(\d+):", self._shown())
         assert code is not None
         return int(code[1])
