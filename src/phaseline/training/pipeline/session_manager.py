@@ -347,15 +347,18 @@ class SessionManager:
         point, rejected = newest_verified(
             folders, [phase.name for phase in self._configuration.config.phases], session_id
         )
+        done = [set_aside(one, point) for one in rejected]
+        left_out = {one.folder for one in rejected}
+        root = self._layout.root
         adopted = Adopted(
-            checkpoints=tuple(str(path.relative_to(self._layout.root)) for path in folders),
-            resumed_from=(
-                None if point is None else str(point.folder.relative_to(self._layout.root))
+            checkpoints=tuple(
+                str(path.relative_to(root)) for path in folders if path not in left_out
             ),
+            resumed_from=None if point is None else str(point.folder.relative_to(root)),
             committed=() if point is None else point.manifest.committed,
         )
         write_adopted(attempt, adopted)
-        return adopted, [set_aside(one, point) for one in rejected]
+        return adopted, done
 
 
 def describe_environment(environment: RankEnvironment) -> dict[str, Any]:

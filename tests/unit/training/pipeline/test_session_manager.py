@@ -13,6 +13,7 @@ from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
 from phaseline.training.pipeline.session_manager import SessionManager
+from unit.checkpoint.made_checkpoints import make_checkpoint
 from unit.training.pipeline.sessions import TEXT, THIRD, configure, open_session, publish
 
 
@@ -80,6 +81,21 @@ def test_resumed_session_passes_over_a_checkpoint_that_does_not_verify(
     (bad / "a.bin").write_bytes(b"other byte")
     session = open_session(configure(tmp_path))
     assert session.adopted.resumed_from == "phases/first/run-1/checkpoints/step-00000005.a0001"
+    session.end(ExitCode.STOPPED, "a test")
+
+
+def test_what_is_left_out_when_a_session_resumes_is_not_adopted(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    ours = publish(layout, "first", 5, 1)
+    folder = layout.phase("first").checkpoints_dir
+    foreign = make_checkpoint(folder, 900, phase="first", session="another")
+    (make_checkpoint(folder, 8, phase="first", session="s") / "manifest.json").write_text("{")
+    session = open_session(configure(tmp_path))
+    assert session.trusted_checkpoints() == [ours]
+    assert foreign.is_dir()
+    assert ["belongs to another session" in note for note in session.notes] == [False, True]
     session.end(ExitCode.STOPPED, "a test")
 
 
