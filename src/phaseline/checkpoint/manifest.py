@@ -11,7 +11,7 @@ from typing import Any
 
 import xxhash
 
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, CheckpointFormatError
 from phaseline.session.layout import PhaseLayout
 
 MANIFEST_NAME = "manifest.json"
@@ -84,6 +84,7 @@ class Manifest:
         """Reads a folder's manifest, without looking at the other files.
 
         Raises:
+            CheckpointFormatError: It is what was written, by a version of another format.
             CheckpointError: There is none, or it is not what was written.
         """
         path = folder / MANIFEST_NAME
@@ -100,9 +101,10 @@ class Manifest:
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
         if found_format != FORMAT:
-            raise CheckpointError(
+            raise CheckpointFormatError(
                 f"{path} has format {found_format}; this version reads {FORMAT}. "
-                "Use the version that wrote it."
+                "Use the version that wrote it.",
+                session=str(content.get("session")),
             )
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.checkpoint.manifest import Manifest, parse_name, verify
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, CheckpointFormatError
 from phaseline.session.files import fsync_folder, write_json
 
 _DAMAGED = "damaged-"
@@ -81,12 +81,21 @@ def newest_verified(
         folders: Published checkpoints, in any order.
         phase_names: The session's phases, in order.
         session_id: Identity of the session; another session's checkpoints are not its own.
+
+    Raises:
+        CheckpointFormatError: Another version trains this session. Its checkpoints are whole,
+            so they are neither put aside nor passed over.
     """
     rejected: list[Rejected] = []
     candidates: list[tuple[int, int, bool, bool, int, Path]] = []
     for folder in folders:
         try:
             manifest = Manifest.load(folder)
+        except CheckpointFormatError as error:
+            if error.session == session_id:
+                raise
+            rejected.append(Rejected(folder=folder, problem=str(error), is_ours=False))
+            continue
         except CheckpointError as error:
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
             continue

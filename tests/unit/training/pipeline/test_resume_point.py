@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from phaseline.checkpoint import manifest
 from phaseline.checkpoint.manifest import list_kept, list_published
+from phaseline.errors import CheckpointFormatError, ExitCode
 from phaseline.session.files import read_json
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.resume_point import newest_verified, set_aside
@@ -85,6 +87,24 @@ def test_checkpoint_of_another_session_is_left_out_and_stays_where_it_is(
     assert done.moved_to is None
     assert foreign.is_dir()
     assert "belongs to another session" in str(done)
+
+
+def test_checkpoints_of_another_format_are_refused_and_stay_where_they_are(
+    layout: SessionLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = publish(layout, "first", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "FORMAT", manifest.FORMAT + 1)
+        newer = publish(layout, "first", 5)
+        foreign = publish(layout, "first", 9, session="other")
+    message = f"has format {manifest.FORMAT + 1}; this version reads {manifest.FORMAT}. Use the"
+    with pytest.raises(CheckpointFormatError, match=message) as caught:
+        newest_verified([ours, newer], PHASES, "s")
+    assert caught.value.exit_code is ExitCode.USAGE
+    point, rejected = newest_verified([ours, foreign], PHASES, "s")
+    assert point is not None
+    assert point.folder == ours
+    assert [one.is_ours for one in rejected] == [False]
 
 
 def test_damaged_checkpoint_is_renamed_with_what_is_wrong_and_how_much_is_lost(
