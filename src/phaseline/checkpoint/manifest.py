@@ -94,7 +94,8 @@ class Manifest:
             found_format = content.pop("format")
         except FileNotFoundError:
             raise CheckpointError(
-                f"{folder} has no {MANIFEST_NAME}, so it was never completed. Use another one."
+                f"{folder} has no {MANIFEST_NAME}: it was never completed, or has lost it. "
+                "Use another one."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
@@ -182,6 +183,14 @@ def list_published(folder: Path) -> list[Path]:
     )
     found = [(key, path) for key, path in named if key and (path / MANIFEST_NAME).is_file()]
     return [path for _, path in sorted(found)]
+
+
+def list_headless(folder: Path) -> list[Path]:
+    """Folders with a checkpoint's name that hold something, but no manifest; by name."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if parse_name(path.name) and path.is_dir()]
+    return sorted(p for p in named if not (p / MANIFEST_NAME).exists() and any(p.iterdir()))
 
 
 def list_kept(phase: PhaseLayout) -> list[Path]:

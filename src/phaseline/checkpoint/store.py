@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -103,7 +104,7 @@ class CheckpointStore:
         disk: Disk | None = None,
         timeout_s: float = 600.0,
     ) -> None:
-        """Clears away what attempts before this one left half-written.
+        """Clears away what attempts before this one left half-written or half-removed.
 
         Args:
             folder: The phase's checkpoints.
@@ -122,6 +123,7 @@ class CheckpointStore:
         self._disk = disk or Disk()
         self._timeout_s = timeout_s
         self._rotation = Rotation(folder, retention, attempt=origin.attempt, disk=self._disk)
+        self._finished = retention.finished
         self._max_in_memory = max_in_memory
         self._snapshots: list[RankSnapshot] = []
         self._saves: deque[tuple[BackgroundSave, Path, SavedPosition]] = deque()
@@ -282,7 +284,8 @@ class CheckpointStore:
     @main_process_only
     def _clear_aside(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f"{ASIDE}*"):
-            parsed = parse_name(path.name.removeprefix(ASIDE))
-            if parsed is not None and parsed[1] < self._origin.attempt:
-                shutil.rmtree(path, ignore_errors=True)
+        for folder in (self.folder, *chain.from_iterable(self._finished)):
+            for path in folder.glob(f"{ASIDE}*"):
+                parsed = parse_name(path.name.removeprefix(ASIDE))
+                if parsed is not None and parsed[1] < self._origin.attempt:
+                    shutil.rmtree(path, ignore_errors=True)

@@ -41,7 +41,12 @@ from phaseline.session.records import RecordWriter
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.resume_point import SetAside, newest_verified, set_aside
+from phaseline.training.pipeline.resume_point import (
+    SetAside,
+    find_headless,
+    newest_verified,
+    set_aside,
+)
 
 OPENED_KEY = "session/opened"
 
@@ -344,10 +349,12 @@ class SessionManager:
         identity = load_identity(self._layout)
         session_id = "" if identity is None else identity.id
         folders = list_inherited(self._layout, attempt.number)
-        point, rejected = newest_verified(
-            folders, [phase.name for phase in self._configuration.config.phases], session_id
-        )
-        done = [set_aside(one, point) for one in rejected]
+        names = [phase.name for phase in self._configuration.config.phases]
+        headless = find_headless(self._layout)
+        whole = [path for path in folders if path not in {one.folder for one in headless}]
+        point, rejected = newest_verified(whole, names, session_id)
+        rejected += headless
+        done = [set_aside(one, point, names) for one in rejected]
         left_out = {one.folder for one in rejected}
         root = self._layout.root
         adopted = Adopted(

@@ -99,6 +99,20 @@ def test_what_is_left_out_when_a_session_resumes_is_not_adopted(
     session.end(ExitCode.STOPPED, "a test")
 
 
+def test_checkpoint_that_lost_its_manifest_is_told_once_and_put_aside(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    paths = [publish(layout, "first", step, 1) for step in (5, 8)]
+    run_once(tmp_path)  # adopts both
+    (paths[1] / "manifest.json").unlink()
+    session = open_session(configure(tmp_path))
+    assert session.trusted_checkpoints() == paths[:1]
+    [note] = session.notes
+    assert "It is kept as damaged-step-00000008.a0001. 3 step(s) are trained" in note
+    session.end(ExitCode.STOPPED, "a test")
+
+
 def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(
     tmp_path: Path, layout: SessionLayout
 ) -> None:
