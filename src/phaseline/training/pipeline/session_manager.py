@@ -38,9 +38,11 @@ from phaseline.session.identity import SessionIdentity, load_identity, save_iden
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
+from phaseline.session.stored_config import load_stored_config
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.lost_records import require_records
 from phaseline.training.pipeline.resume_point import (
     SetAside,
     find_headless,
@@ -237,8 +239,7 @@ class SessionManager:
     def _lead(self, rendezvous: Rendezvous) -> OpenSession:
         """Main rank: takes the lease, the attempt's number and what it will stand on."""
         layout, environment = self._layout, self._environment
-        layout.root.mkdir(parents=True, exist_ok=True)
-        lease = Lease.acquire(layout, take_over=self._take_over)
+        lease = self._take_lease()
         try:
             changes = self._require_acceptable()
             if environment.attempt is not None:
@@ -247,6 +248,7 @@ class SessionManager:
                 assert adopted is not None
                 put_aside: list[SetAside] = []
             else:
+                require_records(layout)
                 attempt = take_attempt(layout)
                 adopted, put_aside = self._adopt(attempt)
                 changes = self._with_ranks(changes, adopted)
@@ -269,6 +271,17 @@ class SessionManager:
         session.identity = self._identify()
         return session
 
+    def _take_lease(self) -> Lease:
+        root = self._layout.root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return Lease.acquire(self._layout, take_over=self._take_over)
+        except OSError as error:
+            raise UsageError(
+                f"The session directory {root} cannot be written: {error.strerror or error}. Make "
+                "it writable, or put the session elsewhere (--session DIR or session.root)."
+            ) from error
+
     def _record_start(
         self, session: OpenSession, put_aside: list[SetAside], changes: ChangedSettings
     ) -> None:
@@ -286,7 +299,6 @@ class SessionManager:
 
     def _require_acceptable(self) -> ChangedSettings:
         """What this start changes; later images of an attempt go by what the first one stored."""
-        stored_file = self._layout.config_file
         if self._environment.attempt is not None:
             return ChangedSettings()
         if load_identity(self._layout) is None:
@@ -297,7 +309,7 @@ class SessionManager:
                 )
             return ChangedSettings()
         return require_acceptable(
-            stored_file.read_text(encoding="utf-8"),
+            load_stored_config(self._layout),
             self._configuration,
             self._layout,
             self._accept_changes,
