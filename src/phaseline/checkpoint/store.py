@@ -71,7 +71,8 @@ class SavedReport:
         position: What it is a checkpoint of.
         size_bytes: All files together.
         duration_s: From the beginning of the copy to the published name.
-        stall_s: What of that the loop waited for.
+        stall_s: What the loop waited for: room in memory, the copy, and where it waits for
+            the end, also that older ones are removed.
         stall_frac: Share of the wall time since the store was opened that saves have cost.
         problem: What went wrong after it was published; None: nothing.
     """
@@ -163,6 +164,7 @@ class CheckpointStore:
             return  # nothing was trained since
         self._last_name = name
         self._make_room()
+        copy_began = time.monotonic()
         snapshot = self._snapshots.pop() if self._snapshots else RankSnapshot()
         taken = self._take(snapshot, engine)
         content = self._content(engine, position, state) if self._world.is_main else None
@@ -178,6 +180,7 @@ class CheckpointStore:
             release=lambda: self._snapshots.append(snapshot),
             tidy=lambda: self._rotate(publication.target),
             previous=self._saves[-1][0] if self._saves else None,
+            began=copy_began,
         )
         self._saves.append((save, publication.target, position))
         self._count_stall(save, began)
