@@ -11,7 +11,7 @@ from typing import Any
 
 import xxhash
 
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, CheckpointFormatError
 from phaseline.session.layout import PhaseLayout
 
 MANIFEST_NAME = "manifest.json"
@@ -84,6 +84,7 @@ class Manifest:
         """Reads a folder's manifest, without looking at the other files.
 
         Raises:
+            CheckpointFormatError: It is what was written, by a version of another format.
             CheckpointError: There is none, or it is not what was written.
         """
         path = folder / MANIFEST_NAME
@@ -93,16 +94,18 @@ class Manifest:
             found_format = content.pop("format")
         except FileNotFoundError:
             raise CheckpointError(
-                f"{folder} has no {MANIFEST_NAME}, so it was never completed. Use another one."
+                f"{folder} has no {MANIFEST_NAME}: it was never completed, or has lost it. "
+                "Use another one."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
         if found_format != FORMAT:
-            raise CheckpointError(
+            raise CheckpointFormatError(
                 f"{path} has format {found_format}; this version reads {FORMAT}. "
-                "Use the version that wrote it."
+                "Use the version that wrote it.",
+                session=str(content.get("session")),
             )
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))
@@ -180,6 +183,14 @@ def list_published(folder: Path) -> list[Path]:
     )
     found = [(key, path) for key, path in named if key and (path / MANIFEST_NAME).is_file()]
     return [path for _, path in sorted(found)]
+
+
+def list_headless(folder: Path) -> list[Path]:
+    """Folders with a checkpoint's name that hold something, but no manifest; by name."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if parse_name(path.name) and path.is_dir()]
+    return sorted(p for p in named if not (p / MANIFEST_NAME).exists() and any(p.iterdir()))
 
 
 def list_kept(phase: PhaseLayout) -> list[Path]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
-from phaseline.config.resolved import from_yaml
-from phaseline.config.sections import Config, PhaseSection
+from phaseline.config.sections import PhaseSection
 from phaseline.errors import CheckpointError, ExitCode
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
@@ -18,6 +17,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import LeaseState, read_lease
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import read_records
+from phaseline.session.stored_config import load_stored_config
 
 _ENDS = {
     ExitCode.FINISHED: "finished",
@@ -177,7 +177,7 @@ def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> Att
 
 
 def _phases(layout: SessionLayout, *, is_running: bool) -> Iterator[PhaseStatus]:
-    config: Config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    config = load_stored_config(layout)
     last_records: dict[str, dict[str, Any]] = {}
     for record in read_metrics(layout):
         last_records[record["phase"]] = record

@@ -132,7 +132,8 @@ def _place(error: ErrorRecord) -> str:
 
 
 def _saved_row(layout: SessionLayout) -> list[tuple[str, str]]:
-    manifests = list(layout.root.glob("phases/*/run-*/checkpoints/*/manifest.json"))
+    # Nothing that is being written or was put aside has such a name.
+    manifests = list(layout.root.glob("phases/*/run-*/checkpoints/step-*/manifest.json"))
     if not manifests:
         return [("saved", "no checkpoint yet; the next start begins anew")]
     newest = max(manifests, key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
