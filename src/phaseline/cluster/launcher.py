@@ -109,7 +109,9 @@ class Launcher:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # Whoever left at once may still be pressing: the verdict is not to be cut off.
+                is_pressed = number == signal.SIGINT and self.left_at_once
+                signal.signal(number, signal.SIG_IGN if is_pressed else handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         press = self._presses.count() if number == signal.SIGINT else None
