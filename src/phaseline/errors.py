@@ -109,6 +109,10 @@ class CheckpointFormatError(CheckpointError):
         super().__init__(message)
 
 
+class CheckpointUnreachableError(CheckpointError):
+    """A checkpoint cannot be looked at just now, which says nothing about what it holds."""
+
+
 class WorldError(PhaselineError):
     """The ranks do not form the world that was asked for, or one of them is lost."""
 

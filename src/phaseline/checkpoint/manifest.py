@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -11,7 +12,11 @@ from typing import Any
 
 import xxhash
 
-from phaseline.errors import CheckpointError, CheckpointFormatError
+from phaseline.errors import (
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointUnreachableError,
+)
 from phaseline.session.layout import PhaseLayout
 
 MANIFEST_NAME = "manifest.json"
@@ -21,6 +26,10 @@ ASIDE = ".aside-"
 FORMAT = 2
 _NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,})")
 _BLOCK_BYTES = 1 << 22
+# Of these the file is no cause; a disk that does not give a file back says EIO.
+_UNREACHABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class Manifest:
                 "Use another one."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _require_reachable(path, error)
             raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
@@ -137,13 +147,12 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
 
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
+        CheckpointUnreachableError: It cannot be looked at just now.
     """
     manifest = Manifest.load(folder)
     for name, record in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing. Use another checkpoint.")
-        size = path.stat().st_size
+        size = _size(path)
         if size != record.size:
             raise CheckpointError(
                 f"{path} has {size} bytes where {record.size} were written. Use another checkpoint."
@@ -155,12 +164,37 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
     return manifest
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing. Use another checkpoint.") from None
+    except OSError as error:
+        _require_reachable(path, error)
+        raise CheckpointError(f"{path} cannot be read: {error}. Use another checkpoint.") from error
+
+
 def _hash_or_none(path: Path) -> FileRecord | None:
     """A file's record, or None where the disk does not give its contents back."""
     try:
         return hash_file(path)
-    except OSError:
+    except OSError as error:
+        _require_reachable(path, error)
         return None
+
+
+def _require_reachable(path: Path, error: Exception) -> None:
+    """Raises if it is the way to a file that fails, not the file.
+
+    Raises:
+        CheckpointUnreachableError: A damaged checkpoint would be put aside and an older one
+            taken, which costs steps; a server that is away comes back.
+    """
+    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+        raise CheckpointUnreachableError(
+            f"{path} cannot be read: {error}. Nothing was put aside. Give this user the right to "
+            "read it, or wait until the file system answers, and start again."
+        ) from error
 
 
 def checkpoint_name(step: int, attempt: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.checkpoint.manifest import MANIFEST_NAME, Manifest, list_headless, parse_name, verify
-from phaseline.errors import CheckpointError, CheckpointFormatError
+from phaseline.errors import CheckpointError, CheckpointFormatError, CheckpointUnreachableError
 from phaseline.session.files import fsync_folder, write_json
 from phaseline.session.layout import SessionLayout
 
@@ -100,6 +100,7 @@ def newest_verified(
     Raises:
         CheckpointFormatError: Another version trains this session. Its checkpoints are whole,
             so they are neither put aside nor passed over.
+        CheckpointUnreachableError: One cannot be looked at just now.
     """
     rejected: list[Rejected] = []
     candidates: list[tuple[int, int, bool, bool, int, Path]] = []
@@ -111,6 +112,8 @@ def newest_verified(
                 raise
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=False))
             continue
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
             continue
@@ -126,6 +129,8 @@ def newest_verified(
     for *_, folder in sorted(candidates, reverse=True):
         try:
             return ResumePoint(folder=folder, manifest=verify(folder)), rejected
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
     return None, rejected

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from phaseline.checkpoint import manifest
 from phaseline.checkpoint.manifest import list_kept, list_published
-from phaseline.errors import CheckpointFormatError, ExitCode
+from phaseline.errors import CheckpointFormatError, CheckpointUnreachableError, ExitCode
 from phaseline.session.files import read_json
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.resume_point import (
@@ -110,6 +111,24 @@ def test_checkpoints_of_another_format_are_refused_and_stay_where_they_are(
     assert point is not None
     assert point.folder == ours
     assert [one.is_ours for one in rejected] == [False]
+
+
+@pytest.mark.parametrize("name", ["a.bin", manifest.MANIFEST_NAME])
+def test_nothing_is_passed_over_when_a_file_server_is_away(
+    layout: SessionLayout, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [publish(layout, "second", step) for step in (3, 5)]
+    open_file, away = Path.open, folders[1] / name
+
+    def open_or_fail(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == away:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return open_file(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
+    with pytest.raises(CheckpointUnreachableError, match=rf"{name} cannot be read: .*Stale"):
+        newest_verified(folders, PHASES, "s")
+    assert folders[1].exists()
 
 
 def test_damaged_checkpoint_is_renamed_with_what_is_wrong_and_how_much_is_lost(
