@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,16 @@ _ENVIRONMENT_OF_LIBRARIES = (
 _THREADS_OF_LIBRARIES = ("tqdm", "pytest_timeout", "execnet")
 _CHILDREN_OF_LIBRARIES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _GRACE_S = 2.0
+
+
+def pytest_configure() -> None:
+    """Hears Ctrl-C also where a shell started the tests in the background.
+
+    Such a shell has SIGINT ignored, every process below inherits that, and a launcher under
+    test would rightly leave it so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,6 +95,24 @@ class CheckpointError(PhaselineError):
     """A checkpoint cannot be written, read or trusted."""
 
 
+class CheckpointFormatError(CheckpointError):
+    """A checkpoint is whole, and of a format that this version does not read.
+
+    Attributes:
+        session: Identity of the session that it says it belongs to.
+    """
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str, *, session: str) -> None:
+        self.session = session
+        super().__init__(message)
+
+
+class CheckpointUnreachableError(CheckpointError):
+    """A checkpoint cannot be looked at just now, which says nothing about what it holds."""
+
+
 class WorldError(PhaselineError):
     """The ranks do not form the world that was asked for, or one of them is lost."""
 

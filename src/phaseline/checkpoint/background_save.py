@@ -21,6 +21,7 @@ class BackgroundSave:
         release: Callable[[], None],
         tidy: Callable[[], None],
         previous: BackgroundSave | None,
+        began: float,
     ) -> None:
         """Starts the thread.
 
@@ -30,6 +31,7 @@ class BackgroundSave:
             release: Gives back what `write` needed, however it ended.
             tidy: What is to do once something newer is published.
             previous: The save before it, if that may still run.
+            began: When the copy began that is written, by the monotonic clock, seconds.
         """
         self.duration_s = 0.0
         self.stall_s = 0.0
@@ -38,7 +40,7 @@ class BackgroundSave:
         self._release = release
         self._tidy = tidy
         self._previous = previous
-        self._began = time.monotonic()
+        self._began = began
         self._size_bytes = 0
         self._error: Exception | None = None
         self._is_released = Event()

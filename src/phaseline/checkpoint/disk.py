@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from phaseline.checkpoint.manifest import MANIFEST_NAME, FileRecord
+from phaseline.checkpoint.manifest import ASIDE, MANIFEST_NAME, FileRecord
 from phaseline.session.files import fsync_folder
 
 BLOCK_BYTES = 1 << 22
@@ -54,9 +54,18 @@ class Disk:
         fsync_folder(path)
 
     def remove(self, folder: Path) -> None:
-        """Removes a checkpoint, its manifest first: half-removed, it is no checkpoint."""
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        """Removes a checkpoint: its name first, then its manifest, then the rest.
+
+        So a folder that has a checkpoint's name is never one that was half removed, and what a
+        kill leaves of it is cleared away with what was half written.
+        """
+        aside = folder
+        if not folder.name.startswith(ASIDE):
+            aside = folder.with_name(f"{ASIDE}{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)  # of a removal that failed
+            self.rename(folder, aside)
+        (aside / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(aside)
 
     def write_file(self, path: Path, parts: Iterable[memoryview]) -> FileRecord:
         """Writes a new file, flushes it, and returns its size and hash.

@@ -86,6 +86,10 @@ def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
         )
     if (path / MANIFEST_NAME).is_file():
         return _of_checkpoint(path, {}, hashes=hashes)
+    if path.is_file() and (path.parent / MANIFEST_NAME).is_file():
+        raise UnusableWeightsError(
+            "is one rank's part of a checkpoint", f"Name its folder, {path.parent}."
+        )
     if path.is_file():
         return _of_files("safetensors file", path, list_file(path), {})
     return _of_files("Hugging Face folder", path, list_folder(path), _read_config(path))

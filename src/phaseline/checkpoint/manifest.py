@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -11,7 +12,11 @@ from typing import Any
 
 import xxhash
 
-from phaseline.errors import CheckpointError
+from phaseline.errors import (
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointUnreachableError,
+)
 from phaseline.session.layout import PhaseLayout
 
 MANIFEST_NAME = "manifest.json"
@@ -21,6 +26,10 @@ ASIDE = ".aside-"
 FORMAT = 2
 _NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,})")
 _BLOCK_BYTES = 1 << 22
+# Of these the file is no cause; a disk that does not give a file back says EIO.
+_UNREACHABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Manifest:
         """Reads a folder's manifest, without looking at the other files.
 
         Raises:
+            CheckpointFormatError: It is what was written, by a version of another format.
             CheckpointError: There is none, or it is not what was written.
         """
         path = folder / MANIFEST_NAME
@@ -93,16 +103,19 @@ class Manifest:
             found_format = content.pop("format")
         except FileNotFoundError:
             raise CheckpointError(
-                f"{folder} has no {MANIFEST_NAME}, so it was never completed. Use another one."
+                f"{folder} has no {MANIFEST_NAME}: it was never completed, or has lost it. "
+                "Use another one."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _require_reachable(path, error)
             raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
         if found_format != FORMAT:
-            raise CheckpointError(
+            raise CheckpointFormatError(
                 f"{path} has format {found_format}; this version reads {FORMAT}. "
-                "Use the version that wrote it."
+                "Use the version that wrote it.",
+                session=str(content.get("session")),
             )
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))
@@ -134,13 +147,12 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
 
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
+        CheckpointUnreachableError: It cannot be looked at just now.
     """
     manifest = Manifest.load(folder)
     for name, record in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing. Use another checkpoint.")
-        size = path.stat().st_size
+        size = _size(path)
         if size != record.size:
             raise CheckpointError(
                 f"{path} has {size} bytes where {record.size} were written. Use another checkpoint."
@@ -152,12 +164,37 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
     return manifest
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing. Use another checkpoint.") from None
+    except OSError as error:
+        _require_reachable(path, error)
+        raise CheckpointError(f"{path} cannot be read: {error}. Use another checkpoint.") from error
+
+
 def _hash_or_none(path: Path) -> FileRecord | None:
     """A file's record, or None where the disk does not give its contents back."""
     try:
         return hash_file(path)
-    except OSError:
+    except OSError as error:
+        _require_reachable(path, error)
         return None
+
+
+def _require_reachable(path: Path, error: Exception) -> None:
+    """Raises if it is the way to a file that fails, not the file.
+
+    Raises:
+        CheckpointUnreachableError: A damaged checkpoint would be put aside and an older one
+            taken, which costs steps; a server that is away comes back.
+    """
+    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+        raise CheckpointUnreachableError(
+            f"{path} cannot be read: {error}. Nothing was put aside. Give this user the right to "
+            "read it, or wait until the file system answers, and start again."
+        ) from error
 
 
 def checkpoint_name(step: int, attempt: int) -> str:
@@ -180,6 +217,14 @@ def list_published(folder: Path) -> list[Path]:
     )
     found = [(key, path) for key, path in named if key and (path / MANIFEST_NAME).is_file()]
     return [path for _, path in sorted(found)]
+
+
+def list_headless(folder: Path) -> list[Path]:
+    """Folders with a checkpoint's name that hold something, but no manifest; by name."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if parse_name(path.name) and path.is_dir()]
+    return sorted(p for p in named if not (p / MANIFEST_NAME).exists() and any(p.iterdir()))
 
 
 def list_kept(phase: PhaseLayout) -> list[Path]:

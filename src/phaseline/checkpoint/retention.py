@@ -124,23 +124,28 @@ class Rotation:
         Raises:
             OSError: The file system refuses.
         """
-        trusted = [(path, Manifest.load(path)) for path in self._trusted(self._folder)]
-        for path in superfluous(trusted, newest, self._retention):
+        session = Manifest.load(newest).session
+        for path in superfluous(self._trusted(self._folder, session), newest, self._retention):
             self._disk.remove(path)
         for checkpoints, final in self._retention.finished:
-            for path in self._trusted(checkpoints):
-                if Manifest.load(path).final and path != self._retention.resumed_from:
-                    self._reduce(path, final)
+            for path, manifest in self._trusted(checkpoints, session):
+                if manifest.final and path != self._retention.resumed_from:
+                    self._reduce(path, manifest, final)
 
-    def _trusted(self, folder: Path) -> list[Path]:
+    def _trusted(self, folder: Path, session: str) -> list[tuple[Path, Manifest]]:
+        """Whatever else was copied in: it may be the only copy of another session's."""
         own, adopted = f".a{self._attempt:04d}", self._retention.adopted
-        return [
-            path for path in list_published(folder) if path.name.endswith(own) or path in adopted
+        found = [
+            (path, Manifest.load(path))
+            for path in list_published(folder)
+            if path.name.endswith(own) or path in adopted
         ]
+        return [(path, manifest) for path, manifest in found if manifest.session == session]
 
-    def _reduce(self, path: Path, final: Path) -> None:
+    def _reduce(self, path: Path, whole: Manifest, final: Path) -> None:
         """Keeps a finished phase's weights and lets its optimizer's state go."""
-        if not self._trusted(final):
+        kept = self._trusted(final, whole.session)
+        if not any(manifest.phase_step == whole.phase_step for _, manifest in kept):
             keep_weights(path, final, attempt=self._attempt, disk=self._disk)
         self._disk.remove(path)
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -70,7 +71,8 @@ class SavedReport:
         position: What it is a checkpoint of.
         size_bytes: All files together.
         duration_s: From the beginning of the copy to the published name.
-        stall_s: What of that the loop waited for.
+        stall_s: What the loop waited for: room in memory, the copy, and where it waits for
+            the end, also that older ones are removed.
         stall_frac: Share of the wall time since the store was opened that saves have cost.
         problem: What went wrong after it was published; None: nothing.
     """
@@ -103,7 +105,7 @@ class CheckpointStore:
         disk: Disk | None = None,
         timeout_s: float = 600.0,
     ) -> None:
-        """Clears away what attempts before this one left half-written.
+        """Clears away what attempts before this one left half-written or half-removed.
 
         Args:
             folder: The phase's checkpoints.
@@ -122,6 +124,7 @@ class CheckpointStore:
         self._disk = disk or Disk()
         self._timeout_s = timeout_s
         self._rotation = Rotation(folder, retention, attempt=origin.attempt, disk=self._disk)
+        self._finished = retention.finished
         self._max_in_memory = max_in_memory
         self._snapshots: list[RankSnapshot] = []
         self._saves: deque[tuple[BackgroundSave, Path, SavedPosition]] = deque()
@@ -161,6 +164,7 @@ class CheckpointStore:
             return  # nothing was trained since
         self._last_name = name
         self._make_room()
+        copy_began = time.monotonic()
         snapshot = self._snapshots.pop() if self._snapshots else RankSnapshot()
         taken = self._take(snapshot, engine)
         content = self._content(engine, position, state) if self._world.is_main else None
@@ -176,6 +180,7 @@ class CheckpointStore:
             release=lambda: self._snapshots.append(snapshot),
             tidy=lambda: self._rotate(publication.target),
             previous=self._saves[-1][0] if self._saves else None,
+            began=copy_began,
         )
         self._saves.append((save, publication.target, position))
         self._count_stall(save, began)
@@ -282,7 +287,8 @@ class CheckpointStore:
     @main_process_only
     def _clear_aside(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f"{ASIDE}*"):
-            parsed = parse_name(path.name.removeprefix(ASIDE))
-            if parsed is not None and parsed[1] < self._origin.attempt:
-                shutil.rmtree(path, ignore_errors=True)
+        for folder in (self.folder, *chain.from_iterable(self._finished)):
+            for path in folder.glob(f"{ASIDE}*"):
+                parsed = parse_name(path.name.removeprefix(ASIDE))
+                if parsed is not None and parsed[1] < self._origin.attempt:
+                    shutil.rmtree(path, ignore_errors=True)

@@ -17,10 +17,10 @@ from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
 from phaseline.config.changes import compare
 from phaseline.config.loading import LoadedConfig, load_config
-from phaseline.config.resolved import from_yaml
 from phaseline.errors import UsageError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored_config import load_stored_config
 
 
 def launch(
@@ -114,7 +114,7 @@ def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
     identity = load_identity(layout)
     if identity is None or identity.state != "finished":
         return False
-    done = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    done = load_stored_config(layout)
     wanted = loaded.config
     if len(wanted.phases) != len(done.phases):
         return False

@@ -10,7 +10,6 @@ from typing import Any
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.cli.job_status import JobStatus, gather_jobs
-from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import CheckpointError, ExitCode
 from phaseline.session.attempts import read_error, read_outcome
@@ -20,6 +19,7 @@ from phaseline.session.lease import LeaseState, read_lease
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.pace import phase_lengths
 from phaseline.session.records import read_records
+from phaseline.session.stored_config import load_stored_config
 
 _ENDS = {
     ExitCode.FINISHED: "finished",
@@ -138,7 +138,7 @@ def gather_status(layout: SessionLayout) -> SessionStatus:
     lease = read_lease(layout)
     is_running = lease is not None and lease.is_held()
     numbers = layout.attempt_numbers()
-    config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    config = load_stored_config(layout)
     phases = tuple(_phases(layout, config, is_running=is_running))
     attempts = tuple(
         describe_attempt(layout.attempt(number), is_running=is_running and number == numbers[-1])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phaseline.checkpoint.manifest import list_kept
+from phaseline.checkpoint.manifest import list_headless, list_kept
 from phaseline.checkpoint.manifest import verify as verify_checkpoint
 from phaseline.errors import CheckpointError, ExitCode, UsageError
 from phaseline.session.layout import SessionLayout
@@ -27,7 +27,10 @@ def verify(
             "Name the folder that `phaseline launch` made, as runs/quickstart."
         )
     phases = sorted(layout.phases_dir.glob("*"))
-    folders = [folder for phase in phases for folder in list_kept(layout.phase(phase.name))]
+    places = [layout.phase(phase.name) for phase in phases]
+    folders = [folder for place in places for folder in list_kept(place)]
+    for place in places:
+        folders += [*list_headless(place.checkpoints_dir), *list_headless(place.final_dir)]
     num_bad = 0
     for folder in folders:
         name = folder.relative_to(layout.root)

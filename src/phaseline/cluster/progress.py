@@ -37,6 +37,7 @@ class EndedStart:
 
 def newest_checkpoint(layout: SessionLayout) -> str | None:
     """The checkpoint that was published last, as a path below the session's directory."""
+    # Nothing that is being written or was put aside has such a name.
     manifests = list(layout.root.glob("phases/*/run-*/checkpoints/step-*/manifest.json"))
     if not manifests:
         return None

@@ -220,7 +220,9 @@ def _fix_of_unit(found: str) -> str | None:
     """What helps when the unit of a duration is misspelt."""
     match = _NUMBER_AND_UNIT.fullmatch(found.strip())
     near = get_close_matches(match["unit"].lower(), get_args(Unit), n=1) if match else []
-    return f"Did you mean {match['number']} {near[0]}?" if match and near else None
+    if not match or not near or near[0] == match["unit"]:
+        return None  # the unit is right: it is the number that is not
+    return f"Did you mean {match['number']} {near[0]}?"
 
 
 def _fix_by_choice(slot: Slot, found: object) -> str | None:

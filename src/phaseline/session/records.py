@@ -1,7 +1,8 @@
 """Records that are appended, one JSON object per line, and survive a writer's death.
 
 A writer that dies may leave a torn last line. Nobody repairs it: the next writer begins on
-a line of its own, and readers pass over what is no object. Only objects count as lines.
+a line of its own, and readers pass over what is no object. Every line counts as one, also what
+is no object: else a line that the disk lost would move the count on to the one after it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         """Opens the file at its end, and makes it if need be."""
         self._is_torn = _has_torn_end(path)
-        self._num_lines = 0 if not path.exists() else sum(1 for _ in _objects(path, torn=True))
+        self._num_lines = 0 if not path.exists() else sum(1 for _ in _lines(path, torn=True))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._is_open = True
 
     @property
     def num_lines(self) -> int:
-        """Records in the file, those of earlier writers included."""
+        """Lines in the file, those of earlier writers and torn ones included."""
         return self._num_lines
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -62,18 +63,19 @@ def read_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any
 
     Args:
         path: The file; it may be growing.
-        limit: At most so many, the first ones.
+        limit: Only what the first so many lines hold.
     """
     if limit == 0 or not path.exists():
         return
-    for position, record in enumerate(_objects(path, torn=False), start=1):
-        yield record
+    for position, record in enumerate(_lines(path, torn=False), start=1):
+        if record is not None:
+            yield record
         if position == limit:
             return
 
 
-def _objects(path: Path, *, torn: bool) -> Iterator[dict[str, Any]]:
-    """Yields what parses as an object; an unfinished last line only if `torn`."""
+def _lines(path: Path, *, torn: bool) -> Iterator[dict[str, Any] | None]:
+    """Yields of each line its object, None if it holds none; an unfinished last one if `torn`."""
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n") and not torn:
@@ -81,9 +83,8 @@ def _objects(path: Path, *, torn: bool) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
             except ValueError:
-                continue
-            if isinstance(record, dict):
-                yield record
+                record = None
+            yield record if isinstance(record, dict) else None
 
 
 def _has_torn_end(path: Path) -> bool:

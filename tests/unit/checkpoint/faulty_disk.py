@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from phaseline.checkpoint.disk import Disk
-from phaseline.checkpoint.manifest import MANIFEST_NAME
 
 DEATH = 42
 """Exit code of a process that died on purpose."""
@@ -72,8 +71,6 @@ class FaultyDisk(Disk):
 
     def remove(self, folder: Path) -> None:
         self._at(f"remove {folder.name}")
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        self._at(f"removed manifest of {folder.name}")
         super().remove(folder)
 
     def _at(self, operation: str) -> None:

@@ -13,6 +13,8 @@ from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin
+from phaseline.checkpoint.writer import RankSnapshot
+from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, LostRankError
 from unit.checkpoint.live_engines import at, build, require_equal, save, store_in, train
@@ -150,3 +152,18 @@ def test_report_says_what_the_save_cost(world: World, tmp_path: Path) -> None:
     assert report.stall_s > 0
     assert 0 < report.stall_frac <= 1
     assert report.duration_s > 0
+
+
+def test_duration_of_a_save_begins_with_the_copy(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = RankSnapshot.take
+
+    def take_slowly(snapshot: RankSnapshot, engine: Engine, **ranks: int) -> None:
+        time.sleep(0.2)
+        take(snapshot, engine, **ranks)
+
+    monkeypatch.setattr(RankSnapshot, "take", take_slowly)
+    report = save(store_in(tmp_path, world), build(world, 1), at(1), {})
+    assert report.duration_s >= 0.2
+    assert report.stall_s >= 0.2

@@ -52,7 +52,7 @@ OF_THE_MANIFEST = {
     "flipped": "(cannot be read|was changed after it was written)",
     "cut": "cannot be read",
     "empty": "cannot be read",
-    "missing": "has no manifest.json, so it was never completed",
+    "missing": "has no manifest.json: it was never completed, or has lost it",
 }
 
 

@@ -90,7 +90,7 @@ def test_the_next_attempt_saves_and_tidies_up_whatever_operation_was_the_last(
         retention = Retention(keep_last=2, adopted=adopted, finished=[(before, final)])
         store = store_in(only, world, attempt=2, retention=retention)
         verify(save(store, expected(world, 4), at(4), {}).folder)
-        assert not list(only.glob(".aside-*")), operation
+        assert not list(folder.rglob(".aside-*")), operation
         [reduced] = list_published(final)
         assert verify(reduced).weights_only
         assert list_published(before) == [], operation

@@ -59,6 +59,10 @@ def test_session_gives_the_last_checkpoint_of_a_finished_phase(layout: SessionLa
         ("folder#first", "names the phase first of folder, which is no session directory"),
         ("folder", "is a folder without weights"),
         ("previos", r"does not exist; .*\. Did you mean previous\?"),
+        (
+            "other/phases/first/run-1/checkpoints/step-00000007.a0001/a.bin",
+            r"is one rank's part of a checkpoint\. Name its folder, other/.*a0001\.",
+        ),
         ("notes.txt", r"is notes\.txt, a file of no known kind"),
     ],
 )

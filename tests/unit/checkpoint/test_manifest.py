@@ -69,7 +69,7 @@ def test_load_refuses_when_the_manifest_is_torn(tmp_path: Path, text: str) -> No
 
 
 def test_load_refuses_when_there_is_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="was never completed"):
+    with pytest.raises(CheckpointError, match="it was never completed"):
         Manifest.load(tmp_path)
 
 

@@ -169,3 +169,24 @@ def test_other_checkpoints_of_a_finished_phase_stay(
     path = whole(checkpoints, final=False)
     rotate.run(make_checkpoint(tmp_path / "second", 3))
     assert path.is_dir()
+
+
+def test_checkpoints_of_another_session_are_neither_counted_nor_removed(
+    tmp_path: Path, rotation: tuple[Path, Path, Rotation]
+) -> None:
+    checkpoints, final, _ = rotation
+    ours = whole(checkpoints, final=True)
+    foreign = [
+        make_checkpoint(tmp_path / "second", 1, session="another"),
+        make_checkpoint(tmp_path / "second", 900, session="another", validation={"loss": 0.0}),
+        make_checkpoint(checkpoints, 7, session="another", final=True),
+        make_checkpoint(final, 5, 9, session="another", final=True),
+    ]
+    kept = [make_checkpoint(tmp_path / "second", step) for step in (2, 3)]
+    retention = Retention(keep_last=2, best=LOSS, adopted=foreign, finished=[(checkpoints, final)])
+    rotate = Rotation(tmp_path / "second", retention, attempt=1, disk=Disk())
+    rotate.run(kept[-1])
+    assert all(path.is_dir() for path in [*foreign, *kept])
+    assert not ours.exists()
+    [reduced] = [path for path in list_published(final) if path not in foreign]
+    assert Manifest.load(reduced).session == "s"

@@ -150,5 +150,5 @@ def test_store_clears_away_what_earlier_attempts_left_half_written(
 def test_manifest_of_a_removed_checkpoint_goes_first(world: World, tmp_path: Path) -> None:
     engine, store = build(world, 1), store_in(tmp_path, world)
     folders = [save(store, engine, at(step), {}).folder for step in (1, 2, 3)]
-    with pytest.raises(CheckpointError, match="was never completed"):
+    with pytest.raises(CheckpointError, match="it was never completed"):
         Manifest.load(folders[0])

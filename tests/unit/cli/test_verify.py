@@ -51,6 +51,17 @@ def test_verify_names_the_file_when_a_bit_is_flipped(
     assert "1 of 2 checkpoints are whole" in output
 
 
+def test_verify_names_a_checkpoint_that_lost_its_manifest(
+    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(layout, 5)
+    (publish(layout, 10) / "manifest.json").unlink()
+    assert verify(layout.root) == ExitCode.FAILED
+    output = capsys.readouterr().out
+    assert "BAD   phases/only/run-1/checkpoints/step-00000010.a0001" in output
+    assert "1 of 2 checkpoints are whole" in output
+
+
 def test_verify_is_refused_when_the_folder_is_no_session(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

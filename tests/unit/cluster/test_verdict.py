@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,3 +146,19 @@ def test_read_refusal_returns_what_the_main_rank_left(tmp_path: Path) -> None:
     path = tmp_path / "refusal"
     path.write_text('{"code": 2, "message": "busy"}')
     assert read_refusal(path) == Refusal(ExitCode.USAGE, "busy")
+
+
+def test_verdict_names_no_checkpoint_that_is_half_written_or_was_put_aside(
+    layout: SessionLayout,
+) -> None:
+    _attempt(layout, ExitCode.STOPPED)
+    folder = layout.phase("only").checkpoints_dir
+    names = ("step-00000005.a0001", "damaged-step-00000009.a0001", ".aside-step-00000010.a0001")
+    for time_s, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text("{}")
+        os.utime(folder / name / "manifest.json", (time_s, time_s))
+    message = judge(layout, since=0).message
+    assert str(folder / names[0]) in message
+    (folder / names[0] / "manifest.json").unlink()
+    assert "no checkpoint yet" in judge(layout, since=0).message

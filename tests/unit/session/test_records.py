@@ -80,10 +80,11 @@ def test_writer_loses_only_what_was_torn_when_the_file_ends_anywhere(tmp_path: P
         path.write_bytes(whole[:size])
         # A record that lacks but its newline is whole: no shorter text of it is an object.
         num_kept = int(size >= len(b'{"a":1}')) + int(size >= len(whole) - 1)
-        assert _write(path, {"d": 4}) == num_kept + 1
+        num_lines = whole[:size].count(b"\n") + (not whole[:size].endswith(b"\n") and size > 0)
+        assert _write(path, {"d": 4}) == num_lines + 1
         expected = [{"a": 1}, {"b": {"c": 2}}][:num_kept]
         assert list(read_records(path)) == [*expected, {"d": 4}]
-        assert _write(path) == num_kept + 1
+        assert _write(path) == num_lines + 1
 
 
 def test_read_records_leaves_out_a_last_line_that_is_still_being_written(tmp_path: Path) -> None:
@@ -96,7 +97,14 @@ def test_read_records_passes_over_lines_that_are_no_objects(tmp_path: Path) -> N
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'\n{"a":\n3\n\xff\xfe\n[1]\n{"a":1}\n')
     assert list(read_records(path)) == [{"a": 1}]
-    assert _write(path) == 1
+    assert _write(path) == 6
+
+
+def test_read_records_takes_no_later_line_when_the_disk_lost_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    _write(path, {"a": 1}, {"a": 2}, {"a": 3})
+    path.write_bytes(path.read_bytes().replace(b'{"a":2}', b'{"a"\0\0\0'))
+    assert list(read_records(path, 2)) == [{"a": 1}]
 
 
 def test_records_stay_in_sequence_when_writers_are_killed(

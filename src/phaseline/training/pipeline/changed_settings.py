@@ -10,7 +10,6 @@ from typing import Any
 
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.config.changes import Change, Effect, compare
-from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config
 from phaseline.errors import SessionChangedError, UsageError
 from phaseline.session.layout import SessionLayout
@@ -62,7 +61,7 @@ class ChangedSettings:
 
 
 def require_acceptable(
-    stored_text: str,
+    stored: Config,
     configuration: TrainingConfiguration,
     layout: SessionLayout,
     accept: Sequence[str] = (),
@@ -70,7 +69,7 @@ def require_acceptable(
     """Holds what is asked for against what the session was started with.
 
     Args:
-        stored_text: The session's resolved configuration.
+        stored: The session's resolved configuration.
         configuration: What is asked for now.
         layout: The session's directory.
         accept: Settings, or sections, whose changes are accepted, as the refusal writes them.
@@ -79,7 +78,7 @@ def require_acceptable(
         SessionChangedError: A change is neither harmless nor accepted, or cannot be.
         UsageError: Something is accepted that is not refused.
     """
-    changes = _changes(from_yaml(stored_text), configuration.config, layout)
+    changes = _changes(stored, configuration.config, layout)
     keys = {key: _with_indexes(key, configuration.config) for key in accept}
     _require_matches(keys, changes, layout)
     accepted: list[Change] = []

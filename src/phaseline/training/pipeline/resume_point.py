@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaseline.checkpoint.manifest import Manifest, parse_name, verify
-from phaseline.errors import CheckpointError
+from phaseline.checkpoint.manifest import MANIFEST_NAME, Manifest, list_headless, parse_name, verify
+from phaseline.errors import CheckpointError, CheckpointFormatError, CheckpointUnreachableError
 from phaseline.session.files import fsync_folder, write_json
+from phaseline.session.layout import SessionLayout
 
 _DAMAGED = "damaged-"
 
@@ -67,9 +68,23 @@ class SetAside:
         text = f"left out {self.checkpoint}: {self.problem}"
         if self.moved_to is not None:
             text += f" It is kept as {self.moved_to}."
-        if self.steps_lost is not None:
+        if self.steps_lost:
             text += f" {self.steps_lost} step(s) are trained once more."
         return text
+
+
+def find_headless(layout: SessionLayout) -> list[Rejected]:
+    """Returns what has a checkpoint's name and lost its manifest, which nothing here does."""
+    return [
+        Rejected(
+            folder=folder,
+            problem=f"{folder} has no {MANIFEST_NAME}: somebody or the disk removed it.",
+            is_ours=True,
+        )
+        for phase in sorted(layout.phases_dir.glob("*"))
+        for kept in (layout.phase(phase.name).checkpoints_dir, layout.phase(phase.name).final_dir)
+        for folder in list_headless(kept)
+    ]
 
 
 def newest_verified(
@@ -81,12 +96,24 @@ def newest_verified(
         folders: Published checkpoints, in any order.
         phase_names: The session's phases, in order.
         session_id: Identity of the session; another session's checkpoints are not its own.
+
+    Raises:
+        CheckpointFormatError: Another version trains this session. Its checkpoints are whole,
+            so they are neither put aside nor passed over.
+        CheckpointUnreachableError: One cannot be looked at just now.
     """
     rejected: list[Rejected] = []
     candidates: list[tuple[int, int, bool, bool, int, Path]] = []
     for folder in folders:
         try:
             manifest = Manifest.load(folder)
+        except CheckpointFormatError as error:
+            if error.session == session_id:
+                raise
+            rejected.append(Rejected(folder=folder, problem=str(error), is_ours=False))
+            continue
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
             continue
@@ -102,12 +129,16 @@ def newest_verified(
     for *_, folder in sorted(candidates, reverse=True):
         try:
             return ResumePoint(folder=folder, manifest=verify(folder)), rejected
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             rejected.append(Rejected(folder=folder, problem=str(error), is_ours=True))
     return None, rejected
 
 
-def set_aside(rejected: Rejected, point: ResumePoint | None) -> SetAside:
+def set_aside(
+    rejected: Rejected, point: ResumePoint | None, phase_names: Sequence[str]
+) -> SetAside:
     """Renames a checkpoint that did not verify, so that nobody takes it for one. Never deletes.
 
     Only the holder of the session's lease may call it.
@@ -115,8 +146,10 @@ def set_aside(rejected: Rejected, point: ResumePoint | None) -> SetAside:
     Args:
         rejected: The checkpoint.
         point: What the session goes on from instead.
+        phase_names: The session's phases, in order.
     """
     folder = rejected.folder
+    steps_lost = _steps_lost(folder, point, phase_names) if rejected.is_ours else None
     moved_to = None
     if rejected.is_ours:
         # A file system that damages files may refuse this too: the session goes on without.
@@ -129,7 +162,7 @@ def set_aside(rejected: Rejected, point: ResumePoint | None) -> SetAside:
         checkpoint=folder.name,
         problem=rejected.problem,
         moved_to=moved_to if moved_to and not folder.exists() else None,
-        steps_lost=_steps_lost(folder, point) if rejected.is_ours else None,
+        steps_lost=steps_lost,
     )
 
 
@@ -142,11 +175,18 @@ def _free_name(folder: Path) -> str:
     return name
 
 
-def _steps_lost(folder: Path, point: ResumePoint | None) -> int | None:
-    """By the folder's name and place: its manifest may be what is damaged."""
+def _steps_lost(folder: Path, point: ResumePoint | None, phase_names: Sequence[str]) -> int | None:
+    """By its manifest, or else by the folder's name and place."""
+    with suppress(CheckpointError):
+        begun = 0 if point is None else point.manifest.global_step
+        return max(0, Manifest.load(folder).global_step - begun)
     parsed = parse_name(folder.name)
     if parsed is None:
         return None
-    is_same_phase = point is not None and point.folder.parents[2] == folder.parents[2]
-    begun = point.manifest.phase_step if point is not None and is_same_phase else 0
-    return max(0, parsed[0] - begun)
+    if point is None:
+        return parsed[0]
+    if point.folder.parents[2] == folder.parents[2]:
+        return max(0, parsed[0] - point.manifest.phase_step)
+    names = [*phase_names, folder.parents[2].name]  # a phase that is gone from the file counts last
+    is_passed = names.index(folder.parents[2].name) < names.index(point.manifest.phase)
+    return 0 if is_passed else parsed[0]

@@ -38,10 +38,17 @@ from phaseline.session.identity import SessionIdentity, load_identity, save_iden
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
+from phaseline.session.stored_config import load_stored_config
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.resume_point import SetAside, newest_verified, set_aside
+from phaseline.training.pipeline.lost_records import require_records
+from phaseline.training.pipeline.resume_point import (
+    SetAside,
+    find_headless,
+    newest_verified,
+    set_aside,
+)
 
 OPENED_KEY = "session/opened"
 
@@ -232,8 +239,7 @@ class SessionManager:
     def _lead(self, rendezvous: Rendezvous) -> OpenSession:
         """Main rank: takes the lease, the attempt's number and what it will stand on."""
         layout, environment = self._layout, self._environment
-        layout.root.mkdir(parents=True, exist_ok=True)
-        lease = Lease.acquire(layout, take_over=self._take_over)
+        lease = self._take_lease()
         try:
             changes = self._require_acceptable()
             if environment.attempt is not None:
@@ -242,6 +248,7 @@ class SessionManager:
                 assert adopted is not None
                 put_aside: list[SetAside] = []
             else:
+                require_records(layout)
                 attempt = take_attempt(layout)
                 adopted, put_aside = self._adopt(attempt)
                 changes = self._with_ranks(changes, adopted)
@@ -264,6 +271,17 @@ class SessionManager:
         session.identity = self._identify()
         return session
 
+    def _take_lease(self) -> Lease:
+        root = self._layout.root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return Lease.acquire(self._layout, take_over=self._take_over)
+        except OSError as error:
+            raise UsageError(
+                f"The session directory {root} cannot be written: {error.strerror or error}. Make "
+                "it writable, or put the session elsewhere (--session DIR or session.root)."
+            ) from error
+
     def _record_start(
         self, session: OpenSession, put_aside: list[SetAside], changes: ChangedSettings
     ) -> None:
@@ -281,7 +299,6 @@ class SessionManager:
 
     def _require_acceptable(self) -> ChangedSettings:
         """What this start changes; later images of an attempt go by what the first one stored."""
-        stored_file = self._layout.config_file
         if self._environment.attempt is not None:
             return ChangedSettings()
         if load_identity(self._layout) is None:
@@ -292,7 +309,7 @@ class SessionManager:
                 )
             return ChangedSettings()
         return require_acceptable(
-            stored_file.read_text(encoding="utf-8"),
+            load_stored_config(self._layout),
             self._configuration,
             self._layout,
             self._accept_changes,
@@ -344,18 +361,23 @@ class SessionManager:
         identity = load_identity(self._layout)
         session_id = "" if identity is None else identity.id
         folders = list_inherited(self._layout, attempt.number)
-        point, rejected = newest_verified(
-            folders, [phase.name for phase in self._configuration.config.phases], session_id
-        )
+        names = [phase.name for phase in self._configuration.config.phases]
+        headless = find_headless(self._layout)
+        whole = [path for path in folders if path not in {one.folder for one in headless}]
+        point, rejected = newest_verified(whole, names, session_id)
+        rejected += headless
+        done = [set_aside(one, point, names) for one in rejected]
+        left_out = {one.folder for one in rejected}
+        root = self._layout.root
         adopted = Adopted(
-            checkpoints=tuple(str(path.relative_to(self._layout.root)) for path in folders),
-            resumed_from=(
-                None if point is None else str(point.folder.relative_to(self._layout.root))
+            checkpoints=tuple(
+                str(path.relative_to(root)) for path in folders if path not in left_out
             ),
+            resumed_from=None if point is None else str(point.folder.relative_to(root)),
             committed=() if point is None else point.manifest.committed,
         )
         write_adopted(attempt, adopted)
-        return adopted, [set_aside(one, point) for one in rejected]
+        return adopted, done
 
 
 def describe_environment(environment: RankEnvironment) -> dict[str, Any]:

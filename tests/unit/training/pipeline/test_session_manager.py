@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.errors import ExitCode, SessionBusyError, SessionChangedError
+from phaseline.errors import (
+    ExitCode,
+    SessionBusyError,
+    SessionChangedError,
+    SessionError,
+    UsageError,
+)
 from phaseline.session.attempts import read_adopted, read_outcome
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
 from phaseline.training.pipeline.session_manager import SessionManager
+from unit.checkpoint.made_checkpoints import make_checkpoint
 from unit.training.pipeline.sessions import TEXT, THIRD, configure, open_session, publish
 
 
@@ -80,6 +88,35 @@ def test_resumed_session_passes_over_a_checkpoint_that_does_not_verify(
     (bad / "a.bin").write_bytes(b"other byte")
     session = open_session(configure(tmp_path))
     assert session.adopted.resumed_from == "phases/first/run-1/checkpoints/step-00000005.a0001"
+    session.end(ExitCode.STOPPED, "a test")
+
+
+def test_what_is_left_out_when_a_session_resumes_is_not_adopted(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    ours = publish(layout, "first", 5, 1)
+    folder = layout.phase("first").checkpoints_dir
+    foreign = make_checkpoint(folder, 900, phase="first", session="another")
+    (make_checkpoint(folder, 8, phase="first", session="s") / "manifest.json").write_text("{")
+    session = open_session(configure(tmp_path))
+    assert session.trusted_checkpoints() == [ours]
+    assert foreign.is_dir()
+    assert ["belongs to another session" in note for note in session.notes] == [False, True]
+    session.end(ExitCode.STOPPED, "a test")
+
+
+def test_checkpoint_that_lost_its_manifest_is_told_once_and_put_aside(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    paths = [publish(layout, "first", step, 1) for step in (5, 8)]
+    run_once(tmp_path)  # adopts both
+    (paths[1] / "manifest.json").unlink()
+    session = open_session(configure(tmp_path))
+    assert session.trusted_checkpoints() == paths[:1]
+    [note] = session.notes
+    assert "It is kept as damaged-step-00000008.a0001. 3 step(s) are trained" in note
     session.end(ExitCode.STOPPED, "a test")
 
 
@@ -200,3 +237,45 @@ def test_session_that_lost_its_lease_writes_nothing_more(
     assert identity is not None
     assert identity.state == "open"
     session.close()
+
+
+def test_session_without_its_attempts_is_refused_rather_than_begun_anew(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    run_once(tmp_path)
+    saved = publish(layout, "first", 5, 2)
+    shutil.rmtree(layout.attempt(2).dir)
+    message = f"attempts/0002 is missing, and {saved} was written by that attempt.*inherit.weights"
+    with pytest.raises(SessionError, match=message):
+        open_session(configure(tmp_path))
+    assert layout.attempt_numbers() == [1]
+
+
+def test_attempt_of_another_session_takes_no_number_away(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    folder = layout.phase("first").checkpoints_dir
+    make_checkpoint(folder, 900, 7, phase="first", session="another")
+    (make_checkpoint(folder, 901, 7, phase="first") / "manifest.json").write_text("{")
+    assert run_once(tmp_path) == 2
+
+
+def test_session_without_its_identity_is_refused_rather_than_begun_anew(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    layout.session_file.unlink()
+    with pytest.raises(
+        SessionError, match=r"session\.json is missing, and .* belongs to a session"
+    ):
+        open_session(configure(tmp_path))
+    assert not layout.session_file.exists()
+
+
+def test_session_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "session").write_text("a file")
+    with pytest.raises(UsageError, match=r"session cannot be written: File exists\. Make it"):
+        open_session(configure(tmp_path))

@@ -1,0 +1,28 @@
+"""The configuration that a session keeps of itself."""
+
+from __future__ import annotations
+
+from phaseline.config.resolved import from_yaml
+from phaseline.config.sections import Config
+from phaseline.errors import ConfigurationError, SessionError
+from phaseline.session.layout import SessionLayout
+
+
+def load_stored_config(layout: SessionLayout) -> Config:
+    """Reads what a session runs with.
+
+    Raises:
+        SessionError: The file is gone or damaged, or of another version.
+    """
+    path = layout.config_file
+    fix = "Restore it from a copy, or use the version that wrote it."
+    try:
+        return from_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SessionError(f"{path}, which the session runs with, is missing. {fix}") from None
+    except UnicodeDecodeError as error:
+        raise SessionError(f"{path}, which the session runs with, is no text. {fix}") from error
+    except ConfigurationError as error:
+        raise SessionError(
+            f"{path}, which the session runs with, cannot be read: {error.faults[0]} {fix}"
+        ) from error

@@ -1,0 +1,50 @@
+"""Records of a session that are gone: then nothing may be begun anew beside its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phaseline.checkpoint.manifest import Manifest, list_kept, parse_name
+from phaseline.checkpoint.trust import list_inherited
+from phaseline.errors import CheckpointError, SessionError
+from phaseline.session.identity import load_identity
+from phaseline.session.layout import SessionLayout
+
+
+def require_records(layout: SessionLayout) -> None:
+    """Refuses a session whose checkpoints are there, but not what says that they are its own.
+
+    Otherwise the session would begin at step 0, or give a number a second time that fences
+    what an attempt writes from what others wrote.
+
+    Raises:
+        SessionError: Naming what is gone.
+    """
+    identity = load_identity(layout)
+    numbers = layout.attempt_numbers()
+    last = max(numbers, default=0)
+    if identity is None:
+        if saved := list_inherited(layout, last + 1):
+            raise SessionError(
+                f"{layout.session_file} is missing, and {saved[-1]} belongs to a session. Put the "
+                "file back from a copy, or train in another folder (--session DIR)."
+            )
+        return
+    for phase in sorted(layout.phases_dir.glob("*")):
+        for folder in list_kept(layout.phase(phase.name)):
+            named = parse_name(folder.name)
+            if named and named[1] > last and _is_of(folder, identity.id):
+                raise SessionError(
+                    f"{layout.attempt(named[1]).dir} is missing, and {folder} was written by that "
+                    "attempt. What it trusted and recorded is there and nowhere else. Put the "
+                    "folder back from a copy, or begin another session (--session DIR) with "
+                    f"inherit.weights: {folder}."
+                )
+
+
+def _is_of(folder: Path, session_id: str) -> bool:
+    """Whether a checkpoint says that it belongs to a session."""
+    try:
+        return Manifest.load(folder).session == session_id
+    except CheckpointError:
+        return False
