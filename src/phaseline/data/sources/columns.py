@@ -125,7 +125,7 @@ def _recognise(given: Given, names: list[str], place: str) -> Shape:
             "`{prompt: NAME, completion: NAME}`, `{messages: NAME}` or "
             "`{image: NAME, label: NAME}`."
         )
-    if "labelled" in fitting and "text" in fitting:
+    if fitting == ["labelled", "text"]:
         raise DataError(
             f"{place}: the columns {_listed(names)} could be text to go on with or text with a "
             "label. Set `shape: text` or `shape: labelled` in the source's arguments."

@@ -12,16 +12,15 @@ from phaseline.data.sources.decompression import READ_ERRORS
 from phaseline.data.sources.formats.detection import Format, detect_format, is_named_as, read_rows
 from phaseline.data.sources.paths import list_files
 from phaseline.data.sources.problems import OnError, Problems, RowFault
-from phaseline.data.sources.row_source import RowSource
-from phaseline.data.sources.samples import label_settings
+from phaseline.data.sources.row_source import RowSettings, RowSource
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from phaseline.data.sources.columns import Given
+    from typing_extensions import Unpack
+
     from phaseline.data.sources.problems import Row
-    from phaseline.data.sources.protocol import Shape
 
 _TEXT_COLUMN = {"text": "text"}
 _FILES_LOOKED_AT = 8
@@ -42,30 +41,19 @@ def text_files(paths: Sequence[str], on_error: OnError = "stop") -> RowSource:
 def files(
     paths: Sequence[str],
     format: Format | Literal["auto"] = "auto",  # noqa: A002 - as the configuration calls it
-    columns: Given | None = None,
-    shape: Shape | Literal["auto"] = "auto",
-    on_error: OnError = "stop",
-    classes: Sequence[str] | None = None,
-    resize: Sequence[int] | None = None,
-    channels: int | None = None,
+    **settings: Unpack[RowSettings],
 ) -> RowSource:
     """Yields a sample per row, in the order of the sorted paths; the id is path and number.
 
     Args:
         paths: Files, folders and patterns.
         format: Of all files; auto: of each by its name or how it begins.
-        columns: Columns by role.
-        shape: What the rows are; auto: recognised by the columns.
-        on_error: stop: what cannot be used is refused; skip: it is counted.
-        classes: Names of labels, in order.
-        resize: Height and width of images.
-        channels: Of images.
+        settings: How the rows are read.
     """
     table = FileTable("files", paths, format)
     if table.is_text:
-        columns = {**_TEXT_COLUMN, **(columns or {})}
-    labels = label_settings(classes, resize, channels)
-    return RowSource(table, columns, shape, on_error, labels)
+        settings["columns"] = {**_TEXT_COLUMN, **(settings.get("columns") or {})}
+    return RowSource(table, **settings)
 
 
 class FileTable:

@@ -6,24 +6,22 @@ import re
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from phaseline.data.file_digests import fingerprint_files
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.formats.columnar import rows_of_batches
-from phaseline.data.sources.problems import OnError, Problems
-from phaseline.data.sources.row_source import RowSource
-from phaseline.data.sources.samples import label_settings
+from phaseline.data.sources.problems import Problems
+from phaseline.data.sources.row_source import RowSettings, RowSource
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
 
     import pyarrow as pa
+    from typing_extensions import Unpack
 
-    from phaseline.data.sources.columns import Given
     from phaseline.data.sources.problems import Row
-    from phaseline.data.sources.protocol import Shape
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 256
@@ -34,12 +32,7 @@ def hub_dataset(
     subset: str | None = None,
     split: str | None = None,
     revision: str | None = None,
-    columns: Given | None = None,
-    shape: Shape | Literal["auto"] = "auto",
-    on_error: OnError = "stop",
-    classes: Sequence[str] | None = None,
-    resize: Sequence[int] | None = None,
-    channels: int | None = None,
+    **settings: Unpack[RowSettings],
 ) -> RowSource:
     """Yields a sample per row; the id is the name and the number of the row.
 
@@ -49,15 +42,10 @@ def hub_dataset(
         split: Its split, or a part of one as `train[:10%]`; may be left out if there is one.
         revision: Branch, tag or commit. With a commit of 40 digits and named columns a start
             looks nothing up once the data is prepared.
-        columns: Columns by role.
-        shape: What the rows are; auto: recognised by the columns.
-        on_error: stop: what cannot be used is refused; skip: it is counted.
-        classes: Names of labels, in order.
-        resize: Height and width of images.
-        channels: Of images.
+        settings: How the rows are read.
     """
     table = HubTable(name, subset, split, revision)
-    return RowSource(table, columns, shape, on_error, label_settings(classes, resize, channels))
+    return RowSource(table, **settings)
 
 
 class HubTable:

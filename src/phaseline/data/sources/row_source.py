@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from phaseline.config.known_sources import shape_of_roles
 from phaseline.data.file_digests import fingerprint_files
@@ -15,7 +15,7 @@ from phaseline.data.sources.samples import LabelSettings, SampleReader
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from phaseline.data.sources.problems import Row
     from phaseline.data.sources.protocol import Sample, Shape
@@ -52,6 +52,17 @@ class Table(Protocol):
         ...
 
 
+class RowSettings(TypedDict, total=False):
+    """How rows are read: what a source takes besides its table, as `RowSource` explains it."""
+
+    columns: Given | None
+    shape: Shape | Literal["auto"]
+    on_error: OnError
+    classes: Sequence[str] | None
+    resize: Sequence[int] | None
+    channels: int | None
+
+
 class RowSource:
     """Makes a sample of every row.
 
@@ -65,22 +76,27 @@ class RowSource:
         columns: Given | None = None,
         shape: Shape | Literal["auto"] = "auto",
         on_error: OnError = "stop",
-        labels: LabelSettings = LabelSettings(),  # noqa: B008 - frozen
+        classes: Sequence[str] | None = None,
+        resize: Sequence[int] | None = None,
+        channels: int | None = None,
     ) -> None:
         """Takes what the rows are; reads nothing yet.
 
         Args:
             table: The rows.
             columns: Columns by role, as far as the configuration names them.
-            shape: What the rows are; auto: recognised.
+            shape: What the rows are; auto: recognised by the columns.
             on_error: stop: what cannot be used is refused; skip: it is counted.
-            labels: How labels and images are read.
+            classes: Names of the labels, in order; None: labels are numbers.
+            resize: Height and width that images are scaled to; None: as they are.
+            channels: Of images, 1 or 3; None: as the first one has.
         """
         self._table = table
         self._given = columns or {}
         self._wanted = shape
         self._on_error: OnError = on_error
-        self._labels = labels
+        size = (resize[0], resize[1]) if resize else None
+        self._labels = LabelSettings(tuple(classes) if classes else None, size, channels)
         self._columns: Columns | None = None
         self._problems = Problems(on_error)
 

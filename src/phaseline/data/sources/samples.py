@@ -35,13 +35,6 @@ class LabelSettings:
     channels: int | None = None
 
 
-def label_settings(
-    classes: Sequence[str] | None, resize: Sequence[int] | None, channels: int | None
-) -> LabelSettings:
-    """What a source's arguments say of labels and images."""
-    return LabelSettings(classes, (resize[0], resize[1]) if resize else None, channels)
-
-
 class SampleReader:
     """Makes samples of the rows of one pass over a source."""
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from phaseline.data.sources.files import FileTable
-from phaseline.data.sources.row_source import RowSource
-from phaseline.data.sources.samples import label_settings
+from phaseline.data.sources.row_source import RowSettings, RowSource
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from typing_extensions import Unpack
 
-    from phaseline.data.sources.columns import Given
-    from phaseline.data.sources.problems import OnError
-    from phaseline.data.sources.protocol import Shape
 
 _STATE_FILE = "state.json"
 _SPLITS_FILE = "dataset_dict.json"
@@ -25,27 +21,17 @@ _SPLITS_FILE = "dataset_dict.json"
 def saved_dataset(
     path: str,
     split: str | None = None,
-    columns: Given | None = None,
-    shape: Shape | Literal["auto"] = "auto",
-    on_error: OnError = "stop",
-    classes: Sequence[str] | None = None,
-    resize: Sequence[int] | None = None,
-    channels: int | None = None,
+    **settings: Unpack[RowSettings],
 ) -> RowSource:
     """Yields a sample per row; the id is the path of the Arrow file and the number of the row.
 
     Args:
         path: The folder.
         split: The split, if the folder holds several.
-        columns: Columns by role.
-        shape: What the rows are; auto: recognised by the columns.
-        on_error: stop: what cannot be used is refused; skip: it is counted.
-        classes: Names of labels, in order.
-        resize: Height and width of images.
-        channels: Of images.
+        settings: How the rows are read.
     """
     table = FileTable("saved_dataset", _arrow_files(_folder(Path(path), split)), "arrow")
-    return RowSource(table, columns, shape, on_error, label_settings(classes, resize, channels))
+    return RowSource(table, **settings)
 
 
 def _folder(root: Path, split: str | None) -> Path:

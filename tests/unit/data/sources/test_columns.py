@@ -24,6 +24,7 @@ from phaseline.errors import DataError
             "preferences",
             {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
         ),
+        ("question answer text label", "pairs", {"prompt": "question", "completion": "answer"}),
         ("chosen rejected", "preferences", {"chosen": "chosen", "rejected": "rejected"}),
         ("img label", "labelled", {"image": "img", "label": "label"}),
         ("features label", "labelled", {"features": "features", "label": "label"}),

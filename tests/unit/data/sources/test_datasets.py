@@ -112,7 +112,7 @@ answer = None
     source = saved_dataset(str(tmp_path / "one"), columns=columns)
     assert len(list(source.samples())) == 5
     file = tmp_path / "several" / "test" / "data-00000-of-00001.arrow"
-    source = saved_dataset(str(tmp_path / "several"), "test", columns)
+    source = saved_dataset(str(tmp_path / "several"), "test", columns=columns)
     assert list(source.samples()) == [Pair(f"{file}:1", "d", "y"), Pair(f"{file}:2", "b", "w")]
     with pytest.raises(DataError, match="needs a `split`; there are test, train"):
         saved_dataset(str(tmp_path / "several"))
