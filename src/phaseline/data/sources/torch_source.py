@@ -35,10 +35,9 @@ class TorchSource:
         return f"torch_source-1-{self._files.fingerprint()}"
 
     def samples(self) -> Iterator[Document]:
-        """Yields one document per file that is not empty, sorted by path."""
+        """Yields one document per file, sorted by path."""
         for path, text in self._files.read():
-            if text:
-                yield Document(path, text)
+            yield Document(path, text)
 
 
 def _folder_of_torch() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from phaseline.data.sources.files import files
 from phaseline.errors import DataError
-from unit.data.sources.made_files import COMPRESSORS, arrow, jsonl, parquet
+from unit.data.sources.made_files import COMPRESSORS, WRITERS, arrow, jsonl, parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +165,22 @@ def test_files_go_on_with_the_next_when_one_is_hostile(tmp_path: Path) -> None:
     source = files([str(tmp_path)], columns=TEXT["columns"], on_error="skip")
     last = list(source.samples())[-1]
     assert last.id == f"{tmp_path / 'zz.jsonl'}:1"
+
+
+@pytest.mark.parametrize("suffix", [*WRITERS, *(f"jsonl.{name}" for name in COMPRESSORS)])
+def test_files_never_fail_in_another_way_when_bytes_are_cut_or_changed(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    rows = [{"text": f"text {idx} é", "n": str(idx)} for idx in range(30)]
+    kind, _, compression = suffix.partition(".")
+    content = WRITERS[kind](rows)
+    content = COMPRESSORS[compression](content) if compression else content
+    chance = random.Random(suffix)
+    for _ in range(60):
+        damaged = bytearray(content[: chance.randrange(len(content) + 1)])
+        if damaged and chance.random() < 0.5:
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        source = files([str(path)], columns=TEXT["columns"], on_error="skip", format=kind)  # type: ignore[arg-type]
+        assert len(list(source.samples())) <= len(rows)

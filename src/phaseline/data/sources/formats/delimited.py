@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from typing import TYPE_CHECKING
 
 from phaseline.data.sources.decompression import open_bytes
@@ -12,6 +11,8 @@ from phaseline.data.sources.problems import Problems, Row, RowFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_LONGEST_VALUE = 1 << 28
 
 
 def read_csv(path: str, problems: Problems) -> Iterator[Row]:
@@ -25,9 +26,10 @@ def read_tsv(path: str, problems: Problems) -> Iterator[Row]:
 
 
 def _read(path: str, delimiter: str, problems: Problems) -> Iterator[Row]:
-    # A document may be longer than the 128 KiB that the module allows. The limit is the whole
+    # A document may be longer than the 128 KiB that the module allows, but a quote that is
+    # never closed must not take the rest of a large file into memory. The limit is the whole
     # process's; nothing else here reads CSV.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(_LONGEST_VALUE)
     # What is no UTF-8 becomes surrogates, so that the rows behind it can still be read; a row
     # that holds any is refused when it becomes a sample.
     with (

@@ -19,16 +19,16 @@ _LARGEST_JSON_BYTES = 1 << 29
 def read_json_lines(path: str, problems: Problems) -> Iterator[Row]:
     """Yields the object of every line that is not blank."""
     for number, line in decoded_lines(path, problems):
-        row = Row(path, number, "line", {})
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            problems.meet_row(_no_json(error, "Correct the line, or remove it."), row)
+            fault = _no_json(error, "Correct the line, or remove it.")
+            problems.meet_row(fault, Row(path, number, "line", {}))
             continue
         if isinstance(values, dict):
             yield Row(path, number, "line", values)
         else:
-            problems.meet_row(_no_object(values), row)
+            problems.meet_row(_no_object(values), Row(path, number, "line", {}))
 
 
 def read_json(path: str, problems: Problems) -> Iterator[Row]:
