@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
+from phaseline.config.checks import (
+    batches,
+    checkpoints,
+    engine,
+    model,
+    names,
+    phases,
+    schedules,
+    sources,
+)
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -19,15 +28,19 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     model.vocabulary_covers_the_tokenizer,
     names.model_factory_can_be_found,
     names.tokenizer_source_is_known,
+    sources.tokenizer_source_arguments_fit_together,
     names.phase_names_are_unique,
     names.exported_phases_exist,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,
     names.sources_are_known,
+    names.filters_can_be_found,
+    sources.source_arguments_fit_together,
+    sources.filters_have_an_effect,
     names.optimizer_is_known,
     names.callbacks_can_be_found,
-    phases.sources_have_the_objective_shape,
+    sources.sources_have_the_objective_shape,
     phases.weight_has_an_effect,
     model.positions_cover_the_sequences,
     batches.tokens_are_whole_sequences,

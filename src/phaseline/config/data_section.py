@@ -27,6 +27,31 @@ class TokenizerSection(Section):
     )
 
 
+class FiltersSection(Section):
+    """What of a source is kept. What is left out is counted by reason."""
+
+    min_chars: int | None = Field(
+        None, ge=1, examples=["200"], description="Samples with fewer characters are left out."
+    )
+    max_chars: int | None = Field(
+        None, ge=1, examples=["100_000"], description="Samples with more are left out."
+    )
+    keep_if: str | None = Field(
+        None,
+        examples=["my_package.filters:is_english"],
+        description="`module:attribute` of a function that takes a sample and returns whether "
+        "it is kept.",
+    )
+    deduplicate: bool = Field(
+        False, description="Of samples that are equal but for their ids, only the first is kept."
+    )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything could be left out."""
+        return self != FiltersSection()
+
+
 class SourceSection(Section):
     """One source of samples and its share of the mixture."""
 
@@ -34,6 +59,7 @@ class SourceSection(Section):
         examples=["python_stdlib"], description="Registered name or `module:attribute`."
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
+    filters: FiltersSection = FiltersSection()
     weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the others.")
 
 
@@ -43,7 +69,8 @@ class DataSection(Section):
     sources: tuple[SourceSection, ...] = Field(
         min_length=1,
         examples=["[{source: python_stdlib}]"],
-        description="The mixture. `source: NAME` with `arguments` stands for a single one.",
+        description="The mixture. `source: NAME` with `arguments` and `filters` stands for a "
+        "single one.",
     )
     sequence_length: int = Field(ge=8, examples=["256"], description="Tokens per sequence.")
     held_out_frac: float = Field(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def digest_files(paths: Sequence[str], memory_folder: Path) -> list[str]:
     if settled != known:
         _remember(memory, settled)
     return digests
+
+
+def fingerprint_files(paths: Sequence[str]) -> str:
+    """Names the contents of files, in order; the user's cache remembers their digests."""
+    return fingerprint_of(digest_files(paths, Cache.of_user().root / "digests"))
 
 
 def _stamp(path: str) -> tuple[str, bool]:

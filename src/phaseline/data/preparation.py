@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.rows import Rows, build_rows
-from phaseline.data.sources import Source, build_source
+from phaseline.data.sources import (
+    Source,
+    build_filtered_source,
+    check_source,
+    describe_source,
+)
 from phaseline.data.store import STORE_VERSION, SplitData, Store, read_store, write_store
 from phaseline.data.tokenizer import Tokenizer, build_tokenizer
 from phaseline.errors import DataError
@@ -113,7 +118,8 @@ class _StoreRequest:
         )
 
     def build(self, report: Report, proceed: Proceed, folder: Path) -> None:
-        report(f"preparing {self.name}")
+        check_source(self.source)
+        report(f"preparing {self.name}{describe_source(self.source)}")
         write_store(
             folder,
             self.source,
@@ -132,9 +138,9 @@ class _Sources:
 
     def find(self, section: SourceSection) -> tuple[Source, str]:
         """The source and its fingerprint."""
-        key = repr((section.source, section.arguments))
+        key = repr((section.source, section.arguments, section.filters))
         if key not in self._known:
-            source = build_source(section.source, section.arguments)
+            source = build_filtered_source(section)
             self._known[key] = (source, source.fingerprint())
         return self._known[key]
 

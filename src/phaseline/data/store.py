@@ -120,6 +120,7 @@ def write_store(
                 writers["held_out" if is_apart else "train"].add(encoded)
         for writer in writers.values():
             writer.save_index()
+    dropped.update(getattr(source, "skipped", {}))
     header = {"shape": source.shape, "dtype": dtype.str, "dropped": dict(dropped)}
     (folder / _STORE_FILE).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
 

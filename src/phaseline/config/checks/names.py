@@ -10,7 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES, OPTIMIZERS, SOURCES, Argument
+from phaseline.config.known import OBJECTIVES, OPTIMIZERS, Argument
+from phaseline.config.known_sources import SOURCES
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, found_text
 
@@ -64,6 +65,14 @@ def sources_are_known(place: Place) -> Iterator[Finding]:
     for source_idx, entry in enumerate(place.phase.data.sources):
         loc = place.loc("data", "sources", source_idx)
         yield from _check_source(entry.source, entry.arguments, loc)
+
+
+def filters_can_be_found(place: Place) -> Iterator[Finding]:
+    """Functions that filter are in packages that can be found."""
+    for source_idx, entry in enumerate(place.phase.data.sources):
+        if entry.filters.keep_if is not None:
+            loc = place.loc("data", "sources", source_idx, "filters", "keep_if")
+            yield from _check_plugin(entry.filters.keep_if, loc)
 
 
 def tokenizer_source_is_known(config: Config) -> Iterator[Finding]:
