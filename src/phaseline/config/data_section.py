@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections import Counter
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -49,3 +51,30 @@ class DataSection(Section):
     held_out_frac: float = Field(
         0.02, gt=0, lt=1, description="Share of the documents that is only ever validated on."
     )
+    packing: bool = Field(
+        True,
+        description="Put several documents into one sequence: texts end to end, others as they fit "
+        "best; false: each begins a sequence of its own, and the rest is padding.",
+    )
+    separate_documents: bool = Field(
+        True,
+        description="Documents that share a sequence do not attend to each other, and the positions "
+        "of each begin at 0; false: for models that cannot keep them apart.",
+    )
+    order: Literal["shuffled", "sequential"] = Field(
+        "shuffled",
+        description="shuffled: anew in every epoch; sequential: as the sources give them, for a "
+        "curriculum. Pairs are then packed as they follow each other, which wastes more positions.",
+    )
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Of each source, as metrics are named: no two are alike."""
+        names = [
+            re.sub(r"\W+", "_", entry.source.rpartition(":")[2], flags=re.ASCII)
+            for entry in self.sources
+        ]
+        count = Counter(names)
+        return tuple(
+            name if count[name] == 1 else f"{name}_{source_idx}"
+            for source_idx, name in enumerate(names)
+        )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
 from phaseline.training.phases.held_out import HeldOutTotals
 
@@ -20,7 +20,7 @@ def batch_of(targets: torch.Tensor) -> Batch:
 def totals_of(
     losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str
 ) -> HeldOutTotals:
-    totals = HeldOutTotals(TOKEN_BYTES, ranges, CPU)
+    totals = HeldOutTotals(TOKEN_BYTES, ranges, ["only"], CPU)
     for first in range(0, len(losses), size):
         rows = slice(first, first + size)
         totals.add(losses[rows], batch_of(targets[rows]))
@@ -61,7 +61,7 @@ def test_totals_can_be_read_twice(world: World) -> None:
 
 
 def test_totals_are_nan_and_name_no_range_when_nothing_was_counted(world: World) -> None:
-    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], CPU).metrics("p", world)
+    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], ["only"], CPU).metrics("p", world)
     assert list(found) == ["p/loss"]
     assert math.isnan(found["p/loss"])
 

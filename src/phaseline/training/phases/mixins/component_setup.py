@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.training.phases.mixins.host import PhaseHost
 
