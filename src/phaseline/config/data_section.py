@@ -66,6 +66,17 @@ class DataSection(Section):
         description="shuffled: anew in every epoch; sequential: as the sources give them, for a "
         "curriculum. Pairs are then packed as they follow each other, which wastes more positions.",
     )
+    num_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes per rank that read batches ahead, for data on slow disks; 0: the "
+        "training process reads them itself, which is faster where they are in memory.",
+    )
+    prefetch: int = Field(
+        4, ge=1, le=1024, description="Micro-batches that each worker holds ready."
+    )
+
     @property
     def source_names(self) -> tuple[str, ...]:
         """Of each source, as metrics are named: no two are alike."""

@@ -14,6 +14,7 @@ from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import Config
+from phaseline.data.loader import build_loader
 from phaseline.data.phase_data import open_phase_data
 from phaseline.data.preparation import prepare
 from phaseline.distributed.engines import EngineSettings, build_engine
@@ -137,6 +138,7 @@ class RuntimeMaker:
             engine=engine,
             objective=objective or build_objective(section.objective, path=""),
             data=data,
+            loader=build_loader(section.data, data, seed=5, phase_idx=0, dp_rank=0),
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self.world),
