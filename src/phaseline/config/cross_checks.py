@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
+from phaseline.config.checks import (
+    batches,
+    checkpoints,
+    data,
+    engine,
+    model,
+    names,
+    phases,
+    schedules,
+)
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -29,6 +38,8 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     names.callbacks_can_be_found,
     phases.sources_have_the_objective_shape,
     phases.weight_has_an_effect,
+    data.separation_has_documents,
+    data.prefetch_has_workers,
     model.positions_cover_the_sequences,
     batches.tokens_are_whole_sequences,
     batches.micro_batch_fits_the_batch,

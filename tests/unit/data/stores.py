@@ -25,7 +25,7 @@ def side_of(documents: Sequence[Sequence[int]], *, is_text: bool = False) -> Spl
     return SplitData(np.array(tokens, np.uint16), offsets, None if is_text else learnt)
 
 
-def segments_of(arrays: RowArrays) -> list[list[Segment]]:
+def segments_of(arrays: RowArrays, pad_id: int = PAD) -> list[list[Segment]]:
     """Inputs and targets of every document of every row, without padding at a row's end."""
     rows = []
     time = arrays.inputs.shape[1]
@@ -39,16 +39,16 @@ def segments_of(arrays: RowArrays) -> list[list[Segment]]:
             column - max(begin for begin in begins if begin <= column) for column in range(time)
         ]
         segments = [
-            _without_padding(inputs[begin:end], targets[begin:end])
+            _without_padding(inputs[begin:end], targets[begin:end], pad_id)
             for begin, end in zip(begins, [*begins[1:], time], strict=True)
         ]
         rows.append(segments)
     return rows
 
 
-def _without_padding(inputs: list[int], targets: list[int]) -> Segment:
+def _without_padding(inputs: list[int], targets: list[int], pad_id: int) -> Segment:
     length = len(inputs)
-    while length and inputs[length - 1] == PAD:
+    while length and inputs[length - 1] == pad_id:
         assert targets[length - 1] == NO_LOSS
         length -= 1
     return inputs[:length], targets[:length]

@@ -38,3 +38,18 @@ def test_step_metrics_are_forgotten_once_they_are_read(world: World) -> None:
     )
     assert len(metrics.drain()) == 1
     assert metrics.drain() == []
+
+
+def test_step_metrics_keep_the_sources_of_a_mixture_apart(world: World) -> None:
+    metrics = StepMetrics(world)
+    for sums, num_targets in (([6.0, 4.0], [3, 1]), ([6.0, 0.0], [2, 0])):
+        metrics.add(
+            torch.tensor(sums),
+            num_targets=num_targets,
+            lr=0.1,
+            report=StepReport(1.0, False),
+            counters=(1, 1, 1),
+        )
+    first, second = metrics.drain()
+    assert (first.loss, first.source_losses) == (2.5, (2.0, 4.0))
+    assert (second.loss, second.source_losses) == (3.0, (3.0, None))
