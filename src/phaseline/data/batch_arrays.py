@@ -65,7 +65,8 @@ class BatchAssembler:
         """
         if len(self._sources) == 1 and len(sample_ids) == num_rows:
             rows, ids = self._sources[0], sample_ids[:, 1]
-            inputs, targets, positions = rows.take(ids, self._time([(rows, ids)]), self._pad_id)
+            time = self._time(rows.max_length(ids))
+            inputs, targets, positions = rows.take(ids, time, self._pad_id)
             positions = positions if self._is_separate else None
             return BatchArrays(inputs, targets, positions, None, num_rows)
         return self._merge(sample_ids, num_rows)
@@ -76,7 +77,7 @@ class BatchAssembler:
             for source_idx, rows in enumerate(self._sources)
         ]
         parts = [(rows, here, sample_ids[here, 1]) for rows, here in places if len(here)]
-        time = self._time([(rows, ids) for rows, _, ids in parts])
+        time = self._time(max((rows.max_length(ids) for rows, _, ids in parts), default=1))
         inputs = np.full((num_rows, time), self._pad_id, np.int64)
         targets = np.full((num_rows, time), NO_LOSS, np.int64)
         positions = np.tile(np.arange(time), (num_rows, 1))
@@ -93,7 +94,6 @@ class BatchAssembler:
         shown = positions if is_divided and self._is_separate else None
         return BatchArrays(inputs, targets, shown, sources, len(sample_ids))
 
-    def _time(self, parts: Sequence[tuple[Rows, Ids]]) -> int:
-        longest = max((rows.max_length(ids) for rows, ids in parts), default=1)
+    def _time(self, longest: int) -> int:
         rounded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
         return min(rounded, self._sequence_length)

@@ -80,8 +80,10 @@ class TextWindows:
         self._inputs = data.tokens[:num_tokens].reshape(-1, sequence_length)
         self._targets = data.tokens[1 : num_tokens + 1].reshape(-1, sequence_length)
         self._begins = data.offsets
-        first, end = self._begins_after(np.array([0]), self.num_rows)
-        self.num_useful = num_tokens - int(end[0] - first[0])
+        self._edges = np.array([[0], [sequence_length]])
+        _, num_begins = self._begins.searchsorted([0, num_tokens], side="right").tolist()
+        # The very first document begins before any target.
+        self.num_useful = num_tokens - max(0, num_begins - 1)
 
     def max_length(self, ids: Ids) -> int:  # noqa: ARG002 - all rows are of one length
         """Inputs of the longest of these rows, without padding."""
@@ -100,7 +102,8 @@ class TextWindows:
         inputs = self._inputs.take(ids, axis=0).astype(np.int64)
         targets = self._targets.take(ids, axis=0).astype(np.int64)
         first, end = self._begins_after(ids)
-        if np.array_equal(first, end):
+        # As lists: of so few numbers that is the cheapest comparison by far.
+        if first.tolist() == end.tolist():
             return RowArrays(inputs, targets, None)
         rows = np.repeat(np.arange(len(ids)), end - first)
         begins = self._begins[spans(first, end)] - ids[rows] * time
@@ -108,21 +111,35 @@ class TextWindows:
         inside = begins < time
         if not inside.any():
             return RowArrays(inputs, targets, None)
-        latest_begin = np.zeros((len(ids), time), np.int64)
-        latest_begin[rows[inside], begins[inside]] = begins[inside]
-        np.maximum.accumulate(latest_begin, axis=1, out=latest_begin)
-        return RowArrays(inputs, targets, np.arange(time) - latest_begin)
+        return RowArrays(inputs, targets, _positions(len(ids), time, rows[inside], begins[inside]))
 
-    def _begins_after(self, ids: Ids, num_rows: int = 1) -> tuple[Ids, Ids]:
+    def _begins_after(self, ids: Ids) -> tuple[Ids, Ids]:
         """Of the documents that begin after each row's first token, the first and the end.
 
         The one that begins right behind the row belongs to them: the row's last target is its
         first token.
         """
-        tokens = ids * self._sequence_length
-        first = np.searchsorted(self._begins, tokens, side="right")
-        end = np.searchsorted(self._begins, tokens + num_rows * self._sequence_length, side="right")
+        # One search for both ends: in a micro-batch it is the call that costs.
+        first, end = self._begins.searchsorted(
+            ids * self._sequence_length + self._edges, side="right"
+        )
         return first, end
+
+
+def _positions(num_rows: int, time: int, rows: Ids, begins: Ids) -> Ids:
+    """Positions that count on from 0 and fall back to it where documents begin.
+
+    Args:
+        num_rows: Rows.
+        time: Of each.
+        rows: The row of every document but the first of its row, in order.
+        begins: Where it begins there; not 0.
+    """
+    latest_begin = np.zeros((num_rows, time), np.int64)
+    latest_begin[rows, begins] = begins
+    np.maximum.accumulate(latest_begin, axis=1, out=latest_begin)
+    positions: Ids = np.arange(time) - latest_begin
+    return positions
 
 
 def spans(first: Ids, end: Ids) -> Ids:

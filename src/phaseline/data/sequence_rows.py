@@ -178,5 +178,7 @@ def _count_learnt(data: SplitData, first: Ids, end: Ids) -> Ids:
     return counts
 
 
-def _running_sum(flags: NDArray[np.uint8]) -> Ids:
-    return np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
+def _running_sum(flags: NDArray[np.uint8]) -> NDArray[np.int32]:
+    sums = np.zeros(len(flags) + 1, np.int32)
+    np.cumsum(flags, out=sums[1:])
+    return sums
