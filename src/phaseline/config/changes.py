@@ -98,6 +98,8 @@ _REMARKS: dict[tuple[str, ...], str] = {
     ("batch", "global_size"): _OTHER_ORDER,
     ("data", "sequence_length"): _OTHER_ORDER,
     ("data", "sources"): _OTHER_ORDER,
+    ("data", "packing"): _OTHER_ORDER,
+    ("data", "order"): _OTHER_ORDER,
     ("duration",): _OTHER_CURVE,
     ("schedule",): _OTHER_CURVE,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from phaseline.config.checks import (
     batches,
     checkpoints,
+    data,
     engine,
     model,
     names,
@@ -42,6 +43,8 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     names.callbacks_can_be_found,
     sources.sources_have_the_objective_shape,
     phases.weight_has_an_effect,
+    data.separation_has_documents,
+    data.prefetch_has_workers,
     model.positions_cover_the_sequences,
     batches.tokens_are_whole_sequences,
     batches.micro_batch_fits_the_batch,

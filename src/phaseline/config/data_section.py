@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections import Counter
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -76,3 +78,41 @@ class DataSection(Section):
     held_out_frac: float = Field(
         0.02, gt=0, lt=1, description="Share of the documents that is only ever validated on."
     )
+    packing: bool = Field(
+        True,
+        description="Put several documents into one sequence: texts end to end, others as they fit "
+        "best; false: each begins a sequence of its own, and the rest is padding.",
+    )
+    separate_documents: bool = Field(
+        True,
+        description="Documents that share a sequence do not attend to each other, and the positions "
+        "of each begin at 0; false: for models that cannot keep them apart.",
+    )
+    order: Literal["shuffled", "sequential"] = Field(
+        "shuffled",
+        description="shuffled: anew in every epoch; sequential: as the sources give them, for a "
+        "curriculum. Pairs are then packed as they follow each other, which wastes more positions.",
+    )
+    num_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes per rank that read batches ahead, for data on slow disks; 0: the "
+        "training process reads them itself, which is faster where they are in memory.",
+    )
+    prefetch: int = Field(
+        4, ge=1, le=1024, description="Micro-batches that each worker holds ready."
+    )
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Of each source, as metrics are named: no two are alike."""
+        names = [
+            re.sub(r"\W+", "_", entry.source.rpartition(":")[2], flags=re.ASCII)
+            for entry in self.sources
+        ]
+        count = Counter(names)
+        return tuple(
+            name if count[name] == 1 else f"{name}_{source_idx}"
+            for source_idx, name in enumerate(names)
+        )

@@ -240,8 +240,8 @@ class KeepBestSection(Section):
 
     metric: str = Field(
         "loss",
-        description="What a validation measures: loss, bits_per_byte, or loss_at_A_to_B for "
-        "each of evaluate.position_ranges.",
+        description="What a validation measures: loss, bits_per_byte, loss_at_A_to_B for each of "
+        "evaluate.position_ranges, or in a mixture loss_SOURCE.",
     )
     mode: Literal["min", "max"] = Field("min", description="Whether less of it is better, or more.")
 

@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
+from phaseline.data.cutting import build_rows
 from phaseline.data.fingerprints import fingerprint_of
-from phaseline.data.rows import Rows, build_rows
+from phaseline.data.rows import Rows
 from phaseline.data.sources import (
     Source,
     build_filtered_source,
@@ -73,7 +74,8 @@ def prepare(config: Config, report: Report, proceed: Proceed = always_proceed) -
             entry = cache.obtain(_STORES, request.fingerprint, build, report, proceed)
             proceed()
             rows = _cut(phase, request, entry)
-            report(f"phase {phase.name}: {request.name}: {_describe(rows)}")
+            description = _describe(rows, phase.data.sequence_length)
+            report(f"phase {phase.name}: {request.name}: {description}")
 
 
 def open_rows(config: Config, phase: PhaseSection, tokenizer: Tokenizer) -> list[PhaseRows]:
@@ -174,11 +176,12 @@ def _cut(phase: PhaseSection, request: _StoreRequest, entry: Path) -> PhaseRows:
     store = read_store(entry)
     train_length = phase.data.sequence_length
     held_out_length = phase.evaluate.sequence_length or train_length
+    cut = partial(build_rows, store.shape, is_packed=phase.data.packing)
     rows = PhaseRows(
         request.fingerprint,
         store,
-        build_rows(store.shape, store.train, train_length),
-        build_rows(store.shape, store.held_out, held_out_length),
+        cut(store.train, train_length, is_ordered=phase.data.order == "sequential"),
+        cut(store.held_out, held_out_length),
     )
     sides = (
         ("train on", store.train, rows.train, train_length),
@@ -201,7 +204,7 @@ def _nothing_left(
     )
 
 
-def _describe(rows: PhaseRows) -> str:
+def _describe(rows: PhaseRows, sequence_length: int) -> str:
     """What a phase gets from one source, in a line."""
     store = rows.store
     sides = (
@@ -213,9 +216,14 @@ def _describe(rows: PhaseRows) -> str:
         f"{side_rows.num_rows:,} sequences"
         for label, data, side_rows in sides
     ]
+    useful = rows.train.num_useful / (rows.train.num_rows * sequence_length)
+    parts[0] += f", {useful:.1%} of positions useful"
     dropped = dict(store.dropped)
     num_too_long = rows.train.num_dropped + rows.held_out.num_dropped
     if num_too_long:
-        dropped["prompt fills the sequence"] = num_too_long
+        dropped["nothing to learn fits the sequence"] = num_too_long
     parts += [f"dropped {count:,} ({reason})" for reason, count in dropped.items()]
+    num_truncated = rows.train.num_truncated + rows.held_out.num_truncated
+    if num_truncated:
+        parts.append(f"cut {num_truncated:,} at the end to fit the sequence")
     return "; ".join(parts)

@@ -84,6 +84,7 @@ def make_config() -> MakeConfig:
         batch: dict[str, Any] | None = None,
         evaluate: dict[str, Any] | None = None,
         held_out_frac: float = 0.2,
+        data: dict[str, Any] | None = None,
         seed: int = 0,
         tokenizer: dict[str, Any] | None = None,
     ) -> Config:
@@ -95,6 +96,7 @@ def make_config() -> MakeConfig:
                 "sources": list(sources),
                 "sequence_length": sequence_length,
                 "held_out_frac": held_out_frac,
+                **(data or {}),
             },
             "batch": batch or {"global_size": 8, "micro_size": 2},
             "optimizer": {"lr": 0.001},

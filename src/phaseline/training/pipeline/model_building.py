@@ -7,6 +7,7 @@ from phaseline.checkpoint.retention import Best, Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.plugins import load_attribute
+from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
@@ -106,6 +107,7 @@ class ModelBuilding:
             engine=engine,
             objective=self._objective(phase_idx),
             data=data,
+            loader=self._loader(phase_idx, data),
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self._world),
@@ -139,6 +141,16 @@ class ModelBuilding:
         data = open_phase_data(configuration.config, phase_idx, configuration.layouts[phase_idx])
         self._world.require_agreement("the prepared data", data.fingerprint)
         return data
+
+    def _loader(self, phase_idx: int, data: PhaseData) -> Loader:
+        config = self._configuration.config
+        return build_loader(
+            config.phases[phase_idx].data,
+            data,
+            seed=config.session.seed,
+            phase_idx=phase_idx,
+            dp_rank=self._world.dp_rank,
+        )
 
     def _restore(self, point: ResumePoint, engine: Engine, stateful: StatefulRegistry) -> None:
         """Goes on within a phase from everything that was saved."""

@@ -161,6 +161,7 @@ class PipelineOrchestrator:
                 else:
                     self._train(task, runtime)
             except BaseException:
+                runtime.loader.close()
                 # A fresh image ends at once, with its threads.
                 if not self._images.fresh:
                     runtime.store.abandon()
@@ -327,6 +328,7 @@ class PipelineOrchestrator:
 
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()
+        runtime.loader.close()
         runtime.engine.close()
 
     def _abandon(self) -> None:
