@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
+from phaseline.config.checks import (
+    batches,
+    checkpoints,
+    engine,
+    held_out,
+    model,
+    names,
+    phases,
+    schedules,
+    tokenizers,
+)
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -19,12 +29,22 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     model.vocabulary_covers_the_tokenizer,
     names.model_factory_can_be_found,
     names.tokenizer_source_is_known,
+    tokenizers.tokenizer_is_described_once,
+    tokenizers.pretrained_tokenizer_can_be_read,
+    tokenizers.tokenizer_has_text_to_train_on,
+    tokenizers.vocabulary_holds_the_special_tokens,
+    tokenizers.special_tokens_are_distinct,
+    tokenizers.chat_template_can_be_read,
     names.phase_names_are_unique,
     names.exported_phases_exist,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,
     names.sources_are_known,
+    names.held_out_source_is_known,
+    held_out.held_out_is_said_once,
+    held_out.held_out_source_has_the_objective_shape,
+    held_out.learn_has_an_effect,
     names.optimizer_is_known,
     names.callbacks_can_be_found,
     phases.sources_have_the_objective_shape,

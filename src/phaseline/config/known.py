@@ -226,5 +226,7 @@ DEEPSPEED_REFUSED: Mapping[str, Refusal] = {
 }
 """Settings of DeepSpeed that are refused, each with the reason and what to do."""
 
-BYTES_VOCAB_SIZE = 258
-"""Entries of the tokenizer that is not trained: 256 bytes, `<eos>` and `<pad>`."""
+NUM_BYTES = 256
+OWN_EOS, OWN_PAD, OWN_TURN = "<eos>", "<pad>", "<|im_start|>"
+"""Special tokens of tokenizers that are made here: behind a sequence, in what fills rows up,
+before each turn of a chat."""

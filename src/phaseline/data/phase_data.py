@@ -13,7 +13,8 @@ from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.preparation import PhaseRows, open_rows
 from phaseline.data.rows import Ids, PairRows, Rows, assemble
 from phaseline.data.stream import SampleStream
-from phaseline.data.tokenizer import Tokenizer, build_tokenizer
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> Phas
     """
     phase = config.phases[phase_idx]
     assert layout.global_size == phase.batch.sequences(phase.data.sequence_length)
-    tokenizer = build_tokenizer(config.tokenizer, Cache.of_user())
+    tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     sources = open_rows(config, phase, tokenizer)
     stream = SampleStream(
         [source.train.num_rows for source in sources],

@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _IS_LINUX = sys.platform == "linux"
@@ -113,6 +115,20 @@ def block_stop_signals() -> None:
 def unblock_stop_signals() -> None:
     """Lets stop signals in. Those that came meanwhile are delivered now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Keeps stop signals pending as long as the block lives.
+
+    What is started in it never gets one: it inherits that they are held, and a new program
+    keeps that. So a helper process leaves it to the one that started it when to stop.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_orphan_of_init() -> bool:

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from phaseline.config.data_section import TokenizerSection
-from phaseline.config.known import BYTES_VOCAB_SIZE
+from phaseline.config.known import OWN_EOS as EOS
+from phaseline.config.known import OWN_PAD as PAD
 from phaseline.data.cache import Cache
-from phaseline.data.tokenizer import EOS, PAD, Tokenizer, build_tokenizer
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,10 +44,10 @@ def test_bytes_tokenizer_gives_byte_values_when_it_encodes(text: str) -> None:
     assert BYTES.encode(text) == list(text.encode())
 
 
-def test_bytes_tokenizer_has_258_entries_when_built() -> None:
-    assert BYTES.vocab_size == BYTES_VOCAB_SIZE == 258
+def test_bytes_tokenizer_has_259_entries_when_built() -> None:
+    assert BYTES.vocab_size == 259
     assert (BYTES.eos_id, BYTES.pad_id) == (256, 257)
-    assert BYTES.token_bytes.tolist() == [1] * 256 + [0, 0]
+    assert BYTES.token_bytes.tolist() == [1] * 256 + [0, 0, 0]
     assert BYTES.token_bytes.dtype == np.int32
 
 
@@ -89,6 +91,7 @@ def test_tokenizer_loads_in_transformers_when_saved(tmp_path: Path) -> None:
         assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
         assert loaded(TEXTS[0])["input_ids"] == tokenizer.encode(TEXTS[0])
         assert loaded.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
+        assert loaded.chat_template == tokenizer.settings.chat_template
 
 
 def test_tokenizer_is_refused_when_it_lacks_a_special_token() -> None:
