@@ -96,7 +96,7 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """A line above the bar that stays."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, source: str) -> None:
         """A new line for a source."""

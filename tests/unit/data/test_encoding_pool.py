@@ -119,12 +119,12 @@ def test_pool_ends_its_processes_when_nobody_takes_more() -> None:
 
 
 def test_pool_says_so_when_a_process_is_killed() -> None:
+    chunks = encode_in_order(ENCODER, _chunks(60), num_processes=2, proceed=always_proceed)
+    for _ in range(8):
+        next(chunks)
+    _children()[0].kill()
     with pytest.raises(LostWorkerError, match=r"ended with signal SIGKILL.*preparation.processes"):
-        for idx, _ in enumerate(
-            encode_in_order(ENCODER, _chunks(60), num_processes=2, proceed=always_proceed)
-        ):
-            if idx == 8:
-                _children()[0].kill()
+        list(chunks)
     assert _children() == []
 
 
