@@ -248,8 +248,12 @@ class Tokenizer:
         return text
 
 
-def read_tokenizer_files(folder: Path) -> tuple[Backend, TokenizerSettings]:
+def read_tokenizer_files(folder: Path, eos: str | None = None) -> tuple[Backend, TokenizerSettings]:
     """Reads a tokenizer as transformers saves it; `pad` is `eos` where it has none.
+
+    Args:
+        folder: Where it lies.
+        eos: The token that ends a sequence, whatever the tokenizer says.
 
     Raises:
         DataError: The folder holds no tokenizer that can be used as it is.
@@ -265,15 +269,15 @@ def read_tokenizer_files(folder: Path) -> tuple[Backend, TokenizerSettings]:
     backend.no_truncation()
     backend.no_padding()
     others = _read_settings(folder)
-    eos, pad = others.pop("eos_token", None), others.pop("pad_token", None)
+    own_eos, pad = others.pop("eos_token", None), others.pop("pad_token", None)
+    eos = eos or (None if own_eos is None else token_text(own_eos))
     template = _read_chat_template(folder, others.pop("chat_template", None))
     if eos is None:
         raise DataError(
             f"The tokenizer in {folder} names no end-of-sequence token. Set tokenizer.eos to one "
             "of its tokens."
         )
-    names = token_text(eos), token_text(pad or eos)
-    return backend, TokenizerSettings(*names, template, others)
+    return backend, TokenizerSettings(eos, token_text(pad or eos), template, others)
 
 
 def add_special_tokens(backend: Backend, tokens: Sequence[str]) -> None:

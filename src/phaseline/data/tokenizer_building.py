@@ -60,7 +60,7 @@ def build_tokenizer(
     given = {"eos": section.eos, "pad": section.pad, "chat_template": template}
     if section.pretrained is not None:
         folder = _find_pretrained(section.pretrained, section.revision, cache, report)
-        backend, settings = read_tokenizer_files(folder)
+        backend, settings = read_tokenizer_files(folder, section.eos)
         add_special_tokens(backend, section.special_tokens)
         return Tokenizer(backend, changed_settings(settings, **given))
     settings = changed_settings(OWN_SETTINGS, **given)
@@ -149,7 +149,12 @@ def _find_pretrained(name: str, revision: str | None, cache: Cache, report: Repo
         for file in _FILES:
             if (snapshot / file).is_file():
                 shutil.copyfile(snapshot / file, folder / file)
-        read_tokenizer_files(folder)  # what cannot be read is not kept
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise DataError(
+                f"The model {name!r} of the Hugging Face hub has no {TOKENIZER_FILE}. Write one "
+                f"with transformers: AutoTokenizer.from_pretrained({name!r}).save_pretrained(...), "
+                "and set tokenizer.pretrained to that folder."
+            )
 
     return cache.obtain(_KIND, fingerprint_of("hub", name, revision), build, report)
 

@@ -216,8 +216,10 @@ def test_prepare_leaves_nothing_half_done_when_it_is_stopped(folder: Path, numbe
 def _workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that help, once there are some."""
     process = psutil.Process(job.pid)
-    while not (workers := process.children()):
+    workers: list[psutil.Process] = []
+    while not workers:
         assert job.poll() is None
+        workers = process.children()
     return workers
 
 

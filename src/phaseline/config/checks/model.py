@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.checks.tokenizers import own_vocab_size
+from phaseline.config.checks.tokenizers import vocab_size_of
 from phaseline.config.sections import Config
 
 # `n_positions` is what GPT-2 calls it.
@@ -77,9 +77,9 @@ def positions_cover_the_sequences(place: Place) -> Iterator[Finding]:
 def vocabulary_covers_the_tokenizer(config: Config) -> Iterator[Finding]:
     """Every token of the tokenizer has an embedding."""
     given = (config.model.config or {}).get("vocab_size")
-    if given is None or config.tokenizer.pretrained is not None:
-        return  # how large a pretrained one is, is known once it is read
-    needed = own_vocab_size(config)
+    needed = vocab_size_of(config)
+    if given is None or needed is None:
+        return
     if not isinstance(given, int) or isinstance(given, bool) or given < needed:
         yield Finding(
             ("model", "config", "vocab_size"),

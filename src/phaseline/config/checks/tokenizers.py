@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phaseline.config.checks.finding import Finding
@@ -143,10 +144,24 @@ def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Fin
         )
 
 
-def own_vocab_size(config: Config) -> int:
-    """Entries of a tokenizer that is made here; of bytes if none is trained."""
-    train = config.tokenizer.train
-    return _own_vocab_size(config) if train is None else train.vocab_size
+def vocab_size_of(config: Config) -> int | None:
+    """Entries of the tokenizer; None where only reading it from the hub could tell."""
+    section = config.tokenizer
+    if section.pretrained is not None:
+        return _vocab_size_in(Path(section.pretrained) / _FILE, section.special_tokens)
+    return _own_vocab_size(config) if section.train is None else section.train.vocab_size
+
+
+def _vocab_size_in(file: Path, special_tokens: Sequence[str]) -> int | None:
+    try:
+        content = json.loads(file.read_bytes())
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):
+            vocabulary = {entry[0]: idx for idx, entry in enumerate(vocabulary)}
+        ids = {**vocabulary, **{one["content"]: one["id"] for one in content["added_tokens"]}}
+        return int(max(ids.values())) + 1 + len(set(special_tokens) - ids.keys())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever loads it says what is wrong with it
 
 
 def _own_vocab_size(config: Config) -> int:
