@@ -5,6 +5,7 @@ Kept here as data, so that a session file can be checked without importing what 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -230,3 +231,6 @@ NUM_BYTES = 256
 OWN_EOS, OWN_PAD, OWN_TURN = "<eos>", "<pad>", "<|im_start|>"
 """Special tokens of tokenizers that are made here: behind a sequence, in what fills rows up,
 before each turn of a chat."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""What a model on the Hugging Face hub may be called: `model`, or `owner/model`."""

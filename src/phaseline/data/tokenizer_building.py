@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.known import HUB_NAME
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources import Chat, Document, Pair, Preference, Source, build_source
@@ -36,7 +36,6 @@ _TRAINING_VERSION = 2
 
 _KIND = "tokenizers"
 _FILES = (TOKENIZER_FILE, SETTINGS_FILE, CHAT_TEMPLATE_FILE, "special_tokens_map.json")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def build_tokenizer(
@@ -138,7 +137,7 @@ def _find_pretrained(name: str, revision: str | None, cache: Cache, report: Repo
     """The folder of a pretrained tokenizer: the user's own, or a copy in the cache."""
     if Path(name).is_dir():
         return Path(name)
-    if _HUB_NAME.fullmatch(name) is None:
+    if HUB_NAME.fullmatch(name) is None:
         raise DataError(
             f"tokenizer.pretrained is {name!r}: there is no such folder below {Path.cwd()}, and "
             "it is no name of a model on the Hugging Face hub. Correct the path."

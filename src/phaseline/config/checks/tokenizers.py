@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phaseline.config.checks.finding import Finding
-from phaseline.config.known import NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
+from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
 from phaseline.config.sections import Config
 
 _FILE = "tokenizer.json"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What only transformers' own templates know, and no template needs to be read without.
 _MARKERS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
@@ -51,7 +50,7 @@ def pretrained_tokenizer_can_be_read(config: Config) -> Iterator[Finding]:
                 "Name one that transformers saved a tokenizer in: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER).",
             )
-    elif _HUB_NAME.fullmatch(name) is None:
+    elif HUB_NAME.fullmatch(name) is None:
         yield Finding(
             loc,
             f"is {name!r}, but there is no such folder, and it is no name of a model on the "
