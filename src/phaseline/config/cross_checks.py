@@ -9,11 +9,13 @@ from phaseline.config.checks import (
     checkpoints,
     data,
     engine,
+    held_out,
     model,
     names,
     phases,
     schedules,
     sources,
+    tokenizers,
 )
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
@@ -30,6 +32,12 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     names.model_factory_can_be_found,
     names.tokenizer_source_is_known,
     sources.tokenizer_source_arguments_fit_together,
+    tokenizers.tokenizer_is_described_once,
+    tokenizers.pretrained_tokenizer_can_be_read,
+    tokenizers.tokenizer_has_text_to_train_on,
+    tokenizers.vocabulary_holds_the_special_tokens,
+    tokenizers.special_tokens_are_distinct,
+    tokenizers.chat_template_can_be_read,
     names.phase_names_are_unique,
     names.exported_phases_exist,
 )
@@ -39,6 +47,10 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     names.filters_can_be_found,
     sources.source_arguments_fit_together,
     sources.filters_have_an_effect,
+    names.held_out_source_is_known,
+    held_out.held_out_is_said_once,
+    held_out.held_out_source_has_the_objective_shape,
+    held_out.learn_has_an_effect,
     names.optimizer_is_known,
     names.callbacks_can_be_found,
     sources.sources_have_the_objective_shape,

@@ -11,22 +11,90 @@ from pydantic import Field
 from phaseline.config.section import Section
 
 
-class TrainTokenizer(Section):
-    """A byte-level BPE tokenizer that is trained on a source and cached."""
+class TrainingText(Section):
+    """A source whose text a tokenizer is trained on."""
 
     source: str = Field(
-        examples=["python_stdlib"], description="Data source whose text it is trained on."
+        examples=["python_stdlib"], description="Registered name or `module:attribute`."
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
-    vocab_size: int = Field(4096, ge=260, le=1_000_000, description="Entries in the vocabulary.")
+
+
+class TrainTokenizer(Section):
+    """A byte-level BPE tokenizer that is trained on sources and cached."""
+
+    source: str | None = Field(
+        None,
+        examples=["python_stdlib"],
+        description="Data source whose text it is trained on; or several as `sources`.",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
+    sources: tuple[TrainingText, ...] = Field(
+        (),
+        examples=["[{source: python_stdlib}]"],
+        description="Several sources, read one after the other, instead of `source`.",
+    )
+    vocab_size: int = Field(
+        4096,
+        ge=260,
+        le=1_000_000,
+        description="Entries in the vocabulary, special tokens included.",
+    )
+
+    @property
+    def texts(self) -> tuple[TrainingText, ...]:
+        """The sources, whichever way they are written."""
+        if self.source is None:
+            return self.sources
+        return (TrainingText(source=self.source, arguments=self.arguments),)
 
 
 class TokenizerSection(Section):
-    """How text becomes tokens: `train`, or plain bytes if it is absent."""
+    """How text becomes tokens: `pretrained`, `train`, or plain bytes if neither is given."""
 
+    pretrained: str | None = Field(
+        None,
+        min_length=1,
+        examples=["models/base"],
+        description="A folder that transformers saved a tokenizer in, relative to the folder you "
+        "start in, or the name of a model on the Hugging Face hub. A hub model is looked for on "
+        "this machine first; what was found once needs no network again.",
+    )
+    revision: str | None = Field(
+        None, examples=["main"], description="Commit, branch or tag of a hub model; null: main."
+    )
     train: TrainTokenizer | None = Field(
         None, description="Train a byte-level BPE and cache it; null: one token per byte."
     )
+    eos: str | None = Field(
+        None,
+        min_length=1,
+        examples=["'<|endoftext|>'"],
+        description="Token that ends a sequence; null: the pretrained tokenizer's, else `<eos>`.",
+    )
+    pad: str | None = Field(
+        None,
+        min_length=1,
+        examples=["'<pad>'"],
+        description="Token that fills rows up; null: the pretrained tokenizer's, or its eos where "
+        "it has none; else `<pad>`.",
+    )
+    special_tokens: tuple[str, ...] = Field(
+        (),
+        examples=["['<think>', '</think>']"],
+        description="Further tokens that no text becomes, only a chat template's own words.",
+    )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        examples=["chat.jinja"],
+        description="How chats are written: a jinja template, or the path of a file with one. "
+        "null: the pretrained tokenizer's; else turns as `<|im_start|>role`, the text and the eos "
+        "token.",
+    )
+
+
+Learn = Literal["answers", "all"]
 
 
 class FiltersSection(Section):
@@ -65,6 +133,23 @@ class SourceSection(Section):
     weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the others.")
 
 
+class HeldOutSection(Section):
+    """What is only validated on, where it is not a share: exactly one of `ids` and `source`."""
+
+    ids: tuple[str, ...] = Field(
+        (),
+        examples=["['*/test/*']"],
+        description="Documents whose id matches one of these patterns, written as for file "
+        "names; `*` also stands for slashes.",
+    )
+    source: str | None = Field(
+        None,
+        examples=["text_files"],
+        description="A source of its own, all of which is held out; the others are all trained on.",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
+
+
 class DataSection(Section):
     """What a phase trains on."""
 
@@ -76,7 +161,19 @@ class DataSection(Section):
     )
     sequence_length: int = Field(ge=8, examples=["256"], description="Tokens per sequence.")
     held_out_frac: float = Field(
-        0.02, gt=0, lt=1, description="Share of the documents that is only ever validated on."
+        0.02,
+        gt=0,
+        lt=1,
+        description="Share of the documents that is only ever validated on; has no effect with "
+        "`held_out`.",
+    )
+    held_out: HeldOutSection | None = Field(
+        None, examples=["{ids: ['*/test/*']}"], description="What is held out instead of a share."
+    )
+    learn: Learn = Field(
+        "answers",
+        description="Of pairs and chats: `answers` learns completions and the assistant's turns, "
+        "`all` learns every token. Of text every token is learnt, of preferences the answers.",
     )
     packing: bool = Field(
         True,
@@ -116,3 +213,21 @@ class DataSection(Section):
             name if count[name] == 1 else f"{name}_{source_idx}"
             for source_idx, name in enumerate(names)
         )
+
+
+class PreparationSection(Section):
+    """How data is prepared. What comes out does not depend on it."""
+
+    processes: int | None = Field(
+        None,
+        ge=1,
+        examples=["8"],
+        description="Processes that tokenise, besides the one that reads; null: one per core.",
+    )
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        examples=["/scratch/phaseline"],
+        description="Folder that prepared data is kept in, shared by all sessions that name it; "
+        "null: $PHASELINE_CACHE, else ~/.cache/phaseline.",
+    )

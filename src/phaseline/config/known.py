@@ -5,6 +5,7 @@ Kept here as data, so that a session file can be checked without importing what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -180,5 +181,10 @@ DEEPSPEED_REFUSED: Mapping[str, Refusal] = {
 }
 """Settings of DeepSpeed that are refused, each with the reason and what to do."""
 
-BYTES_VOCAB_SIZE = 258
-"""Entries of the tokenizer that is not trained: 256 bytes, `<eos>` and `<pad>`."""
+NUM_BYTES = 256
+OWN_EOS, OWN_PAD, OWN_TURN = "<eos>", "<pad>", "<|im_start|>"
+"""Special tokens of tokenizers that are made here: behind a sequence, in what fills rows up,
+before each turn of a chat."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""What a model on the Hugging Face hub may be called: `model`, or `owner/model`."""

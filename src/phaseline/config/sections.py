@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from phaseline.config.data_section import DataSection, TokenizerSection
+from phaseline.config.data_section import DataSection, PreparationSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
 from phaseline.config.tree import found_text
@@ -382,6 +382,7 @@ class Config(Section):
         description="Which model is trained.",
     )
     tokenizer: TokenizerSection = TokenizerSection()
+    preparation: PreparationSection = PreparationSection()
     phases: tuple[PhaseSection, ...] = Field(
         min_length=1, description="What is trained, one after the other."
     )

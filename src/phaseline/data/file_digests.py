@@ -10,6 +10,7 @@ import hashlib
 import json
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,9 @@ def _recall(memory: Path) -> dict[str, str]:
 
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    aside = memory.with_suffix(f".{secrets.token_hex(4)}")
-    aside.write_text(json.dumps(digests), encoding="utf-8")
-    aside.replace(memory)
+    # A folder that cannot be written costs the time to read the files again, and no more.
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        aside = memory.with_suffix(f".{secrets.token_hex(4)}")
+        aside.write_text(json.dumps(digests), encoding="utf-8")
+        aside.replace(memory)

@@ -172,7 +172,7 @@ class LoaderWorkers:
         ours, theirs = Pipe()
         parent = os.getpid()
         # A signal between the fork and the worker's own settings would run our handlers in it.
-        with linux.stop_signals_blocked(), warnings.catch_warnings():
+        with linux.stop_signals_held(), warnings.catch_warnings():
             # Python warns of forks in processes with threads: locks that these hold stay locked.
             # The worker takes none of theirs: it reads mapped files and writes to its pipe.
             warnings.simplefilter("ignore", DeprecationWarning)

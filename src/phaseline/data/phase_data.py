@@ -13,7 +13,8 @@ from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.held_out import HeldOut
 from phaseline.data.preparation import PhaseRows, open_rows
 from phaseline.data.stream import STEPS_AT_ONCE, SampleStream
-from phaseline.data.tokenizer import Tokenizer, build_tokenizer
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> Phas
     """
     phase = config.phases[phase_idx]
     assert layout.global_size == phase.batch.sequences(phase.data.sequence_length)
-    tokenizer = build_tokenizer(config.tokenizer, Cache.of_user())
+    tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     sources = open_rows(config, phase, tokenizer)
     stream = SampleStream(
         [source.train.num_rows for source in sources],

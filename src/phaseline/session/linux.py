@@ -118,8 +118,12 @@ def unblock_stop_signals() -> None:
 
 
 @contextmanager
-def stop_signals_blocked() -> Iterator[None]:
-    """Keeps stop signals pending in this thread as long as the block lives."""
+def stop_signals_held() -> Iterator[None]:
+    """Keeps stop signals pending as long as the block lives.
+
+    What is started in it never gets one: it inherits that they are held, and a new program
+    keeps that. So a helper process leaves it to the one that started it when to stop.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield

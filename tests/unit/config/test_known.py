@@ -10,11 +10,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from phaseline.config.known import (
-    BYTES_VOCAB_SIZE,
     DEEPSPEED_REFUSED,
     DEEPSPEED_SETTINGS,
+    NUM_BYTES,
     OBJECTIVES,
     OPTIMIZERS,
+    OWN_EOS,
+    OWN_PAD,
+    OWN_TURN,
     Argument,
 )
 from phaseline.config.known_sources import SOURCES
@@ -102,7 +105,7 @@ def test_objectives_agree_with_what_is_built_when_named() -> None:
 def test_bytes_vocabulary_agrees_with_the_tokenizer_when_untrained() -> None:
     from phaseline.data.tokenizer import Tokenizer
 
-    assert Tokenizer.of_bytes().vocab_size == BYTES_VOCAB_SIZE
+    assert Tokenizer.of_bytes().vocab_size == NUM_BYTES + len({OWN_EOS, OWN_PAD, OWN_TURN})
 
 
 def test_deepspeed_settings_agree_with_deepspeed_when_looked_up() -> None:

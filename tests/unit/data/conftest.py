@@ -85,6 +85,7 @@ def make_config() -> MakeConfig:
         evaluate: dict[str, Any] | None = None,
         held_out_frac: float = 0.2,
         data: dict[str, Any] | None = None,
+        held_out: dict[str, Any] | None = None,
         seed: int = 0,
         tokenizer: dict[str, Any] | None = None,
     ) -> Config:
@@ -95,7 +96,9 @@ def make_config() -> MakeConfig:
             "data": {
                 "sources": list(sources),
                 "sequence_length": sequence_length,
-                "held_out_frac": held_out_frac,
+                **(
+                    {"held_out_frac": held_out_frac} if held_out is None else {"held_out": held_out}
+                ),
                 **(data or {}),
             },
             "batch": batch or {"global_size": 8, "micro_size": 2},

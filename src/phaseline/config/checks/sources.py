@@ -42,18 +42,27 @@ def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
 
 
 def source_arguments_fit_together(place: Place) -> Iterator[Finding]:
-    """Of every source of a phase."""
+    """Of every source of a phase, and of what it holds out."""
     for source_idx, entry in enumerate(place.phase.data.sources):
         loc = place.loc("data", "sources", source_idx, "arguments")
         yield from _check_arguments(entry.source, entry.arguments, loc)
+    held_out = place.phase.data.held_out
+    if held_out is not None and held_out.source is not None:
+        loc = place.loc("data", "held_out", "arguments")
+        yield from _check_arguments(held_out.source, held_out.arguments, loc)
 
 
 def tokenizer_source_arguments_fit_together(config: Config) -> Iterator[Finding]:
-    """Of the source that the tokenizer is trained on."""
+    """Of the sources that the tokenizer is trained on."""
     train = config.tokenizer.train
-    if train is not None:
-        loc: Loc = ("tokenizer", "train", "arguments")
-        yield from _check_arguments(train.source, train.arguments, loc)
+    if train is None:
+        return
+    loc: Loc = ("tokenizer", "train")
+    if train.source is not None:
+        yield from _check_arguments(train.source, train.arguments, (*loc, "arguments"))
+    for source_idx, entry in enumerate(train.sources):
+        place = (*loc, "sources", source_idx, "arguments")
+        yield from _check_arguments(entry.source, entry.arguments, place)
 
 
 def filters_have_an_effect(place: Place) -> Iterator[Finding]:
