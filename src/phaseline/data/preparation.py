@@ -178,6 +178,7 @@ class _Requests:
         training = [self._request(phase, section, rule) for section in data.sources]
         needed = _Needed(training, apart)
         _require_one_shape(phase, needed.every)
+        _require_answers(phase, training[0])
         return needed
 
     def _request(
@@ -211,6 +212,16 @@ def _require_one_shape(phase: PhaseSection, requests: Sequence[StoreRequest]) ->
         raise DataError(
             f"phase {phase.name}: its data sources have different shapes: {found}. "
             "Mix sources of one shape, or put them into phases of their own."
+        )
+
+
+def _require_answers(phase: PhaseSection, request: StoreRequest) -> None:
+    """Raises if `learn` changes nothing. Of a source of one's own only its shape tells."""
+    shape = request.source.shape
+    if phase.data.learn == "all" and shape not in ("pairs", "chats"):
+        raise DataError(
+            f"phase {phase.name}: data.learn is 'all', which has no effect: {request.name} gives "
+            f"{shape}. Remove it; it is for pairs and chats."
         )
 
 

@@ -86,6 +86,7 @@ def make_config() -> MakeConfig:
         held_out_frac: float = 0.2,
         data: dict[str, Any] | None = None,
         held_out: dict[str, Any] | None = None,
+        learn: str = "answers",
         seed: int = 0,
         tokenizer: dict[str, Any] | None = None,
     ) -> Config:
@@ -96,6 +97,7 @@ def make_config() -> MakeConfig:
             "data": {
                 "sources": list(sources),
                 "sequence_length": sequence_length,
+                "learn": learn,
                 **(
                     {"held_out_frac": held_out_frac} if held_out is None else {"held_out": held_out}
                 ),

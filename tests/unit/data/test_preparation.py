@@ -146,6 +146,14 @@ def test_prepare_is_refused_when_a_side_has_no_sequence(
         prepare(make_config(_text(corpus), **change), lambda _: None)
 
 
+def test_prepare_is_refused_when_everything_is_learnt_anyway(
+    corpus: str, make_config: MakeConfig
+) -> None:
+    config = make_config(_text(corpus), learn="all", objective="of_ones_own:Objective")
+    with pytest.raises(DataError, match="which has no effect: text_files gives text"):
+        prepare(config, lambda _: None)
+
+
 def test_prepare_is_refused_when_a_phase_mixes_shapes(
     corpus: str, pairs_source: str, make_config: MakeConfig
 ) -> None:
