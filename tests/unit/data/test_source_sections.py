@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +12,6 @@ from phaseline.errors import DataError
 from unit.data.sources.made_files import jsonl
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from unit.data.conftest import MakeConfig
 
 ROWS = [{"body": f"text number {idx} of some length", "url": "x"} for idx in range(60)]
@@ -54,6 +53,9 @@ def test_prepare_makes_another_store_when_a_filter_changes(
 def test_prepare_leaves_nothing_when_a_row_is_refused(
     rows_file: str, make_config: MakeConfig, cache_folder: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:63: is no JSON"):
-        prepare(make_config(_source(rows_file, "stop")), lambda _: None)
-    assert [path for path in (cache_folder / "stores").iterdir() if path.is_dir()] == []
+    # Once among the first rows, which are tried before any work, and once far behind them.
+    Path("more.jsonl").write_bytes(jsonl(ROWS * 3) + b"{\n")
+    for path, line in ((rows_file, 63), ("more.jsonl", 181)):
+        with pytest.raises(DataError, match=rf"{path}:{line}: is no JSON"):
+            prepare(make_config(_source(path, "stop")), lambda _: None)
+    assert list(cache_folder.glob("stores/*/manifest.json")) == []

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMN = {"text": "text"}
 _FILES_LOOKED_AT = 8
-_ROWS_PER_FILE = 16
 
 
 def text_files(paths: Sequence[str], on_error: OnError = "stop") -> RowSource:
@@ -103,11 +102,11 @@ class FileTable:
         for path in self.paths:
             yield from self._rows_of(path, problems, columns)
 
-    def first_rows(self, problems: Problems) -> Iterator[Row]:
+    def first_rows(self, problems: Problems, num_rows: int) -> Iterator[Row]:
         """Yields the first rows of some files, spread evenly."""
-        step = -(-len(self.paths) // _FILES_LOOKED_AT)
-        for path in self.paths[::step]:
-            yield from islice(self._rows_of(path, problems, None), _ROWS_PER_FILE)
+        paths = self.paths[:: -(-len(self.paths) // _FILES_LOOKED_AT)]
+        for path in paths:
+            yield from islice(self._rows_of(path, problems, None), -(-num_rows // len(paths)))
 
     def _rows_of(
         self, path: str, problems: Problems, columns: Collection[str] | None

@@ -77,9 +77,9 @@ class HubTable:
             dataset = dataset.select_columns(present)
         yield from rows_of_batches(self._name, _batches(dataset), problems)
 
-    def first_rows(self, problems: Problems) -> Iterator[Row]:
+    def first_rows(self, problems: Problems, num_rows: int) -> Iterator[Row]:
         """Yields the first rows."""
-        return islice(self.rows(problems, None), _ROWS_AT_ONCE)
+        return islice(self.rows(problems, None), num_rows)
 
     @cached_property
     def _dataset(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from phaseline.config.known_sources import shape_of_roles
@@ -47,8 +46,8 @@ class Table(Protocol):
         """
         ...
 
-    def first_rows(self, problems: Problems) -> Iterator[Row]:
-        """Yields some rows from several places, to tell what the table holds."""
+    def first_rows(self, problems: Problems, num_rows: int) -> Iterator[Row]:
+        """Yields about so many rows from several places, to tell what the table holds."""
         ...
 
 
@@ -183,7 +182,7 @@ class RowSource:
         return dict.fromkeys(name for row in rows for name in row.values)
 
     def _first_rows(self, problems: Problems) -> Iterator[Row]:
-        return islice(self._table.first_rows(problems), _ROWS_LOOKED_AT)
+        return self._table.first_rows(problems, _ROWS_LOOKED_AT)
 
     def _image_parts(self) -> list[object]:
         """What decides pixels besides the table: the decoder, and files that it names."""
@@ -199,4 +198,4 @@ class RowSource:
             if (path := path_of_image(row.values.get(column))) is not None
         ]
         present = [str(path) for path in paths if path.is_file()]
-        return [pillow_version, fingerprint_files(present)]
+        return [pillow_version, present, fingerprint_files(present)]
