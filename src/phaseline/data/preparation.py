@@ -18,7 +18,7 @@ from phaseline.data.preparation_report import describe, facts_of
 from phaseline.data.progress import PlainProgress
 from phaseline.data.rows import Rows
 from phaseline.data.shared_contents import num_shared
-from phaseline.data.sources import Source, build_filtered_source
+from phaseline.data.sources import Source, build_filtered_source, check_source
 from phaseline.data.split import SplitRule
 from phaseline.data.store import SplitData, Store, read_store
 from phaseline.data.store_request import STORES, StoreRequest, Workshop, num_cores
@@ -76,6 +76,7 @@ def prepare(
         DataError: A source cannot be used, or leaves a phase nothing to train or validate on.
     """
     shop, requests = _begin(config, report, proceed, progress)
+    _check_sources(config, requests, shop.cache)
     facts = []
     for phase in config.phases:
         needed = requests.of_phase(phase)
@@ -106,6 +107,7 @@ def prepare_shard(
         DataError: A source cannot be used.
     """
     shop, requests = _begin(config, report, proceed, progress)
+    _check_sources(config, requests, shop.cache)
     for phase in config.phases:
         for request in requests.of_phase(phase).every:
             parts = request.obtain_part(shop, shard)
@@ -203,6 +205,14 @@ def _begin(
     num_processes = config.preparation.processes or num_cores()
     shop = Workshop(cache, num_processes, report, proceed, progress or PlainProgress(report))
     return shop, _Requests(config, tokenizer)
+
+
+def _check_sources(config: Config, requests: _Requests, cache: Cache) -> None:
+    """Tries the first samples of all that is new, before hours go into any of it."""
+    for phase in config.phases:
+        for request in requests.of_phase(phase).every:
+            if request.find(cache) is None:
+                check_source(request.source)
 
 
 def _require_one_shape(phase: PhaseSection, requests: Sequence[StoreRequest]) -> None:

@@ -19,7 +19,7 @@ from phaseline.data.encoding_pool import encode_in_order
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.repeated_ids import require_distinct
 from phaseline.data.shards import PARTS, Parts, Shard, find_parts, read_parts, write_part
-from phaseline.data.sources import check_source, describe_source
+from phaseline.data.sources import describe_source
 from phaseline.data.store import STORE_VERSION
 from phaseline.data.store_writing import add_reasons, finish_store, write_store
 from phaseline.errors import DataError
@@ -124,7 +124,6 @@ class StoreRequest:
         parts = find_parts(shop.cache, self.fingerprint)
         reading = _Reading(self, shop)
         if parts is None:
-            check_source(self.source)
             shop.report(f"preparing {self.name}{describe_source(self.source)}")
             chunks = closing(reading.encoded())
         else:
@@ -146,7 +145,6 @@ class StoreRequest:
         finish_store(folder, {**facts, "dropped": dict(dropped)})
 
     def _build_part(self, shop: Workshop, shard: Shard, folder: Path) -> None:
-        check_source(self.source)
         shop.report(f"preparing shard {shard} of {self.name}")
         reading = _Reading(self, shop)
         with closing(reading.encoded(shard)) as chunks:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from phaseline.data import progress
 from phaseline.data.progress import PlainProgress
 
 
 def test_plain_progress_says_a_line_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 4.0, 10.0, 12.0, 25.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stub = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("phaseline.data.progress.time", stub)
     said: list[str] = []
     plain = PlainProgress(said.append, interval_s=10.0)
     plain.begin("texts")
