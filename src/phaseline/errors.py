@@ -91,6 +91,10 @@ class DataError(PhaselineError):
     exit_code = ExitCode.USAGE
 
 
+class LostWorkerError(PhaselineError):
+    """A process that helped to prepare data is gone."""
+
+
 class CheckpointError(PhaselineError):
     """A checkpoint cannot be written, read or trusted."""
 

@@ -17,7 +17,16 @@ from architecture.source_tree import (
     parse,
 )
 
-HEAVY = ("torch", "accelerate", "deepspeed", "transformers", "wandb", "matplotlib")
+HEAVY = (
+    "torch",
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "matplotlib",
+    "pyarrow",
+    "transformers",
+    "wandb",
+)
 LIGHT = ("__init__", "errors", "units", "config", "session", "cluster", "cli")
 HOMES = {
     "deepspeed": "src/phaseline/distributed/",

@@ -71,6 +71,7 @@ def test_commands_are_those_that_the_tests_below_run() -> None:
         "make test",
         ".venv/bin/phaseline launch configs/quickstart.yaml",
         "phaseline validate mine.yaml",
+        "phaseline prepare mine.yaml --preview",
         "phaseline launch mine.yaml",
         "phaseline launch mine.yaml -o phases[pretrain].optimizer.lr=1e-3 --session runs/other",
         "phaseline status runs",

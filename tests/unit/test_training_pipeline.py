@@ -19,6 +19,7 @@ from phaseline.session.attempts import Outcome
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.records import read_records
 from phaseline.training_pipeline import TrainingPipeline
 
 _TEXT = """\
@@ -169,6 +170,13 @@ def test_pipeline_finishes_in_place_and_leaves_everything(
     assert layout.report_file.is_file()
     assert not (layout.root / "validation").exists()
     assert "finished; everything lies in" in capsys.readouterr().err
+    [prepared] = [
+        event
+        for event in read_records(layout.attempt(1).events_file)
+        if event["event"] == "data_prepared"
+    ]
+    assert [one["phase"] for one in prepared["sources"]] == ["first", "second"]
+    assert prepared["sources"][0]["train"]["documents"] > 0
 
     again = place.run("whole")  # nothing is left to do
     assert again.code is ExitCode.FINISHED

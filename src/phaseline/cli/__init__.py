@@ -17,6 +17,7 @@ _LOOKING = "Looking at a session"
 COMMANDS = {
     "launch": ("phaseline.cli.launch:launch", _RUNNING),
     "run": ("phaseline.cli.run:run", _RUNNING),
+    "prepare": ("phaseline.cli.prepare:prepare", _RUNNING),
     "submit": ("phaseline.cli.submit:submit", _RUNNING),
     "stop": ("phaseline.cli.stop:stop", _RUNNING),
     "validate": ("phaseline.cli.validate:validate", _RUNNING),

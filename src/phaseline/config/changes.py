@@ -86,6 +86,8 @@ _OTHER_STATE = (
 _TAKEN = "the phase has begun, and took its weights then: it would change nothing any more"
 _FIXED: dict[tuple[str, ...], str] = {
     ("data", "held_out_frac"): _OTHER_DATA,
+    ("data", "held_out"): _OTHER_DATA,
+    ("data", "learn"): _OTHER_DATA,
     ("optimizer", "name"): _OTHER_STATE,
     ("optimizer", "arguments", "amsgrad"): _OTHER_STATE,
     ("inherit",): _TAKEN,
@@ -98,6 +100,8 @@ _REMARKS: dict[tuple[str, ...], str] = {
     ("batch", "global_size"): _OTHER_ORDER,
     ("data", "sequence_length"): _OTHER_ORDER,
     ("data", "sources"): _OTHER_ORDER,
+    ("data", "packing"): _OTHER_ORDER,
+    ("data", "order"): _OTHER_ORDER,
     ("duration",): _OTHER_CURVE,
     ("schedule",): _OTHER_CURVE,
 }

@@ -5,7 +5,7 @@ Kept here as data, so that a session file can be checked without importing what 
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,19 +55,6 @@ class Refusal:
     fix: str
 
 
-@dataclass(frozen=True)
-class BuiltInSource:
-    """A data source that is built in.
-
-    Attributes:
-        shape: What its samples are.
-        arguments: What it takes.
-    """
-
-    shape: Shape
-    arguments: Mapping[str, Argument]
-
-
 def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
@@ -92,18 +79,6 @@ def _are_betas(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_frac, value))
 
 
-def _are_texts(value: object) -> bool:
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    return all(isinstance(item, str) and item for item in value)
-
-
-def _are_stdlib_names(value: object) -> bool:
-    if not isinstance(value, (list, tuple)) or not value:
-        return False
-    return all(item in sys.stdlib_module_names for item in value)
-
-
 def _owned_by(setting: str) -> Refusal:
     return Refusal(f"it follows from {setting}", f"Set {setting} instead.")
 
@@ -114,8 +89,8 @@ def _betas(example: str) -> Argument:
 
 _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
 
-OBJECTIVES: Mapping[str, Shape] = {"causal_lm": "text", "sft": "pairs"}
-"""Objectives, each with the shape of the sources it trains on."""
+OBJECTIVES: Mapping[str, tuple[Shape, ...]] = {"causal_lm": ("text",), "sft": ("pairs", "chats")}
+"""Objectives, each with the shapes of the sources it trains on."""
 
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {
@@ -135,26 +110,6 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "lion": {"betas": _betas("[0.9, 0.99]")},
 }
 """Optimizers, each with the arguments it takes besides `lr` and `weight_decay`."""
-
-_PACKAGES = Argument(
-    "a list of modules and packages of Python's standard library",
-    _are_stdlib_names,
-    "[json, email]",
-)
-
-SOURCES: Mapping[str, BuiltInSource] = {
-    "python_stdlib": BuiltInSource("text", {"packages": _PACKAGES}),
-    "python_stdlib_functions": BuiltInSource("pairs", {"packages": _PACKAGES}),
-    "text_files": BuiltInSource(
-        "text",
-        {
-            "paths": Argument(
-                "a list of paths or patterns", _are_texts, "['corpus/**/*.txt']", required=True
-            )
-        },
-    ),
-}
-"""Data sources."""
 
 _SIZE = ("a whole number of elements, at least 1", _is_size, "50_000_000")
 _COUNT = ("a whole number of elements, at least 0", _is_count, "50_000_000")
@@ -226,5 +181,10 @@ DEEPSPEED_REFUSED: Mapping[str, Refusal] = {
 }
 """Settings of DeepSpeed that are refused, each with the reason and what to do."""
 
-BYTES_VOCAB_SIZE = 258
-"""Entries of the tokenizer that is not trained: 256 bytes, `<eos>` and `<pad>`."""
+NUM_BYTES = 256
+OWN_EOS, OWN_PAD, OWN_TURN = "<eos>", "<pad>", "<|im_start|>"
+"""Special tokens of tokenizers that are made here: behind a sequence, in what fills rows up,
+before each turn of a chat."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+"""What a model on the Hugging Face hub may be called: `model`, or `owner/model`."""

@@ -7,7 +7,7 @@ from phaseline.errors import Fault
 
 # Arguments belong to what is named beside them: naming another one drops the default's.
 _NAMED_BY = {"optimizer": ("name",), "data": ("source", "sources")}
-_MEANT_FOR_ONE = "arguments"
+_MEANT_FOR_ONE = ("arguments", "filters")
 
 
 def merge_defaults(root: Node) -> tuple[Node, list[Fault]]:
@@ -66,11 +66,11 @@ def _dropped_defaults(default: dict[str, Node], own: dict[str, Node], section: s
     named_by = _NAMED_BY.get(section, ())
     if section == "data":
         # A phase that names its sources in either form replaces them in both.
-        return {*named_by, _MEANT_FOR_ONE} if any(key in own for key in named_by) else set()
+        return {*named_by, *_MEANT_FOR_ONE} if any(key in own for key in named_by) else set()
     renamed = any(
         key in own and key in default and own[key].value != default[key].value for key in named_by
     )
-    return {_MEANT_FOR_ONE} if renamed else set()
+    return {*_MEANT_FOR_ONE} if renamed else set()
 
 
 def _expand_source(phase: Node, faults: list[Fault]) -> Node:
@@ -87,8 +87,7 @@ def _expand_source(phase: Node, faults: list[Fault]) -> Node:
         faults.append(Fault(path, source.location, problem, "Keep one of them."))
         return _with_data(phase, data, data.mapping["sources"])
     entry = {"source": source}
-    if _MEANT_FOR_ONE in data.mapping:
-        entry[_MEANT_FOR_ONE] = data.mapping[_MEANT_FOR_ONE]
+    entry |= {key: data.mapping[key] for key in _MEANT_FOR_ONE if key in data.mapping}
     sources = [Node(entry, source.location, data.origin)]
     return _with_data(phase, data, Node(sources, source.location, source.origin))
 
@@ -96,6 +95,6 @@ def _expand_source(phase: Node, faults: list[Fault]) -> Node:
 def _with_data(phase: Node, data: Node, sources: Node) -> Node:
     """The phase with its sources written in the long form."""
     members = data.mapping or {}
-    kept = {key: node for key, node in members.items() if key not in ("source", _MEANT_FOR_ONE)}
+    kept = {key: node for key, node in members.items() if key not in ("source", *_MEANT_FOR_ONE)}
     expanded = Node({**kept, "sources": sources}, data.location, data.origin)
     return Node({**(phase.mapping or {}), "data": expanded}, phase.location, phase.origin)

@@ -16,7 +16,10 @@ from phaseline.config.yaml_reading import read_text
 from phaseline.errors import SessionError
 
 # Neither changes a number that is trained or recorded.
-_SAFE_ANYWHERE = frozenset({"tracking", "checkpoint", "resilience", "cluster", "export"})
+_SAFE_ANYWHERE = frozenset(
+    {"preparation", "tracking", "checkpoint", "resilience", "cluster", "export"}
+)
+_SAFE_OF_DATA = frozenset({("num_workers",), ("prefetch",)})
 _SAFE_OF_SESSION = frozenset({"notes", "root"})
 
 
@@ -73,6 +76,8 @@ def changes_no_number(loc: Loc) -> bool:
     if loc[0] == "session":
         return loc[1] in _SAFE_OF_SESSION
     section = loc[2] if loc[0] == "phases" and len(loc) > 2 else loc[0]
+    if section == "data" and loc[3:4] in _SAFE_OF_DATA:
+        return True
     if section == "evaluate" and loc[3:4] == ("samples",):
         return True  # trains nothing, and draws from generators of its own
     return section in _SAFE_ANYWHERE

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from phaseline.config.cluster_section import ClusterSection
-from phaseline.config.data_section import DataSection, TokenizerSection
+from phaseline.config.data_section import DataSection, PreparationSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
 from phaseline.config.tree import found_text
@@ -241,8 +241,8 @@ class KeepBestSection(Section):
 
     metric: str = Field(
         "loss",
-        description="What a validation measures: loss, bits_per_byte, or loss_at_A_to_B for "
-        "each of evaluate.position_ranges.",
+        description="What a validation measures: loss, bits_per_byte, loss_at_A_to_B for each of "
+        "evaluate.position_ranges, or in a mixture loss_SOURCE.",
     )
     mode: Literal["min", "max"] = Field("min", description="Whether less of it is better, or more.")
 
@@ -379,6 +379,7 @@ class Config(Section):
         description="Which model is trained.",
     )
     tokenizer: TokenizerSection = TokenizerSection()
+    preparation: PreparationSection = PreparationSection()
     phases: tuple[PhaseSection, ...] = Field(
         min_length=1, description="What is trained, one after the other."
     )

@@ -18,10 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from phaseline.errors import DataError
 from phaseline.session.files import fsync_file, fsync_folder
+
+if TYPE_CHECKING:
+    from phaseline.config.data_section import PreparationSection
 
 MANIFEST = "manifest.json"
 
@@ -52,6 +55,11 @@ class Cache:
         configured = os.environ.get("PHASELINE_CACHE")
         return cls(Path(configured) if configured else Path.home() / ".cache" / "phaseline")
 
+    @classmethod
+    def configured(cls, section: PreparationSection) -> Cache:
+        """The cache that a session names, else the user's."""
+        return cls.of_user() if section.cache is None else cls(Path(section.cache).expanduser())
+
     def find(self, kind: str, fingerprint: str) -> Path | None:
         """The entry's folder if it is there with every file at its full size."""
         entry = self.root / kind / fingerprint
@@ -81,6 +89,20 @@ class Cache:
             # Another process may have built it while this one waited.
             found = self.find(kind, fingerprint)
             return found or self._build(self.root / kind / fingerprint, build, is_alone)
+
+    def entries(self, kind: str, pattern: str) -> list[Path]:
+        """The complete entries of a kind whose fingerprints match a pattern, sorted."""
+        found = (self.root / kind).glob(pattern)
+        return sorted(entry for entry in found if _is_complete(entry))
+
+    def remove(self, entry: Path) -> None:
+        """Takes an entry away, at once for whoever looks; readers keep the files they hold."""
+        aside = entry.with_name(f".{entry.name}-{socket.gethostname()}-{secrets.token_hex(4)}")
+        try:
+            entry.rename(aside)
+        except FileNotFoundError:
+            return  # another process did it
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _build(self, entry: Path, build: Build, is_alone: bool) -> Path:
         prefix = f".{entry.name}-{socket.gethostname()}-"
@@ -126,7 +148,8 @@ class Cache:
         except OSError as error:
             raise DataError(
                 f"the cache of prepared data in {self.root} cannot be written: {error}. Set the "
-                "environment variable PHASELINE_CACHE to a folder that can be."
+                "environment variable PHASELINE_CACHE, or preparation.cache of the session, to a "
+                "folder that can be."
             ) from error
 
 

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
-from phaseline.data.sources.protocol import Document, Pair, Sample
+import numpy as np
+from numpy.typing import NDArray
+
+from phaseline.data.chat_template import ChatTemplate, UnusableChatError
+from phaseline.data.sources.protocol import (
+    Chat,
+    Document,
+    Pair,
+    Preference,
+    Sample,
+    TokenDocument,
+)
+from phaseline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from phaseline.config.data_section import Learn
     from phaseline.data.tokenizer import Tokenizer
 
+SEQUENCES_PER_SAMPLE = {"text": 1, "pairs": 1, "chats": 1, "preferences": 2}
+"""Shapes that can be encoded. Of a preference the chosen sequence comes first."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class EncodedSequence:
     """Tokens that go through the model as one.
 
     Attributes:
-        tokens: With the end-of-sequence token, if there is one.
-        learnt: A byte per token: 1 if it is to be predicted, 0 if it is only read. None: all
-            are to be predicted.
+        tokens: As they are trained on, `[tokens]`.
+        learnt: Of each token whether it is to be predicted, `[tokens]`; None: all are.
     """
 
-    tokens: Sequence[int]
-    learnt: bytes | None = None
+    tokens: NDArray[np.integer[Any]]
+    learnt: NDArray[np.bool_] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedSample:
     """A sample as it is stored.
 
@@ -51,33 +68,135 @@ class Dropped:
     reason: str
 
 
+Encoded = EncodedSample | Dropped
+
+
 class SampleEncoder:
     """Encodes samples, many at once because that is how tokenizers are fast."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, learn: Learn = "answers") -> None:
+        """Takes what decides the tokens and the mask.
 
-    def encode(self, samples: Sequence[Sample]) -> list[EncodedSample | Dropped]:
-        """Encodes samples of any shape, in order."""
-        parts = [_parts(sample) for sample in samples]
-        prompts = self._tokenizer.encode_batch([prompt for _, prompt, _ in parts])
-        texts = self._tokenizer.encode_batch([text for _, _, text in parts])
-        encoded: list[EncodedSample | Dropped] = []
-        for sample, part, prompt, text in zip(samples, parts, prompts, texts, strict=True):
-            is_text = isinstance(sample, Document)
-            if not text:
-                encoded.append(Dropped("empty text" if is_text else "empty completion"))
-                continue
-            tokens = [*prompt, *text, self._tokenizer.eos_id]
-            learnt = None if is_text else bytes(len(prompt)) + b"\1" * (len(text) + 1)
-            encoded.append(EncodedSample(part[0], (EncodedSequence(tokens, learnt),)))
+        Args:
+            tokenizer: Encodes the text.
+            learn: Whether of pairs and chats only the answers are learnt, or everything.
+                Of preferences it is always the answers.
+        """
+        self._tokenizer = tokenizer
+        self._learns_all = learn == "all"
+        self._template = ChatTemplate(tokenizer)
+        self._encoders: dict[type[Sample], Callable[[Any], list[Encoded]]] = {
+            Document: self._documents,
+            TokenDocument: self._token_documents,
+            Pair: self._pairs,
+            Chat: self._chats,
+            Preference: self._preferences,
+        }
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Encodes samples of any shape, in order.
+
+        Raises:
+            DataError: A sample cannot be encoded whatever is left out; its id is named.
+        """
+        encoded: list[Encoded] = []
+        for kind, run in groupby(samples, type):
+            encoded += self._encoders[kind](list(run))
         return encoded
 
+    def _documents(self, samples: Sequence[Document]) -> list[Encoded]:
+        texts = self._tokenizer.encode_batch([sample.text for sample in samples])
+        return [
+            self._text(sample.id, np.array(tokens, np.int64))
+            for sample, tokens in zip(samples, texts, strict=True)
+        ]
 
-def _parts(sample: Sample) -> tuple[str, str, str]:
-    """Document, what is only read, and what is learnt."""
-    if isinstance(sample, Document):
-        return sample.id, "", sample.text
-    assert isinstance(sample, Pair)
-    document = sample.id if sample.document is None else sample.document
-    return document, sample.prompt, sample.completion
+    def _token_documents(self, samples: Sequence[TokenDocument]) -> list[Encoded]:
+        for sample in samples:
+            _require_in_vocabulary(sample, self._tokenizer.vocab_size)
+        return [self._text(sample.id, sample.tokens) for sample in samples]
+
+    def _text(self, document: str, tokens: NDArray[np.integer[Any]]) -> Encoded:
+        if len(tokens) == 0:
+            return Dropped("empty text")
+        return EncodedSample(document, (EncodedSequence(self._ended(tokens)),))
+
+    def _pairs(self, samples: Sequence[Pair]) -> list[Encoded]:
+        prompts = self._tokenizer.encode_batch([sample.prompt for sample in samples])
+        answers = self._tokenizer.encode_batch([sample.completion for sample in samples])
+        return [
+            EncodedSample(_document(sample), (self._answered(prompt, answer, self._learns_all),))
+            if answer
+            else Dropped("empty completion")
+            for sample, prompt, answer in zip(samples, prompts, answers, strict=True)
+        ]
+
+    def _answered(
+        self, prompt: Sequence[int], answer: Sequence[int], learns_all: bool = False
+    ) -> EncodedSequence:
+        tokens = self._ended(np.array([*prompt, *answer], np.int64))
+        return EncodedSequence(tokens, learns_all | (np.arange(len(tokens)) >= len(prompt)))
+
+    def _chats(self, samples: Sequence[Chat]) -> list[Encoded]:
+        return [self._chat(sample) for sample in samples]
+
+    def _chat(self, sample: Chat) -> Encoded:
+        try:
+            sequence = self._template.encode(
+                sample.id, sample.messages, sample.tools, learns_all=self._learns_all
+            )
+        except UnusableChatError as error:
+            return Dropped(str(error))
+        return EncodedSample(_document(sample), (EncodedSequence(*sequence),))
+
+    def _preferences(self, samples: Sequence[Preference]) -> list[Encoded]:
+        return [self._preference(sample) for sample in samples]
+
+    def _preference(self, sample: Preference) -> Encoded:
+        if not sample.chosen or not sample.rejected:
+            return Dropped("empty answer")
+        if sample.chosen == sample.rejected:
+            return Dropped("both answers are the same")
+        try:
+            both = tuple(self._answer(sample, part) for part in (sample.chosen, sample.rejected))
+        except UnusableChatError as error:
+            return Dropped(str(error))
+        return EncodedSample(_document(sample), both)
+
+    def _answer(self, sample: Preference, answer: str | Sequence[Any]) -> EncodedSequence:
+        """The prompt and one of the answers, which alone is learnt."""
+        if isinstance(sample.prompt, str) and isinstance(answer, str):
+            prompt, completion = self._tokenizer.encode_batch([sample.prompt, answer])
+            return self._answered(prompt, completion)
+        if isinstance(sample.prompt, str):
+            raise DataError(
+                f"Sample {sample.id!r} has a text as its prompt and turns as its answer; a "
+                "preference must have texts or turns in both."
+            )
+        turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        messages = [*sample.prompt, *turns]
+        return EncodedSequence(
+            *self._template.encode(sample.id, messages, num_read=len(sample.prompt))
+        )
+
+    def _ended(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+        return np.append(tokens, tokens.dtype.type(self._tokenizer.eos_id))
+
+
+def _document(sample: Pair | Chat | Preference) -> str:
+    return sample.id if sample.document is None else sample.document
+
+
+def _require_in_vocabulary(sample: TokenDocument, vocab_size: int) -> None:
+    tokens = sample.tokens
+    if not np.issubdtype(tokens.dtype, np.integer) or tokens.ndim != 1:
+        raise DataError(
+            f"Sample {sample.id!r} has tokens of type {tokens.dtype} and shape {tokens.shape}; "
+            "they must be whole numbers in one row."
+        )
+    if len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size):
+        raise DataError(
+            f"Sample {sample.id!r} has tokens from {tokens.min()} to {tokens.max()}, but the "
+            f"tokenizer has {vocab_size} entries. It was tokenised with another tokenizer: name "
+            "that one in `tokenizer`."
+        )

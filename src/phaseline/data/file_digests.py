@@ -10,9 +10,11 @@ import hashlib
 import json
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ def digest_files(paths: Sequence[str], memory_folder: Path) -> list[str]:
     return digests
 
 
+def fingerprint_files(paths: Sequence[str]) -> str:
+    """Names the contents of files, in order; the user's cache remembers their digests."""
+    return fingerprint_of(digest_files(paths, Cache.of_user().root / "digests"))
+
+
 def _stamp(path: str) -> tuple[str, bool]:
     """What changes along with the content, and whether a later change would show in it."""
     # Taken before the file is read: a change while it is read then shows at the next look.
@@ -75,7 +82,9 @@ def _recall(memory: Path) -> dict[str, str]:
 
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    aside = memory.with_suffix(f".{secrets.token_hex(4)}")
-    aside.write_text(json.dumps(digests), encoding="utf-8")
-    aside.replace(memory)
+    # A folder that cannot be written costs the time to read the files again, and no more.
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        aside = memory.with_suffix(f".{secrets.token_hex(4)}")
+        aside.write_text(json.dumps(digests), encoding="utf-8")
+        aside.replace(memory)

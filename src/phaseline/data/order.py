@@ -13,7 +13,7 @@ import heapq
 from collections import OrderedDict
 from fractions import Fraction
 from math import gcd, lcm
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,25 @@ def permutation(num_items: int, *key: Key) -> Callable[[Ids], Ids]:
         table = _sorted_permutation(num_items, *key)
         return lambda positions: table[positions]
     return _Feistel(num_items, *key)
+
+
+class Order(Protocol):
+    """Endless order over one data set, epoch after epoch."""
+
+    def ids(self, positions: Ids) -> Ids:
+        """Ids at the positions, which count on through the epochs."""
+        ...
+
+
+class SequentialOrder:
+    """Every epoch from the first id to the last, for data that lie in the order to train in."""
+
+    def __init__(self, num_items: int) -> None:
+        self._num_items = num_items
+
+    def ids(self, positions: Ids) -> Ids:
+        """Ids at the positions, which count on through the epochs."""
+        return positions % self._num_items
 
 
 class EpochOrder:
@@ -83,10 +102,16 @@ class Mixture:
         self.shares = _whole_shares(weights)
         self.period = sum(self.shares)
         self._source = _lay_out(self.shares)
-        self._rank = np.empty(self.period, np.int64)
-        for source_idx, share in enumerate(self.shares):
-            self._rank[self._source == source_idx] = np.arange(share)
         self._shares = np.asarray(self.shares, np.int64)
+        self._slots = [np.flatnonzero(self._source == idx) for idx in range(len(self.shares))]
+        self._rank = np.empty(self.period, np.int64)
+        for slots in self._slots:
+            self._rank[slots] = np.arange(len(slots))
+
+    def counts_before(self, position: int) -> list[int]:
+        """Samples of each source at the positions before this one."""
+        periods, slot = divmod(position, self.period)
+        return [periods * len(slots) + int(np.searchsorted(slots, slot)) for slots in self._slots]
 
     def locate(self, positions: Ids) -> tuple[Ids, Ids]:
         """Source index at each position, and the position within that source."""

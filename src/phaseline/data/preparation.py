@@ -6,26 +6,33 @@ prepared already only identifies the sources again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from phaseline.config.data_section import SourceSection
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
+from phaseline.data.cutting import build_rows
 from phaseline.data.fingerprints import fingerprint_of
-from phaseline.data.rows import Rows, build_rows
-from phaseline.data.sources import Source, build_source
-from phaseline.data.store import STORE_VERSION, SplitData, Store, read_store, write_store
-from phaseline.data.tokenizer import Tokenizer, build_tokenizer
+from phaseline.data.preparation_report import describe, facts_of
+from phaseline.data.progress import PlainProgress
+from phaseline.data.rows import Rows
+from phaseline.data.shared_contents import num_shared
+from phaseline.data.sources import Source, build_filtered_source, check_source
+from phaseline.data.split import SplitRule
+from phaseline.data.store import SplitData, Store, read_store
+from phaseline.data.store_request import STORES, StoreRequest, Workshop, num_cores
+from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from phaseline.config.data_section import SourceSection
     from phaseline.config.sections import Config, PhaseSection
-
-_STORES = "stores"
+    from phaseline.data.progress import Progress
+    from phaseline.data.shards import Parts, Shard
+    from phaseline.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class PhaseRows:
         fingerprint: Names the store's content.
         store: Where the rows are cut from.
         train: Rows of the phase's sequence length.
-        held_out: Rows of its evaluation's sequence length.
+        held_out: Rows of its evaluation's sequence length. Where a source of its own is held
+            out, these are that source's, and stand with the first source.
     """
 
     fingerprint: str
@@ -45,7 +53,13 @@ class PhaseRows:
     held_out: Rows
 
 
-def prepare(config: Config, report: Report, proceed: Proceed = always_proceed) -> None:
+def prepare(
+    config: Config,
+    report: Report,
+    proceed: Proceed = always_proceed,
+    *,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
     """Prepares the data of all phases, as far as it is not in the cache.
 
     Args:
@@ -53,22 +67,52 @@ def prepare(config: Config, report: Report, proceed: Proceed = always_proceed) -
         report: Told what is done, and what each phase has to train and validate on.
         proceed: Called between documents; what it raises ends the preparation. What was
             finished by then stays in the cache, and nothing half-done does.
+        progress: Told how far a source is; None: a line is reported now and then.
+
+    Returns:
+        What each phase gets from each source, as JSON can hold it.
 
     Raises:
         DataError: A source cannot be used, or leaves a phase nothing to train or validate on.
     """
-    cache = Cache.of_user()
-    proceed()
-    tokenizer = build_tokenizer(config.tokenizer, cache, report, proceed)
-    sources = _Sources()
+    shop, requests = _begin(config, report, proceed, progress)
+    _check_sources(config, requests, shop.cache)
+    facts = []
     for phase in config.phases:
-        sources.require_one_shape(phase)
-        for request in _store_requests(config, phase, tokenizer, sources):
-            build = partial(request.build, report, proceed)
-            entry = cache.obtain(_STORES, request.fingerprint, build, report, proceed)
+        needed = requests.of_phase(phase)
+        is_new = any(request.find(shop.cache) is None for request in needed.every)
+        rows = _cut(phase, needed, [request.obtain(shop) for request in needed.every])
+        proceed()
+        for request, one in zip(needed.training, rows, strict=True):
+            report(
+                f"phase {phase.name}: {request.name}: {describe(one, phase.data.sequence_length)}"
+            )
+            facts.append({"phase": phase.name, **facts_of(one, phase.data.sequence_length)})
+        if is_new:
+            _report_shared(phase, rows, report)
+    return facts
+
+
+def prepare_shard(
+    config: Config,
+    report: Report,
+    shard: Shard,
+    proceed: Proceed = always_proceed,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Prepares one shard's part of all data that is not in the cache.
+
+    Raises:
+        DataError: A source cannot be used.
+    """
+    shop, requests = _begin(config, report, proceed, progress)
+    _check_sources(config, requests, shop.cache)
+    for phase in config.phases:
+        for request in requests.of_phase(phase).every:
+            parts = request.obtain_part(shop, shard)
             proceed()
-            rows = _cut(phase, request, entry)
-            report(f"phase {phase.name}: {request.name}: {_describe(rows)}")
+            report(f"phase {phase.name}: {request.name}: {_describe_parts(parts)}")
 
 
 def open_rows(config: Config, phase: PhaseSection, tokenizer: Tokenizer) -> list[PhaseRows]:
@@ -77,139 +121,186 @@ def open_rows(config: Config, phase: PhaseSection, tokenizer: Tokenizer) -> list
     Raises:
         DataError: It is not there: the source or the cache changed since.
     """
-    cache, sources = Cache.of_user(), _Sources()
-    opened = []
-    for request in _store_requests(config, phase, tokenizer, sources):
-        entry = cache.find(_STORES, request.fingerprint)
+    cache = Cache.configured(config.preparation)
+    needed = _Requests(config, tokenizer).of_phase(phase)
+    entries = []
+    for request in needed.every:
+        entry = request.find(cache)
         if entry is None:
             raise DataError(
                 f"phase {phase.name}: data source {request.name!r} is not prepared: there is no "
-                f"{_STORES}/{request.fingerprint} in {cache.root}. Start the session again, which "
+                f"{STORES}/{request.fingerprint} in {cache.root}. Start the session again, which "
                 "prepares it; if this recurs, the source's content changes all the time."
             )
-        opened.append(_cut(phase, request, entry))
-    return opened
+        entries.append(entry)
+    return _cut(phase, needed, entries)
 
 
 @dataclass(frozen=True)
-class _StoreRequest:
-    """All that decides the content of one store."""
+class _Needed:
+    """The stores that one phase needs.
 
-    name: str
-    source: Source
-    source_fingerprint: str
-    tokenizer: Tokenizer
-    seed: int
-    held_out_frac: float
+    Attributes:
+        training: In the order of its sources.
+        held_out: A source that is only validated on, if it has one.
+    """
+
+    training: list[StoreRequest]
+    held_out: StoreRequest | None
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint_of(
-            STORE_VERSION,
-            self.source_fingerprint,
-            self.tokenizer.fingerprint,
-            self.seed,
-            self.held_out_frac,
-        )
-
-    def build(self, report: Report, proceed: Proceed, folder: Path) -> None:
-        report(f"preparing {self.name}")
-        write_store(
-            folder,
-            self.source,
-            self.tokenizer,
-            seed=self.seed,
-            held_out_frac=self.held_out_frac,
-            proceed=proceed,
-        )
+    def every(self) -> list[StoreRequest]:
+        """All of them."""
+        return [*self.training, *([] if self.held_out is None else [self.held_out])]
 
 
-class _Sources:
+class _Requests:
     """Builds and identifies every source once, however many phases use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self._seed = config.session.seed
+        self._tokenizer = tokenizer
         self._known: dict[str, tuple[Source, str]] = {}
 
-    def find(self, section: SourceSection) -> tuple[Source, str]:
-        """The source and its fingerprint."""
-        key = repr((section.source, section.arguments))
+    def of_phase(self, phase: PhaseSection) -> _Needed:
+        """What a phase needs.
+
+        Raises:
+            DataError: It mixes sources of different shapes.
+        """
+        held_out, data = phase.data.held_out, phase.data
+        rule = SplitRule(self._seed, data.held_out_frac)
+        apart = None
+        if held_out is not None:
+            rule = SplitRule(self._seed, ids=held_out.ids)
+            if held_out.source is not None:
+                everything = SplitRule(self._seed, frac=1.0)
+                section = SourceSection(source=held_out.source, arguments=held_out.arguments)
+                apart = self._request(phase, section, everything)
+        training = [self._request(phase, section, rule) for section in data.sources]
+        needed = _Needed(training, apart)
+        _require_one_shape(phase, needed.every)
+        _require_answers(phase, training[0])
+        return needed
+
+    def _request(
+        self, phase: PhaseSection, section: SourceSection, rule: SplitRule
+    ) -> StoreRequest:
+        key = repr((section.source, section.arguments, section.filters))
         if key not in self._known:
-            source = build_source(section.source, section.arguments)
+            source = build_filtered_source(section)
             self._known[key] = (source, source.fingerprint())
-        return self._known[key]
-
-    def require_one_shape(self, phase: PhaseSection) -> None:
-        """Raises DataError if a phase mixes texts and pairs."""
-        shapes = [(section.source, self.find(section)[0].shape) for section in phase.data.sources]
-        if len({shape for _, shape in shapes}) > 1:
-            found = ", ".join(f"{name} gives {shape}" for name, shape in shapes)
-            raise DataError(
-                f"phase {phase.name}: its data sources have different shapes: {found}. "
-                "Mix sources of one shape, or put them into phases of their own."
-            )
-
-
-def _store_requests(
-    config: Config, phase: PhaseSection, tokenizer: Tokenizer, sources: _Sources
-) -> Iterator[_StoreRequest]:
-    for section in phase.data.sources:
-        source, fingerprint = sources.find(section)
-        yield _StoreRequest(
-            section.source,
-            source,
-            fingerprint,
-            tokenizer,
-            config.session.seed,
-            phase.data.held_out_frac,
+        source, fingerprint = self._known[key]
+        return StoreRequest(
+            section.source, source, fingerprint, self._tokenizer, phase.data.learn, rule
         )
 
 
-def _cut(phase: PhaseSection, request: _StoreRequest, entry: Path) -> PhaseRows:
-    store = read_store(entry)
+def _begin(
+    config: Config, report: Report, proceed: Proceed, progress: Progress | None
+) -> tuple[Workshop, _Requests]:
+    cache = Cache.configured(config.preparation)
+    proceed()
+    tokenizer = build_tokenizer(config.tokenizer, cache, report, proceed)
+    num_processes = config.preparation.processes or num_cores()
+    shop = Workshop(cache, num_processes, report, proceed, progress or PlainProgress(report))
+    return shop, _Requests(config, tokenizer)
+
+
+def _check_sources(config: Config, requests: _Requests, cache: Cache) -> None:
+    """Tries the first samples of all that is new, before hours go into any of it."""
+    for phase in config.phases:
+        for request in requests.of_phase(phase).every:
+            if request.find(cache) is None:
+                check_source(request.source)
+
+
+def _require_one_shape(phase: PhaseSection, requests: Sequence[StoreRequest]) -> None:
+    shapes = [(request.name, request.source.shape) for request in requests]
+    if len({shape for _, shape in shapes}) > 1:
+        found = ", ".join(f"{name} gives {shape}" for name, shape in shapes)
+        raise DataError(
+            f"phase {phase.name}: its data sources have different shapes: {found}. "
+            "Mix sources of one shape, or put them into phases of their own."
+        )
+
+
+def _require_answers(phase: PhaseSection, request: StoreRequest) -> None:
+    """Raises if `learn` changes nothing. Of a source of one's own only its shape tells."""
+    shape = request.source.shape
+    if phase.data.learn == "all" and shape not in ("pairs", "chats"):
+        raise DataError(
+            f"phase {phase.name}: data.learn is 'all', which has no effect: {request.name} gives "
+            f"{shape}. Remove it; it is for pairs and chats."
+        )
+
+
+def _cut(phase: PhaseSection, needed: _Needed, entries: Sequence[Path]) -> list[PhaseRows]:
+    stores = [read_store(entry) for entry in entries]
+    fingerprints = [request.fingerprint for request in needed.training]
+    if needed.held_out is not None:
+        apart = stores.pop()
+        stores[0] = replace(stores[0], held_out=apart.held_out)
+        fingerprints[0] = fingerprint_of(fingerprints[0], needed.held_out.fingerprint)
     train_length = phase.data.sequence_length
     held_out_length = phase.evaluate.sequence_length or train_length
-    rows = PhaseRows(
-        request.fingerprint,
-        store,
-        build_rows(store.shape, store.train, train_length),
-        build_rows(store.shape, store.held_out, held_out_length),
-    )
-    sides = (
-        ("train on", store.train, rows.train, train_length),
-        ("validate on", store.held_out, rows.held_out, held_out_length),
-    )
-    for purpose, data, side_rows, length in sides:
-        if side_rows.num_rows == 0:
-            raise DataError(_nothing_left(phase, request, purpose, data, length))
+    cut = partial(build_rows, is_packed=phase.data.packing)
+    is_ordered = phase.data.order == "sequential"
+    rows = [
+        PhaseRows(
+            fingerprint,
+            store,
+            cut(store.shape, store.train, train_length, is_ordered=is_ordered),
+            cut(store.shape, store.held_out, held_out_length),
+        )
+        for fingerprint, store in zip(fingerprints, stores, strict=True)
+    ]
+    for request, one in zip(needed.training, rows, strict=True):
+        if one.train.num_rows == 0:
+            raise _nothing_left(phase, request.name, "train on", [one.store.train], train_length)
+    names = ", ".join(request.name for request in needed.every)
+    if phase.data.held_out is None:
+        for request, one in zip(needed.training, rows, strict=True):
+            if one.held_out.num_rows == 0:
+                sides = [one.store.held_out]
+                raise _nothing_left(phase, request.name, "validate on", sides, held_out_length)
+    elif not any(one.held_out.num_rows for one in rows):
+        # Patterns may mean documents of one source alone.
+        sides = [one.store.held_out for one in rows]
+        raise _nothing_left(phase, names, "validate on", sides, held_out_length)
     return rows
 
 
 def _nothing_left(
-    phase: PhaseSection, request: _StoreRequest, purpose: str, data: SplitData, length: int
-) -> str:
-    return (
-        f"phase {phase.name}: data source {request.name!r} leaves nothing to {purpose}: "
-        f"{data.num_documents} documents with {len(data.tokens)} tokens on that side of the "
-        f"split give no sequence of {length} tokens. Use more documents, another "
-        f"`held_out_frac` (it is {request.held_out_frac}), or a shorter sequence length."
+    phase: PhaseSection, name: str, purpose: str, sides: Sequence[SplitData], length: int
+) -> DataError:
+    held_out = phase.data.held_out
+    frac = f"another `held_out_frac` (it is {phase.data.held_out_frac})"
+    return DataError(
+        f"phase {phase.name}: data source {name!r} leaves nothing to {purpose}: "
+        f"{sum(side.num_documents for side in sides)} documents with "
+        f"{sum(len(side.tokens) for side in sides)} tokens on that side of the "
+        f"split give no sequence of {length} tokens. Use more documents, "
+        f"{frac if held_out is None else 'another `held_out`'}, or a shorter sequence length."
     )
 
 
-def _describe(rows: PhaseRows) -> str:
-    """What a phase gets from one source, in a line."""
-    store = rows.store
-    sides = (
-        ("train", store.train, rows.train),
-        ("held out", store.held_out, rows.held_out),
+def _report_shared(phase: PhaseSection, rows: Sequence[PhaseRows], report: Report) -> None:
+    """Says how much of what is validated on is trained on too: under another id, word for word."""
+    count = num_shared(
+        [one.store.train.contents for one in rows], [one.store.held_out.contents for one in rows]
     )
-    parts = [
-        f"{label} {data.num_documents:,} documents, {len(data.tokens):,} tokens, "
-        f"{side_rows.num_rows:,} sequences"
-        for label, data, side_rows in sides
-    ]
-    dropped = dict(store.dropped)
-    num_too_long = rows.train.num_dropped + rows.held_out.num_dropped
-    if num_too_long:
-        dropped["prompt fills the sequence"] = num_too_long
-    parts += [f"dropped {count:,} ({reason})" for reason, count in dropped.items()]
-    return "; ".join(parts)
+    if count:
+        report(
+            f"phase {phase.name}: {count:,} held-out samples are trained on as well, under other "
+            "ids: the same tokens from first to last"
+        )
+
+
+def _describe_parts(parts: Parts | None) -> str:
+    if parts is None:
+        return "is prepared already"
+    if parts.missing:
+        missing = ", ".join(map(str, parts.missing))
+        return f"{len(parts.folders)} of {parts.count} shards are there; missing: {missing}"
+    return f"all {parts.count} shards are there: `phaseline prepare` puts them together"

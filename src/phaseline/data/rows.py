@@ -1,26 +1,37 @@
-"""Rows of one sequence length over a store: text windows, or pairs with a loss mask.
+"""Rows of one sequence length over a store: what batches are cut from.
 
-All functions work on many rows at once. A row's inputs are its tokens without the last, its
-targets its tokens without the first; `NO_LOSS` marks targets that are not learnt.
+All functions work on many rows at once. A row's inputs are tokens, its targets the tokens after
+them; `NO_LOSS` marks targets that are not learnt. Where a row holds several documents, no target
+belongs to another document than its input, and positions begin again with each.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from phaseline.data.sources.protocol import Shape
-    from phaseline.data.store import SplitData, Tokens
+    from phaseline.data.store import SplitData
 
 Ids = NDArray[np.int64]
 NO_LOSS = -100
 
-_LENGTH_MULTIPLE = 8
+
+class RowArrays(NamedTuple):
+    """Rows as they go through a model.
+
+    Attributes:
+        inputs: `[rows, time]`, int64.
+        targets: The token after each input, or `NO_LOSS`. `[rows, time]`, int64.
+        positions: Of each input in its document, `[rows, time]`, int64; None if no row holds
+            more than one document. Padding goes on counting.
+    """
+
+    inputs: Ids
+    targets: Ids
+    positions: Ids | None
 
 
 class Rows(Protocol):
@@ -29,149 +40,111 @@ class Rows(Protocol):
     Attributes:
         num_rows: Rows; ids are 0 to num_rows - 1.
         num_dropped: Documents that give no row at this sequence length.
+        num_truncated: Documents whose end does not fit a row and is left out.
+        num_useful: Positions, of all rows, that hold a token and know the next of its document.
     """
 
     num_rows: int
     num_dropped: int
+    num_truncated: int
+    num_useful: int
 
     def max_length(self, ids: Ids) -> int:
         """Inputs of the longest of these rows, without padding."""
         ...
 
-    def target_count(self, ids: Ids) -> int:
-        """Targets with loss in all of these rows."""
+    def num_targets(self, ids: Ids) -> Ids:
+        """Targets with loss in each of these rows. `[rows]`"""
         ...
 
-    def take(self, ids: Ids, time: int, pad_id: int) -> tuple[Ids, Ids]:
-        """Inputs and targets of these rows, fresh arrays of `[rows, time]`, int64."""
+    def take(self, ids: Ids, time: int, pad_id: int) -> RowArrays:
+        """These rows, padded on the right to `time`; fresh arrays."""
         ...
 
 
-class TextRows:
-    """Windows over the token stream; row i is `tokens[i * length : (i + 1) * length + 1]`."""
+class TextWindows:
+    """Documents end to end, cut into windows; row i begins at token `i * length`.
+
+    The last token of a document has no target. A document goes on in the next window, where its
+    positions begin again.
+    """
+
+    num_dropped = 0
+    num_truncated = 0
 
     def __init__(self, data: SplitData, sequence_length: int) -> None:
         self.num_rows = max(0, (len(data.tokens) - 1) // sequence_length)
-        self.num_dropped = 0
         num_tokens = self.num_rows * sequence_length
         self._sequence_length = sequence_length
         # Two views of the mapped file, one token apart: taking rows copies whole runs.
         self._inputs = data.tokens[:num_tokens].reshape(-1, sequence_length)
         self._targets = data.tokens[1 : num_tokens + 1].reshape(-1, sequence_length)
+        self._begins = data.offsets
+        self._edges = np.array([[0], [sequence_length]])
+        _, num_begins = self._begins.searchsorted([0, num_tokens], side="right").tolist()
+        # The very first document begins before any target.
+        self.num_useful = num_tokens - max(0, num_begins - 1)
 
     def max_length(self, ids: Ids) -> int:  # noqa: ARG002 - all rows are of one length
         """Inputs of the longest of these rows, without padding."""
         return self._sequence_length
 
-    def target_count(self, ids: Ids) -> int:
-        """Targets with loss in all of these rows."""
-        return len(ids) * self._sequence_length
+    def num_targets(self, ids: Ids) -> Ids:
+        """Targets with loss in each of these rows. `[rows]`"""
+        first, end = self._begins_after(ids)
+        counts: Ids = self._sequence_length - (end - first)
+        return counts
 
-    def take(self, ids: Ids, time: int, pad_id: int) -> tuple[Ids, Ids]:  # noqa: ARG002 - same
-        """Inputs and targets of these rows, fresh arrays of `[rows, time]`, int64."""
+    def take(self, ids: Ids, time: int, pad_id: int) -> RowArrays:  # noqa: ARG002 - never padded
+        """These rows; fresh arrays."""
         assert time == self._sequence_length, "a phase never mixes texts and pairs"
         # Not `[ids]`: `take` knows that whole rows are meant, and costs half.
-        inputs, targets = self._inputs.take(ids, axis=0), self._targets.take(ids, axis=0)
-        return inputs.astype(np.int64), targets.astype(np.int64)
+        inputs = self._inputs.take(ids, axis=0).astype(np.int64)
+        targets = self._targets.take(ids, axis=0).astype(np.int64)
+        first, end = self._begins_after(ids)
+        # As lists: of so few numbers that is the cheapest comparison by far.
+        if first.tolist() == end.tolist():
+            return RowArrays(inputs, targets, None)
+        rows = np.repeat(np.arange(len(ids)), end - first)
+        begins = self._begins[spans(first, end)] - ids[rows] * time
+        targets[rows, begins - 1] = NO_LOSS
+        inside = begins < time
+        if not inside.any():
+            return RowArrays(inputs, targets, None)
+        return RowArrays(inputs, targets, _positions(len(ids), time, rows[inside], begins[inside]))
+
+    def _begins_after(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Of the documents that begin after each row's first token, the first and the end.
+
+        The one that begins right behind the row belongs to them: the row's last target is its
+        first token.
+        """
+        # One search for both ends: in a micro-batch it is the call that costs.
+        first, end = self._begins.searchsorted(
+            ids * self._sequence_length + self._edges, side="right"
+        )
+        return first, end
 
 
-class PairRows:
-    """Prompt, completion and end-of-sequence token, cut to the sequence length plus one.
-
-    Only the completion and the token after it have loss. A pair whose completion is cut off
-    completely gives no row.
-    """
-
-    def __init__(self, data: SplitData, sequence_length: int) -> None:
-        prompt_lengths = _prompt_lengths(data)
-        lengths = np.minimum(np.diff(data.offsets), sequence_length + 1)
-        # Without a prompt the first token is only read: there is nothing to predict it from.
-        num_targets = lengths - np.maximum(prompt_lengths, 1)
-        kept = np.flatnonzero(num_targets > 0)
-        self.num_rows = len(kept)
-        self.num_dropped = data.num_documents - self.num_rows
-        self._tokens = data.tokens
-        self._starts = data.offsets[:-1][kept]
-        self._num_inputs = lengths[kept] - 1
-        self._num_targets = num_targets[kept]
-        self._prompt_lengths = prompt_lengths[kept]
-
-    def max_length(self, ids: Ids) -> int:
-        """Inputs of the longest of these rows, without padding."""
-        return int(self._num_inputs[ids].max())
-
-    def target_count(self, ids: Ids) -> int:
-        """Targets with loss in all of these rows."""
-        return int(self._num_targets[ids].sum())
-
-    def take(self, ids: Ids, time: int, pad_id: int) -> tuple[Ids, Ids]:
-        """Inputs and targets of these rows, fresh arrays of `[rows, time]`, int64."""
-        inputs = np.full((len(ids), time), pad_id, np.int64)
-        targets = np.full((len(ids), time), NO_LOSS, np.int64)
-        starts = self._starts[ids].tolist()
-        ends = self._num_inputs[ids].tolist()
-        counts = self._num_targets[ids].tolist()
-        # A loop over rows: for a micro-batch it is faster than masks over the whole of it.
-        for row, (start, end, count) in enumerate(zip(starts, ends, counts, strict=True)):
-            inputs[row, :end] = self._tokens[start : start + end]
-            targets[row, end - count : end] = self._tokens[
-                start + end - count + 1 : start + end + 1
-            ]
-        return inputs, targets
-
-    def prompt(self, row: int) -> Tokens:
-        """The tokens of a row's prompt, not cut."""
-        start = self._starts[row]
-        return self._tokens[start : start + self._prompt_lengths[row]]
-
-
-def build_rows(shape: Shape, data: SplitData, sequence_length: int) -> Rows:
-    """Builds the rows that fit the store's shape."""
-    if shape == "text":
-        return TextRows(data, sequence_length)
-    return PairRows(data, sequence_length)
-
-
-def assemble(
-    sources: Sequence[Rows], sample_ids: Ids, *, num_rows: int, sequence_length: int, pad_id: int
-) -> tuple[Ids, Ids]:
-    """Puts rows of several sources into one batch, in order, padded on the right.
+def _positions(num_rows: int, time: int, rows: Ids, begins: Ids) -> Ids:
+    """Positions that count on from 0 and fall back to it where documents begin.
 
     Args:
-        sources: Rows of each source.
-        sample_ids: (source index, id) of each row, `[at most num_rows, 2]`.
-        num_rows: Rows of the batch; what the ids leave over is padding without loss.
-        sequence_length: No row is longer.
-        pad_id: Token for padding.
-
-    Returns:
-        Inputs and targets, both `[num_rows, time]`, int64. The time is that of the longest
-        row, rounded up to a multiple of 8, at most the sequence length.
+        num_rows: Rows.
+        time: Of each.
+        rows: The row of every document but the first of its row, in order.
+        begins: Where it begins there; not 0.
     """
-    if len(sources) == 1 and len(sample_ids) == num_rows:
-        rows, ids = sources[0], sample_ids[:, 1]
-        return rows.take(ids, _padded(rows.max_length(ids), sequence_length), pad_id)
-    parts = []
-    for source_idx, rows in enumerate(sources):
-        places = np.flatnonzero(sample_ids[:, 0] == source_idx)
-        if len(places):
-            parts.append((rows, places, sample_ids[places, 1]))
-    longest = max((rows.max_length(ids) for rows, _, ids in parts), default=1)
-    time = _padded(longest, sequence_length)
-    inputs = np.full((num_rows, time), pad_id, np.int64)
-    targets = np.full((num_rows, time), NO_LOSS, np.int64)
-    for rows, places, ids in parts:
-        inputs[places], targets[places] = rows.take(ids, time, pad_id)
-    return inputs, targets
+    latest_begin = np.zeros((num_rows, time), np.int64)
+    latest_begin[rows, begins] = begins
+    np.maximum.accumulate(latest_begin, axis=1, out=latest_begin)
+    positions: Ids = np.arange(time) - latest_begin
+    return positions
 
 
-def _prompt_lengths(data: SplitData) -> Ids:
-    """Tokens of each pair before the first that is learnt; `[sequences]`."""
-    assert data.learnt is not None
-    num_read = np.concatenate([[0], np.cumsum(data.learnt == 0)])
-    lengths: Ids = num_read[data.offsets[1:]] - num_read[data.offsets[:-1]]
-    return lengths
-
-
-def _padded(length: int, sequence_length: int) -> int:
-    return min(-(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, sequence_length)
+def spans(first: Ids, end: Ids) -> Ids:
+    """The numbers from each first to before its end, one span after the other."""
+    lengths = end - first
+    before = np.cumsum(lengths) - lengths
+    numbers: Ids = np.arange(lengths.sum()) + np.repeat(first - before, lengths)
+    return numbers

@@ -69,6 +69,17 @@ def freeze(module: torch.nn.Module, section: TrainableSection, *, path: str) -> 
         raise _fault(f"{path}.freeze", "freezes every parameter", "Leave some of them out.")
 
 
+def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None:
+    """Raises if a token has no embedding: it would fail at the first batch that holds it."""
+    if num_embeddings < vocab_size:
+        raise _fault(
+            path,
+            f"gives {num_embeddings} embeddings; the tokenizer has {vocab_size} entries, its "
+            "special tokens included",
+            "Leave vocab_size to the tokenizer, raise it, or name fewer tokenizer.special_tokens.",
+        )
+
+
 def _from_config(
     section: ModelSection, vocab_size: int, special_ids: dict[str, int]
 ) -> torch.nn.Module:
@@ -77,6 +88,9 @@ def _from_config(
     values: dict[str, Any] = dict(section.config or {})
     model_type = str(values.pop("model_type"))
     values.setdefault("vocab_size", vocab_size)
+    if isinstance(values["vocab_size"], int):
+        # transformers would blame the special tokens for it.
+        _require_embeddings("model.config.vocab_size", values["vocab_size"], vocab_size)
     values = {**special_ids, "bos_token_id": None, **values}
     try:
         config = AutoConfig.for_model(model_type, **values)
@@ -111,6 +125,10 @@ def _from_factory(section: ModelSection, vocab_size: int) -> torch.nn.Module:
             f"{section.factory} returned a {type(module).__name__}",
             "It must return a torch.nn.Module.",
         )
+    find: Any = getattr(module, "get_input_embeddings", None)
+    weight = None if find is None else getattr(find(), "weight", None)
+    if weight is not None:
+        _require_embeddings("model.factory", weight.shape[0], vocab_size)
     return module
 
 

@@ -21,6 +21,17 @@ class TokenBatch(Protocol):
     def targets(self) -> torch.Tensor:
         """[batch, sequence], int64; already shifted; IGNORED_TARGET carries no loss."""
 
+    @property
+    def position_ids(self) -> torch.Tensor | None:
+        """Of each input in its document, [batch, sequence], int64; they begin again with each.
+
+        None where no row holds more than one, and where documents may attend to each other.
+        """
+
+    @property
+    def document_ids(self) -> torch.Tensor | None:
+        """Which document of its row each input belongs to, from 0; None as `position_ids`."""
+
 
 class Objective(Protocol):
     """Turns a batch into losses. It keeps no state and calls no collective."""

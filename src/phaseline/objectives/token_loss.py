@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -26,8 +29,9 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
 
     Args:
         model: Returns logits [batch, sequence, vocabulary], itself or as `.logits`; or what it
-            wraps has `losses_of`.
-        batch: Input ids and targets.
+            wraps has `losses_of`. It is also given the batch's `position_ids` and `document_ids`,
+            those of them that its forward has as parameters.
+        batch: Input ids, targets, and where documents begin.
 
     Returns:
         Negative log-likelihoods in nats, fp32, 0 where the target is ignored. [batch, sequence]
@@ -35,8 +39,8 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     losses_of: LossesOf | None = getattr(_bare(model), "losses_of", None)
     if losses_of is not None:
         with losses_of(batch.targets):
-            return _forward(model, batch.input_ids)
-    logits = _forward(model, batch.input_ids)
+            return _forward(model, batch)
+    logits = _forward(model, batch)
     losses = cross_entropy(
         logits.float().flatten(0, 1),
         batch.targets.flatten(),
@@ -46,13 +50,26 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     return losses.view(batch.targets.shape)
 
 
-def _forward(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    if hasattr(_bare(model), "generation_config"):
-        output: Any = model(input_ids=input_ids, use_cache=False)
+def _forward(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+    bare = _bare(model)
+    arguments = {name: getattr(batch, name) for name in _taken(type(bare).forward)}
+    if hasattr(bare, "generation_config"):
+        output: Any = model(input_ids=batch.input_ids, use_cache=False, **arguments)
     else:
-        output = model(input_ids)
+        output = model(batch.input_ids, **arguments)
     logits: torch.Tensor = getattr(output, "logits", output)
     return logits
+
+
+@cache
+def _taken(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """What a model's forward wants to know of the documents in a row.
+
+    One that asks for nothing sees a row as one document; the trial at the start tells whether
+    that matters.
+    """
+    parameters = inspect.signature(forward).parameters
+    return tuple(name for name in ("position_ids", "document_ids") if name in parameters)
 
 
 def _bare(model: torch.nn.Module) -> Any:

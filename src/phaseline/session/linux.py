@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _IS_LINUX = sys.platform == "linux"
@@ -113,6 +115,35 @@ def block_stop_signals() -> None:
 def unblock_stop_signals() -> None:
     """Lets stop signals in. Those that came meanwhile are delivered now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Keeps stop signals pending as long as the block lives.
+
+    What is started in it never gets one: it inherits that they are held, and a new program
+    keeps that. So a helper process leaves it to the one that started it when to stop.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_stop_signals() -> None:
+    """Makes this process deaf to stop signals, also to those that are pending. For children."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    unblock_stop_signals()
+
+
+def end_with(parent: int) -> None:
+    """As `die_with_parent`, for a process that was forked and so knows its parent's id."""
+    die_with_parent()
+    # The parent may have died before this process first ran.
+    if os.getppid() != parent:
+        os._exit(_ORPHAN_EXIT_CODE)
 
 
 def _is_orphan_of_init() -> bool:

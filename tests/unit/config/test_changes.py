@@ -28,6 +28,8 @@ FINISHED = {"first": True}
             "0.0003 -> 1.0",
             Effect.NUMBERS,
         ),
+        ("phases[0].data.num_workers=2", "phases[0].data.num_workers", "0 -> 2", Effect.NONE),
+        ("phases[0].data.packing=false", "phases[0].data.packing", "true -> false", Effect.NUMBERS),
         ("phases[0].checkpoint.keep_last=5", "phases[0].checkpoint.keep_last", "2 -> 5", None),
         ("phases[0].engine.zero_stage=2", "phases[0].engine.zero_stage", "1 -> 2", None),
         ("phases[0].batch.micro_size=2", "phases[0].batch.micro_size", "4 -> 2", None),

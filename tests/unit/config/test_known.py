@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from phaseline.config.known import (
-    BYTES_VOCAB_SIZE,
     DEEPSPEED_REFUSED,
     DEEPSPEED_SETTINGS,
+    NUM_BYTES,
     OBJECTIVES,
     OPTIMIZERS,
-    SOURCES,
+    OWN_EOS,
+    OWN_PAD,
+    OWN_TURN,
     Argument,
 )
+from phaseline.config.known_sources import SOURCES
 
 _OWNERS = {
     **OPTIMIZERS,
@@ -37,7 +41,18 @@ def test_argument_accepts_its_example_when_read_as_yaml(
     example = YAML(typ="safe", pure=True).load(argument.example)
     assert argument.accepts(example)
     assert not argument.accepts(None)
-    assert not argument.accepts("3")
+    assert argument.accepts("3") is (argument.allowed == "text")
+
+
+def _parameters(factory: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """What a source takes; one that makes samples of rows hands the rest of it on."""
+    from phaseline.data.sources.row_source import RowSource
+
+    parameters = dict(inspect.signature(factory).parameters)
+    if parameters.pop("settings", None) is not None:
+        parameters |= inspect.signature(RowSource).parameters
+        del parameters["table"]
+    return parameters
 
 
 def test_sources_agree_with_the_registry_when_compared() -> None:
@@ -45,9 +60,8 @@ def test_sources_agree_with_the_registry_when_compared() -> None:
 
     assert set(BUILT_IN) == set(SOURCES)
     for name, factory in BUILT_IN.items():
-        parameters = inspect.signature(factory).parameters
+        parameters = _parameters(factory)
         assert set(parameters) == set(SOURCES[name].arguments)
-        assert getattr(factory, "shape", None) == SOURCES[name].shape
         for parameter in parameters.values():
             is_required = parameter.default is inspect.Parameter.empty
             assert SOURCES[name].arguments[parameter.name].required == is_required
@@ -91,7 +105,7 @@ def test_objectives_agree_with_what_is_built_when_named() -> None:
 def test_bytes_vocabulary_agrees_with_the_tokenizer_when_untrained() -> None:
     from phaseline.data.tokenizer import Tokenizer
 
-    assert Tokenizer.of_bytes().vocab_size == BYTES_VOCAB_SIZE
+    assert Tokenizer.of_bytes().vocab_size == NUM_BYTES + len({OWN_EOS, OWN_PAD, OWN_TURN})
 
 
 def test_deepspeed_settings_agree_with_deepspeed_when_looked_up() -> None:

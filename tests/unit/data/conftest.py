@@ -84,6 +84,9 @@ def make_config() -> MakeConfig:
         batch: dict[str, Any] | None = None,
         evaluate: dict[str, Any] | None = None,
         held_out_frac: float = 0.2,
+        data: dict[str, Any] | None = None,
+        held_out: dict[str, Any] | None = None,
+        learn: str = "answers",
         seed: int = 0,
         tokenizer: dict[str, Any] | None = None,
     ) -> Config:
@@ -94,7 +97,11 @@ def make_config() -> MakeConfig:
             "data": {
                 "sources": list(sources),
                 "sequence_length": sequence_length,
-                "held_out_frac": held_out_frac,
+                "learn": learn,
+                **(
+                    {"held_out_frac": held_out_frac} if held_out is None else {"held_out": held_out}
+                ),
+                **(data or {}),
             },
             "batch": batch or {"global_size": 8, "micro_size": 2},
             "optimizer": {"lr": 0.001},

@@ -39,6 +39,18 @@ def test_prepare_reports_what_a_phase_gets_when_done(corpus: str, make_config: M
     assert "held out" in reports[1]
 
 
+def test_prepare_tries_every_source_before_it_prepares_one(
+    corpus: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"text": 3}\n')
+    section = {"source": "files", "arguments": {"paths": [str(bad)], "columns": {"text": "text"}}}
+    reports: list[str] = []
+    with pytest.raises(DataError, match=r"bad\.jsonl"):
+        prepare(make_config(_text(corpus), section), reports.append)
+    assert reports == []
+
+
 @pytest.mark.parametrize("document", [1, 2, 7])
 def test_prepare_leaves_nothing_half_done_when_it_is_given_up(
     corpus: str, make_config: MakeConfig, cache_folder: Path, document: int
@@ -144,6 +156,14 @@ def test_prepare_is_refused_when_a_side_has_no_sequence(
 ) -> None:
     with pytest.raises(DataError, match=message):
         prepare(make_config(_text(corpus), **change), lambda _: None)
+
+
+def test_prepare_is_refused_when_everything_is_learnt_anyway(
+    corpus: str, make_config: MakeConfig
+) -> None:
+    config = make_config(_text(corpus), learn="all", objective="of_ones_own:Objective")
+    with pytest.raises(DataError, match="which has no effect: text_files gives text"):
+        prepare(config, lambda _: None)
 
 
 def test_prepare_is_refused_when_a_phase_mixes_shapes(

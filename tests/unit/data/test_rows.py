@@ -1,119 +1,62 @@
 from __future__ import annotations
 
-from itertools import chain
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaseline.data.rows import NO_LOSS, PairRows, TextRows, assemble, build_rows
-from phaseline.data.store import SplitData
+from phaseline.data.rows import NO_LOSS, TextWindows, spans
+from unit.data.stores import EOS, PAD, side_of
 
-EOS, PAD = 900, 901
-
-# Tokens of prompts below 100, of completions from 100 on.
-PROMPTS = st.lists(st.integers(0, 99), max_size=30)
-COMPLETIONS = st.lists(st.integers(100, 199), min_size=1, max_size=30)
-PAIRS = st.lists(st.tuples(PROMPTS, COMPLETIONS), min_size=1, max_size=12)
-Pairs = list[tuple[list[int], list[int]]]
+DOCUMENTS = st.lists(st.lists(st.integers(100, 199), max_size=25), min_size=1, max_size=12)
 
 
-def _text(num_tokens: int) -> SplitData:
-    return SplitData(np.arange(num_tokens, dtype=np.uint16), np.array([0, num_tokens]), None)
-
-
-def _pairs(pairs: Pairs) -> SplitData:
-    documents = [[*prompt, *completion, EOS] for prompt, completion in pairs]
-    return SplitData(
-        np.array(list(chain(*documents)), np.uint16),
-        np.cumsum([0, *map(len, documents)]),
-        np.array([token >= 100 for token in chain(*documents)], np.uint8),
-    )
-
-
-@given(num_tokens=st.integers(0, 200), length=st.integers(1, 20))
-def test_text_rows_predict_every_next_token_once_when_taken_in_order(
-    num_tokens: int, length: int
+@given(documents=DOCUMENTS, length=st.integers(1, 20))
+def test_windows_predict_every_next_token_within_its_document_when_cut_anywhere(
+    documents: list[list[int]], length: int
 ) -> None:
-    rows = TextRows(_text(num_tokens), length)
-    assert rows.num_rows == max(0, num_tokens - 1) // length
-    inputs, targets = rows.take(np.arange(rows.num_rows), length, PAD)
+    data = side_of(documents, is_text=True)
+    rows = TextWindows(data, length)
+    assert rows.num_rows == (len(data.tokens) - 1) // length
+    ids = np.arange(rows.num_rows)
+    inputs, targets, positions = rows.take(ids, length, PAD)
+    tokens = data.tokens.tolist()
     covered = rows.num_rows * length
-    assert inputs.ravel().tolist() == list(range(covered))
-    assert targets.ravel().tolist() == list(range(1, covered + 1))
-    assert rows.target_count(np.arange(rows.num_rows)) == covered
-
-
-@given(pairs=PAIRS, length=st.integers(1, 40))
-def test_pair_rows_have_loss_on_completions_only_when_cut_anywhere(
-    pairs: Pairs, length: int
-) -> None:
-    rows = PairRows(_pairs(pairs), length)
-    expected = []
-    for prompt, completion in pairs:
-        tokens = [*prompt, *completion, EOS][: length + 1]
-        learnt = [token if token >= 100 else NO_LOSS for token in tokens[1:]]
-        if any(token != NO_LOSS for token in learnt):
-            expected.append((tokens[:-1], learnt))
-    assert rows.num_rows == len(expected)
-    assert rows.num_dropped == len(pairs) - len(expected)
-    for row, (tokens, learnt) in enumerate(expected):
-        ids = np.array([row])
-        inputs, targets = rows.take(ids, length, PAD)
-        padding = length - len(tokens)
-        assert inputs.tolist() == [tokens + [PAD] * padding]
-        assert targets.tolist() == [learnt + [NO_LOSS] * padding]
-        assert rows.max_length(ids) == len(tokens)
-        assert rows.target_count(ids) == sum(token != NO_LOSS for token in learnt)
-
-
-def test_pair_rows_give_the_whole_prompt_when_the_row_is_cut() -> None:
-    data = _pairs([([1] * 50, [100]), ([1, 2, 3], [100] * 50)])
-    rows = PairRows(data, 8)
-    assert (rows.num_rows, rows.num_dropped) == (1, 1)
-    assert rows.prompt(0).tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize(("num_tokens", "time"), [(1, 8), (8, 8), (9, 16), (17, 20), (30, 20)])
-def test_assemble_pads_to_a_multiple_of_eight_when_it_fits_the_sequence(
-    num_tokens: int, time: int
-) -> None:
-    rows = PairRows(_pairs([([1], [100] * (num_tokens - 1))]) if num_tokens > 1 else _one(), 20)
-    inputs, targets = assemble(
-        [rows], np.array([[0, 0]]), num_rows=1, sequence_length=20, pad_id=PAD
-    )
-    assert inputs.shape == targets.shape == (1, time)
-    assert inputs.dtype == targets.dtype == np.int64
-
-
-def _one() -> SplitData:
-    return SplitData(np.array([100, EOS], np.uint16), np.array([0, 2]), np.ones(2, np.uint8))
-
-
-def test_assemble_keeps_the_order_when_sources_are_mixed_and_rows_are_missing() -> None:
-    sources = [
-        build_rows("pairs", _pairs([([1], [100]), ([2], [101] * 9)]), 16),
-        build_rows("pairs", _pairs([([3], [102])]), 16),
+    assert inputs.ravel().tolist() == tokens[:covered]
+    expected = [
+        NO_LOSS if token == EOS else following
+        for token, following in pairwise(tokens[: covered + 1])
     ]
-    inputs, targets = assemble(
-        sources,
-        np.array([[1, 0], [0, 1], [0, 0]]),
-        num_rows=5,
-        sequence_length=16,
-        pad_id=PAD,
-    )
-    assert inputs.shape == (5, 16)
-    assert inputs[:, 0].tolist() == [3, 2, 1, PAD, PAD]
-    assert inputs[:, 1].tolist() == [102, 101, 100, PAD, PAD]
-    assert (targets[3:] == NO_LOSS).all()
-    assert (targets != NO_LOSS).sum(axis=1).tolist() == [2, 10, 2, 0, 0]
+    assert targets.ravel().tolist() == expected
+    counts = [sum(target != NO_LOSS for target in row) for row in targets.tolist()]
+    assert rows.num_targets(ids).tolist() == counts
+    assert rows.num_useful == sum(counts)
+    # Positions begin again with each window, and in it with each document.
+    begins = [idx for idx in range(covered) if idx % length == 0 or tokens[idx - 1] == EOS]
+    wanted = [idx - max(begin for begin in begins if begin <= idx) for idx in range(covered)]
+    if positions is None:
+        assert wanted == [idx % length for idx in range(covered)]
+    else:
+        assert positions.ravel().tolist() == wanted
 
 
-def test_assemble_gives_filler_only_when_there_are_no_samples() -> None:
-    rows = TextRows(_text(100), 16)
-    empty = np.empty((0, 2), np.int64)
-    inputs, targets = assemble([rows], empty, num_rows=2, sequence_length=16, pad_id=PAD)
-    assert inputs.shape == (2, 8)
-    assert (inputs == PAD).all()
-    assert (targets == NO_LOSS).all()
+def test_windows_say_nothing_of_positions_when_no_row_holds_two_documents() -> None:
+    # The second window ends with a document; its last input has no target.
+    rows = TextWindows(side_of([[100] * 15, [101] * 15], is_text=True), 8)
+    inputs, targets, positions = rows.take(np.arange(3), 8, PAD)
+    assert positions is None
+    assert inputs[1, 7] == EOS
+    assert targets[1].tolist() == [*[100] * 6, EOS, NO_LOSS]
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "expected"),
+    [([3, 9], [5, 9], [3, 4]), ([], [], []), ([0, 0], [2, 1], [0, 1, 0])],
+)
+def test_spans_are_the_numbers_between(
+    first: list[int], end: list[int], expected: list[int]
+) -> None:
+    found = spans(np.array(first, np.int64), np.array(end, np.int64))
+    assert found.tolist() == expected

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaseline.data.split import is_held_out
+from phaseline.data.split import SplitRule
 
 FRACS = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
@@ -12,15 +12,15 @@ FRACS = st.floats(0, 1, exclude_min=True, exclude_max=True)
 def test_split_holds_out_what_a_smaller_share_does_when_the_share_grows(
     seed: int, document_id: str, fracs: tuple[float, float]
 ) -> None:
-    if is_held_out(seed, document_id, min(fracs)):
-        assert is_held_out(seed, document_id, max(fracs))
+    if SplitRule(seed, min(fracs)).holds_out(document_id):
+        assert SplitRule(seed, max(fracs)).holds_out(document_id)
 
 
 def test_split_holds_out_the_share_when_documents_are_many() -> None:
-    num_held_out = sum(is_held_out(3, f"document {idx}", 0.1) for idx in range(5000))
+    num_held_out = sum(SplitRule(3, 0.1).holds_out(f"document {idx}") for idx in range(5000))
     assert 420 < num_held_out < 580
 
 
 def test_split_differs_when_the_seed_differs() -> None:
-    sides = [[is_held_out(seed, str(idx), 0.5) for idx in range(64)] for seed in range(2)]
+    sides = [[SplitRule(seed, 0.5).holds_out(str(idx)) for idx in range(64)] for seed in range(2)]
     assert sides[0] != sides[1]

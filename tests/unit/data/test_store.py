@@ -7,10 +7,15 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
+from phaseline.config.known import OWN_EOS as EOS
+from phaseline.config.known import OWN_PAD as PAD
+from phaseline.data.cache import Cache, always_proceed
+from phaseline.data.progress import PlainProgress
 from phaseline.data.sources import Document, Pair
-from phaseline.data.split import is_held_out
-from phaseline.data.store import SplitData, Store, read_store, write_store
-from phaseline.data.tokenizer import EOS, PAD, Tokenizer
+from phaseline.data.split import SplitRule
+from phaseline.data.store import SplitData, Store, read_store
+from phaseline.data.store_request import StoreRequest, Workshop
+from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BYTES = Tokenizer.of_bytes()
+RULE = SplitRule(5, 0.3)
 
 
 class Texts:
@@ -48,8 +54,13 @@ class Pairs:
 
 
 def _store(folder: Path, source: Texts | Pairs, tokenizer: Tokenizer = BYTES) -> Store:
-    write_store(folder, source, tokenizer, seed=5, held_out_frac=0.3)
-    return read_store(folder)
+    shop = Workshop(Cache(folder), 2, _ignore, always_proceed, PlainProgress(_ignore))
+    request = StoreRequest("made", source, source.fingerprint(), tokenizer, "answers", RULE)
+    return read_store(request.obtain(shop))
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 def _documents(data: SplitData) -> list[list[int]]:
@@ -66,7 +77,7 @@ def test_store_holds_every_text_once_and_in_order_when_read_back(tmp_path: Path)
         assert _documents(data) == [
             [*text.encode(), BYTES.eos_id]
             for document_id, text in texts
-            if is_held_out(5, document_id, 0.3) is side
+            if RULE.holds_out(document_id) is side
         ]
         assert data.tokens.dtype == np.uint16
         assert data.learnt is None
@@ -77,7 +88,7 @@ def test_store_holds_every_text_once_and_in_order_when_read_back(tmp_path: Path)
 def test_store_marks_prompts_when_it_holds_pairs(tmp_path: Path) -> None:
     pairs = [Pair(f"id {idx}", "ask" * idx, f"answer {idx}") for idx in range(30)]
     store = _store(tmp_path, Pairs(*pairs))
-    kept = [pair for pair in pairs if not is_held_out(5, pair.id, 0.3)]
+    kept = [pair for pair in pairs if not RULE.holds_out(pair.id)]
     assert store.train.learnt is not None
     assert store.train.learnt.tobytes() == b"".join(
         bytes(len(pair.prompt)) + b"\1" * (len(pair.completion) + 1) for pair in kept
@@ -96,9 +107,7 @@ def test_store_keeps_pairs_of_one_document_together_when_it_splits(tmp_path: Pat
     store = _store(tmp_path, Pairs(*pairs))
     for data, side in ((store.train, False), (store.held_out, True)):
         documents = {bytes(tokens[:1]).decode() for tokens in _documents(data)}
-        assert documents == {
-            name for name in "abcdefghijklmnop" if is_held_out(5, name, 0.3) is side
-        }
+        assert documents == {name for name in "abcdefghijklmnop" if RULE.holds_out(name) is side}
 
 
 def test_store_drops_and_counts_when_nothing_is_to_be_learnt(tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ def test_store_drops_and_counts_when_nothing_is_to_be_learnt(tmp_path: Path) -> 
 
 
 def test_store_has_an_empty_side_when_no_document_falls_there(tmp_path: Path) -> None:
-    train_id = next(str(idx) for idx in range(50) if not is_held_out(5, str(idx), 0.3))
+    train_id = next(str(idx) for idx in range(50) if not RULE.holds_out(str(idx)))
     store = _store(tmp_path, Texts((train_id, "text")))
     assert store.held_out.num_documents == 0
     assert len(store.held_out.tokens) == 0
@@ -124,7 +133,7 @@ def test_store_takes_wider_tokens_when_the_vocabulary_is_large(tmp_path: Path) -
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = Tokenizer(backend)
-    train_id = next(str(idx) for idx in range(50) if not is_held_out(5, str(idx), 0.3))
+    train_id = next(str(idx) for idx in range(50) if not RULE.holds_out(str(idx)))
     store = _store(tmp_path, Texts((train_id, "text")), tokenizer)
     assert store.train.tokens.dtype == np.uint32
     assert store.train.tokens.tolist() == [*tokenizer.encode("text"), tokenizer.eos_id]

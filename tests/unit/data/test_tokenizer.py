@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pickle
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from phaseline.config.data_section import TokenizerSection
-from phaseline.config.known import BYTES_VOCAB_SIZE
+from phaseline.config.known import OWN_EOS as EOS
+from phaseline.config.known import OWN_PAD as PAD
 from phaseline.data.cache import Cache
-from phaseline.data.tokenizer import EOS, PAD, Tokenizer, build_tokenizer
+from phaseline.data.tokenizer import OWN_SETTINGS, Tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,10 +46,10 @@ def test_bytes_tokenizer_gives_byte_values_when_it_encodes(text: str) -> None:
     assert BYTES.encode(text) == list(text.encode())
 
 
-def test_bytes_tokenizer_has_258_entries_when_built() -> None:
-    assert BYTES.vocab_size == BYTES_VOCAB_SIZE == 258
+def test_bytes_tokenizer_has_259_entries_when_built() -> None:
+    assert BYTES.vocab_size == 259
     assert (BYTES.eos_id, BYTES.pad_id) == (256, 257)
-    assert BYTES.token_bytes.tolist() == [1] * 256 + [0, 0]
+    assert BYTES.token_bytes.tolist() == [1] * 256 + [0, 0, 0]
     assert BYTES.token_bytes.dtype == np.int32
 
 
@@ -89,11 +93,33 @@ def test_tokenizer_loads_in_transformers_when_saved(tmp_path: Path) -> None:
         assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
         assert loaded(TEXTS[0])["input_ids"] == tokenizer.encode(TEXTS[0])
         assert loaded.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
+        assert loaded.chat_template == tokenizer.settings.chat_template
 
 
 def test_tokenizer_is_refused_when_it_lacks_a_special_token() -> None:
     with pytest.raises(DataError, match="has no token '<eos>'"):
         Tokenizer(Backend(models.BPE()))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"eos": "<pad>"}, "special tokens"),
+        ({"chat_template": "{{ messages }}"}, "chat template"),
+    ],
+)
+def test_fingerprint_tells_which_part_differs_when_settings_do(
+    change: dict[str, Any], part: str
+) -> None:
+    other = Tokenizer(BYTES._backend, replace(OWN_SETTINGS, **change))
+    assert other.fingerprint != BYTES.fingerprint
+    assert [name for name in BYTES.parts if other.parts[name] != BYTES.parts[name]] == [part]
+
+
+def test_tokenizer_is_the_same_in_another_process_when_sent_there() -> None:
+    again = pickle.loads(pickle.dumps(TRAINED))
+    assert again.fingerprint == TRAINED.fingerprint
+    assert again.encode(TEXTS[0] + EOS) == TRAINED.encode(TEXTS[0] + EOS)
 
 
 def test_build_tokenizer_trains_once_when_asked_twice(corpus: str, cache_folder: Path) -> None:

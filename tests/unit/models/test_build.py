@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def half_linear(vocab_size: int, width: int) -> torch.nn.Module:
     return torch.nn.Linear(width, vocab_size).half().eval()
 
 
+def small_llama(vocab_size: int) -> torch.nn.Module:
+    section = ModelSection(config={**LLAMA, "vocab_size": 257})
+    return build_model(section, vocab_size=257, special_ids={"eos_token_id": 1, "pad_token_id": 2})
+
+
 def no_model(vocab_size: int) -> str:
     return "a word"
 
@@ -48,6 +54,19 @@ def test_model_has_the_same_weights_when_the_random_state_is_the_same() -> None:
         return torch.cat([p.detach().flatten() for p in build(config=LLAMA).parameters()])
 
     assert torch.equal(weights(), weights())
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ({"config": {**LLAMA, "vocab_size": 257}}, "model.config.vocab_size"),
+        ({"factory": f"{__name__}:small_llama"}, "model.factory"),
+    ],
+)
+def test_model_is_refused_when_a_token_has_no_embedding(section: dict[str, Any], path: str) -> None:
+    message = f"{re.escape(path)} gives 257 embeddings; the tokenizer has 258 entries"
+    with pytest.raises(ConfigurationError, match=message):
+        build(**section)
 
 
 def test_model_keeps_a_vocabulary_that_is_given() -> None:

@@ -4,9 +4,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,26 +16,7 @@ PATH = "phases[0].engine.compile"
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def settings_of_the_compiler() -> Iterator[None]:
-    """Puts back what is set for the whole process, and keeps the compiler out of threads."""
-    import torch._dynamo
-    import torch._inductor.config
-
-    kept: Any = torch._dynamo.config
-    changed = {
-        name: getattr(kept, name)
-        for name in (
-            "suppress_errors",
-            "fail_on_recompile_limit_hit",
-            "recompile_limit",
-            "accumulated_recompile_limit",
-        )
-    }
-    with kept.patch(changed), torch._inductor.config.patch({"compile_threads": 1}):
-        yield
-    torch._dynamo.reset()
-    os.environ.pop("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", None)  # set anew where it is read
+pytestmark = pytest.mark.usefixtures("settings_of_the_compiler")
 
 
 class Model(torch.nn.Module):

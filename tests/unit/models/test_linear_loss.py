@@ -3,13 +3,13 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
+from phaseline.data.batch import Batch
 from phaseline.errors import ConfigurationError
 from phaseline.models.linear_loss import (
     LossHead,
@@ -35,12 +35,6 @@ TINY = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
-
-
-@dataclass(frozen=True)
-class Rows:
-    input_ids: torch.Tensor
-    targets: torch.Tensor
 
 
 class Layer:
@@ -79,15 +73,15 @@ def model(kind: str = "llama", **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).float().train()
 
 
-def rows() -> Rows:
+def rows() -> Batch:
     torch.manual_seed(1)
     ids = torch.randint(0, 40, (3, 61))
     targets = ids[:, 1:].clone()
     targets[0, 10:] = -100
-    return Rows(ids[:, :-1], targets)
+    return Batch(ids[:, :-1], targets, 3)
 
 
-def gradients(module: torch.nn.Module, batch: Rows) -> dict[str, torch.Tensor]:
+def gradients(module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     module.zero_grad()
     loss = token_cross_entropy(module, batch).sum() / 130
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
@@ -254,7 +248,7 @@ def test_head_has_logits_again_when_a_forward_failed() -> None:
     module = model()
     install_linear_loss(module, path=PATH)
     with pytest.raises(IndexError, match="out of range"):
-        token_cross_entropy(module, Rows(torch.tensor([[99]]), torch.tensor([[0]])))
+        token_cross_entropy(module, Batch(torch.tensor([[99]]), torch.tensor([[0]]), 1))
     assert module(input_ids=torch.tensor([[3]])).logits.shape == (1, 1, 40)
 
 

@@ -28,7 +28,12 @@ def best_metric_is_measured(place: Place) -> Iterator[Finding]:
     if best is None:
         return
     ranges = place.phase.evaluate.position_ranges
-    known = [*_MEASURED, *(f"loss_at_{re.sub('-', '_to_', item)}" for item in ranges)]
+    sources = place.phase.data.source_names
+    known = [
+        *_MEASURED,
+        *(f"loss_at_{re.sub('-', '_to_', item)}" for item in ranges),
+        *(f"loss_{name}" for name in sources if len(sources) > 1),
+    ]
     if best.metric not in known:
         yield Finding(
             place.loc("checkpoint", "keep_best", "metric"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import BYTES_VOCAB_SIZE
+from phaseline.config.checks.tokenizers import vocab_size_of
 from phaseline.config.sections import Config
 
 # `n_positions` is what GPT-2 calls it.
@@ -77,9 +77,8 @@ def positions_cover_the_sequences(place: Place) -> Iterator[Finding]:
 def vocabulary_covers_the_tokenizer(config: Config) -> Iterator[Finding]:
     """Every token of the tokenizer has an embedding."""
     given = (config.model.config or {}).get("vocab_size")
-    train = config.tokenizer.train
-    needed = BYTES_VOCAB_SIZE if train is None else train.vocab_size
-    if given is None:
+    needed = vocab_size_of(config)
+    if given is None or needed is None:
         return
     if not isinstance(given, int) or isinstance(given, bool) or given < needed:
         yield Finding(

@@ -10,7 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES, OPTIMIZERS, SOURCES, Argument
+from phaseline.config.known import OBJECTIVES, OPTIMIZERS, Argument
+from phaseline.config.known_sources import SOURCES
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, found_text
 
@@ -66,11 +67,32 @@ def sources_are_known(place: Place) -> Iterator[Finding]:
         yield from _check_source(entry.source, entry.arguments, loc)
 
 
+def filters_can_be_found(place: Place) -> Iterator[Finding]:
+    """Functions that filter are in packages that can be found."""
+    for source_idx, entry in enumerate(place.phase.data.sources):
+        if entry.filters.keep_if is not None:
+            loc = place.loc("data", "sources", source_idx, "filters", "keep_if")
+            yield from _check_plugin(entry.filters.keep_if, loc)
+
+
 def tokenizer_source_is_known(config: Config) -> Iterator[Finding]:
     """The tokenizer is trained on a source that is known."""
     train = config.tokenizer.train
-    if train is not None:
+    if train is None:
+        return
+    if train.source is not None:
         yield from _check_source(train.source, train.arguments, ("tokenizer", "train"))
+    for idx, text in enumerate(train.sources):
+        loc: Loc = ("tokenizer", "train", "sources", idx)
+        yield from _check_source(text.source, text.arguments, loc)
+
+
+def held_out_source_is_known(place: Place) -> Iterator[Finding]:
+    """What is held out is built in, with arguments that it takes, or can be found."""
+    held_out = place.phase.data.held_out
+    if held_out is not None and held_out.source is not None:
+        loc = place.loc("data", "held_out")
+        yield from _check_source(held_out.source, held_out.arguments, loc)
 
 
 def model_factory_can_be_found(config: Config) -> Iterator[Finding]:

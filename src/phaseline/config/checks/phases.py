@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES, SOURCES
+from phaseline.config.known import OBJECTIVES
 from phaseline.config.tree import found_text
-
-_SHAPE_WORDS = {"text": "text", "pairs": "pairs of prompt and completion"}
 
 
 def weight_has_an_effect(place: Place) -> Iterator[Finding]:
@@ -20,22 +18,6 @@ def weight_has_an_effect(place: Place) -> Iterator[Finding]:
             f"is {sources[0].weight:g}, which has no effect with a single source",
             "Remove it, or add another source.",
             unused=True,
-        )
-
-
-def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
-    """Of what is built in; the user's own tell their shape when they are built."""
-    wanted = OBJECTIVES.get(place.phase.objective)
-    for source_idx, entry in enumerate(place.phase.data.sources):
-        source = SOURCES.get(entry.source)
-        if wanted is None or source is None or source.shape == wanted:
-            continue
-        fitting = " or ".join(name for name, known in SOURCES.items() if known.shape == wanted)
-        yield Finding(
-            place.loc("data", "sources", source_idx, "source"),
-            f"is {entry.source!r}, which gives {_SHAPE_WORDS[source.shape]}, "
-            f"but the objective {place.phase.objective} trains on {_SHAPE_WORDS[wanted]}",
-            f"Use {fitting}, or another objective.",
         )
 
 
@@ -84,7 +66,7 @@ def held_out_prompts_have_pairs(place: Place) -> Iterator[Finding]:
     samples = place.phase.evaluate.samples
     if samples is None or samples.held_out_prompts == 0:
         return
-    if OBJECTIVES.get(place.phase.objective) == "text":
+    if OBJECTIVES.get(place.phase.objective) == ("text",):
         yield Finding(
             place.loc("evaluate", "samples", "held_out_prompts"),
             f"is {samples.held_out_prompts}, but {place.phase.objective} trains on text, "

@@ -12,7 +12,12 @@ from phaseline.data.sources.protocol import (
     Source,
     TokenDocument,
 )
-from phaseline.data.sources.registry import build_source
+from phaseline.data.sources.registry import (
+    build_filtered_source,
+    build_source,
+    check_source,
+    describe_source,
+)
 
 __all__ = [
     "Chat",
@@ -25,5 +30,8 @@ __all__ = [
     "Shape",
     "Source",
     "TokenDocument",
+    "build_filtered_source",
     "build_source",
+    "check_source",
+    "describe_source",
 ]

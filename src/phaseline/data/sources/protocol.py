@@ -135,7 +135,13 @@ Sample = Document | TokenDocument | Pair | Chat | Preference | Labelled
 
 
 class Source(Protocol):
-    """A source of samples of one shape."""
+    """A source of samples of one shape.
+
+    A source may have three members more, which are used where they are there: `skipped`, a
+    mapping from reason to number of what the last pass of `samples` left out; `description`,
+    a text that is shown when the source is prepared; and `check()`, which makes the first
+    samples and raises if they cannot be used.
+    """
 
     @property
     def shape(self) -> Shape:

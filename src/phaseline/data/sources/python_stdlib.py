@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phaseline.data.sources.protocol import Document, Shape
-from phaseline.data.sources.stdlib_files import StdlibFiles
+from phaseline.data.sources.python_files import stdlib_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ class PythonStdlib:
     shape: Shape = "text"
 
     def __init__(self, packages: Sequence[str] | None = None) -> None:
-        self._files = StdlibFiles(packages)
+        self._files = stdlib_files("python_stdlib", packages)
 
     def fingerprint(self) -> str:
         """Names the content of the library's files."""
-        return f"python_stdlib-1-{self._files.fingerprint()}"
+        return f"python_stdlib-2-{self._files.fingerprint()}"
 
     def samples(self) -> Iterator[Document]:
         """Yields one document per file, sorted by path."""

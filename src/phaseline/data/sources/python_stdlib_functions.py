@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from phaseline.data.sources.protocol import Pair, Shape
-from phaseline.data.sources.stdlib_files import StdlibFiles
+from phaseline.data.sources.python_files import stdlib_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ class PythonStdlibFunctions:
     shape: Shape = "pairs"
 
     def __init__(self, packages: Sequence[str] | None = None) -> None:
-        self._files = StdlibFiles(packages)
+        self._files = stdlib_files("python_stdlib_functions", packages)
 
     def fingerprint(self) -> str:
         """Names the content of the library's files and the parser."""
         # The parser decides what a function is, so its version is part of the content.
         version = platform.python_version()
-        return f"python_stdlib_functions-1-{version}-{self._files.fingerprint()}"
+        return f"python_stdlib_functions-2-{version}-{self._files.fingerprint()}"
 
     def samples(self) -> Iterator[Pair]:
         """Yields one pair per function, sorted by path, in order of appearance."""

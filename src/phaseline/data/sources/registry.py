@@ -7,21 +7,43 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from phaseline.config.known import Shape
 from phaseline.config.plugins import load_attribute
+from phaseline.data.sources.files import files, text_files
+from phaseline.data.sources.filters import FilteredSource
+from phaseline.data.sources.hub_dataset import hub_dataset
 from phaseline.data.sources.python_stdlib import PythonStdlib
 from phaseline.data.sources.python_stdlib_functions import PythonStdlibFunctions
-from phaseline.data.sources.text_files import TextFiles
+from phaseline.data.sources.saved_dataset import saved_dataset
+from phaseline.data.sources.token_files import TokenFiles
+from phaseline.data.sources.torch_source import TorchSource
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from phaseline.config.data_section import SourceSection
     from phaseline.data.sources.protocol import Source
 
 BUILT_IN: Mapping[str, Callable[..., Source]] = {
     "python_stdlib": PythonStdlib,
     "python_stdlib_functions": PythonStdlibFunctions,
-    "text_files": TextFiles,
+    "torch_source": TorchSource,
+    "text_files": text_files,
+    "files": files,
+    "token_files": TokenFiles,
+    "hub_dataset": hub_dataset,
+    "saved_dataset": saved_dataset,
 }
+
+
+def build_filtered_source(section: SourceSection) -> Source:
+    """Builds the source of a section, with its filters.
+
+    Raises:
+        ConfigurationError: What is named cannot be imported.
+        DataError: The source or a filter cannot be used.
+    """
+    source = build_source(section.source, section.arguments)
+    return FilteredSource(source, section.filters) if section.filters.is_given else source
 
 
 def build_source(name: str, arguments: Mapping[str, Any]) -> Source:
@@ -45,6 +67,23 @@ def build_source(name: str, arguments: Mapping[str, Any]) -> Source:
         ) from error
     _require_source(name, source)
     return cast("Source", source)
+
+
+def check_source(source: Source) -> None:
+    """Makes the first samples, if the source can tell these from the rest.
+
+    Raises:
+        DataError: They cannot be used.
+    """
+    check = getattr(source, "check", None)
+    if check is not None:
+        check()
+
+
+def describe_source(source: Source) -> str:
+    """What a source says of itself, in brackets; empty if that is nothing."""
+    description = getattr(source, "description", "")
+    return f" ({description})" if description else ""
 
 
 def _find_built_in(name: str) -> Callable[..., object]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
 from phaseline.objectives.base import IGNORED_TARGET
 
@@ -16,22 +16,30 @@ class HeldOutTotals:
     """Sums over targets on the device; the means are taken once, over all ranks."""
 
     def __init__(
-        self, token_bytes: torch.Tensor, position_ranges: Sequence[str], device: torch.device
+        self,
+        token_bytes: torch.Tensor,
+        position_ranges: Sequence[str],
+        source_names: Sequence[str],
+        device: torch.device,
     ) -> None:
         """Starts at zero.
 
         Args:
             token_bytes: Bytes that each token stands for. [vocabulary], int
-            position_ranges: As `512-1023`; their losses are also reported alone.
+            position_ranges: As `512-1023`; their losses are also reported alone. Positions are
+                those that the model sees: where documents are kept apart, in the document.
+            source_names: Of each source; if there are several, their losses are also reported.
             device: Where batches lie.
         """
         self._token_bytes = token_bytes.to(device=device, dtype=torch.float64)
-        self._ranges = list(position_ranges)
+        self._source_keys = [f"loss_{name}" for name in source_names if len(source_names) > 1]
+        self._range_keys = [f"loss_at_{item.replace('-', '_to_')}" for item in position_ranges]
         self._bounds = [
             (int(first), int(last) + 1)
             for first, last in (item.split("-") for item in position_ranges)
         ]
-        self._totals = torch.zeros(3 + 2 * len(self._bounds), dtype=torch.float64, device=device)
+        num_parts = 1 + len(self._source_keys) + len(self._bounds)
+        self._totals = torch.zeros(1 + 2 * num_parts, dtype=torch.float64, device=device)
 
     def add(self, losses: torch.Tensor, batch: Batch) -> None:
         """Counts one batch.
@@ -43,21 +51,32 @@ class HeldOutTotals:
         counted = batch.targets != IGNORED_TARGET
         losses = losses.double()
         num_bytes = self._token_bytes[batch.targets.clamp(min=0)] * counted
-        sums = [losses.sum(), counted.sum(), num_bytes.sum()]
-        for first, end in self._bounds:
-            sums += [losses[:, first:end].sum(), counted[:, first:end].sum()]
+        sums = [num_bytes.sum()]
+        for part in (counted, *self._parts(batch, counted)):
+            sums += [(losses * part).sum(), part.sum()]
         self._totals += torch.stack([value.double() for value in sums])
 
     def metrics(self, prefix: str, world: World) -> dict[str, float]:
         """Returns the means over all ranks, under `prefix/`. **Ranks:** all. One collective."""
         totals = world.all_reduce_sum(self._totals.clone()).cpu().tolist()
-        loss, num_targets, num_bytes, *ranges = totals
+        num_bytes, loss, num_targets, *parts = totals
         found = {f"{prefix}/loss": loss / num_targets if num_targets else math.nan}
         if num_bytes:
             found[f"{prefix}/bits_per_byte"] = loss / math.log(2) / num_bytes
-        for idx, name in enumerate(self._ranges):
-            range_loss, range_targets = ranges[2 * idx], ranges[2 * idx + 1]
-            if range_targets:
-                key = f"{prefix}/loss_at_{name.replace('-', '_to_')}"
-                found[key] = range_loss / range_targets
+        keys = [*self._source_keys, *self._range_keys]
+        for key, part_loss, part_targets in zip(keys, parts[::2], parts[1::2], strict=True):
+            if part_targets:
+                found[f"{prefix}/{key}"] = part_loss / part_targets
         return found
+
+    def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Which targets count in each part that is reported alone. [batch, sequence]"""
+        if self._source_keys:
+            assert batch.source_ids is not None
+            for source_idx in range(len(self._source_keys)):
+                yield counted & (batch.source_ids == source_idx).unsqueeze(1)
+        positions = batch.position_ids
+        if positions is None:
+            positions = torch.arange(counted.shape[1], device=counted.device)
+        for first, end in self._bounds:
+            yield counted & (positions >= first) & (positions < end)

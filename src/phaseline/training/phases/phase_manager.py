@@ -86,19 +86,20 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         runtime = self.runtime
         engine, position, world = runtime.engine, runtime.position, runtime.world
         step = position.phase_step
-        num_targets = runtime.data.target_count(step)
+        num_targets = runtime.data.target_counts(step).tolist()
         # The engine averages over ranks; the loss is a sum over targets, divided once by the
         # targets of the whole global batch. So neither ranks nor ragged rows weigh in.
-        scale = world.dp_world_size / num_targets
+        scale = world.dp_world_size / sum(num_targets)
         num_micro_steps = runtime.layout.accumulation_steps
         losses: list[torch.Tensor] = []
         for micro_step in range(num_micro_steps):
             batch = self.fetch(step, micro_step)
             self.seed_micro_step(step, micro_step)
             engine.begin_micro_step(is_last=micro_step == num_micro_steps - 1)
-            loss = runtime.objective.token_losses(engine.model, batch).sum()
+            token_losses = runtime.objective.token_losses(engine.model, batch)
+            loss = token_losses.sum()
             engine.backward(loss * scale)
-            losses.append(loss.detach())
+            losses.append(self.loss_by_source(loss, token_losses, batch))
         lr = runtime.plan.learning_rate(step + 1)
         for group in engine.param_groups:
             group["lr"] = lr
@@ -140,7 +141,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         evaluate = runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
         totals = HeldOutTotals(
-            torch.as_tensor(runtime.data.token_bytes), evaluate.position_ranges, world.device
+            torch.as_tensor(runtime.data.token_bytes),
+            evaluate.position_ranges,
+            runtime.data.source_names,
+            world.device,
         )
         with torch.no_grad():
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
@@ -229,6 +233,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             return PhaseEnding.STOPPED
         position.unfinished = Unfinished.NOTHING
         self.show_progress()
+        self.show_epochs()
         return PhaseEnding.FINISHED
 
     def _write_samples(self, section: SamplesSection) -> bool:

@@ -9,6 +9,7 @@ from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import PhaseSection, ResilienceSection
+from phaseline.data.loader import Loader
 from phaseline.data.phase_data import PhaseData
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
@@ -39,6 +40,7 @@ class PhaseRuntime:
         engine: Forward, backward and step.
         objective: Turns a batch into losses.
         data: Batches as a function of position, and the tokenizer they were made with.
+        loader: Reads this rank's micro-batches.
         position: Where training stands.
         stateful: What checkpoints carry besides weights and optimizer.
         step_metrics: What steps measured and nobody has read yet.
@@ -65,6 +67,7 @@ class PhaseRuntime:
     engine: Engine
     objective: Objective
     data: PhaseData
+    loader: Loader
     position: PhasePosition
     stateful: StatefulRegistry
     step_metrics: StepMetrics

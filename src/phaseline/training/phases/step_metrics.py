@@ -19,6 +19,7 @@ class StepRow(NamedTuple):
         global_step: Steps of the session that are done with it.
         tokens: Tokens of the session that are consumed with it.
         loss: Mean over all targets of the global batch.
+        source_losses: The same of each source; None of one that had no target.
         lr: Learning rate that the update used.
         grad_norm: 2-norm of the gradient before clipping.
         skipped: Whether the update was left out.
@@ -29,6 +30,7 @@ class StepRow(NamedTuple):
     global_step: int
     tokens: int
     loss: float
+    source_losses: tuple[float | None, ...]
     lr: float
     grad_norm: float
     skipped: bool
@@ -42,13 +44,13 @@ class StepMetrics:
         """Starts empty."""
         self._world = world
         self._losses: list[torch.Tensor] = []
-        self._facts: list[tuple[int, int, int, int, float, StepReport, float]] = []
+        self._facts: list[tuple[int, int, int, list[int], float, StepReport, float]] = []
 
     def add(
         self,
-        loss_sum: torch.Tensor,
+        loss_sums: torch.Tensor,
         *,
-        num_targets: int,
+        num_targets: list[int],
         lr: float,
         report: StepReport,
         counters: tuple[int, int, int],
@@ -56,32 +58,38 @@ class StepMetrics:
         """Keeps one step; nothing is read from the device.
 
         Args:
-            loss_sum: This rank's summed loss of the step, detached. Scalar.
-            num_targets: Targets of the whole global batch.
+            loss_sums: This rank's summed loss of the step, detached. [sources], or a scalar if
+                there is one.
+            num_targets: Targets of the whole global batch, by source.
             lr: Learning rate that the update used.
             report: What the engine did.
             counters: Phase step, global step and tokens after the step.
         """
-        self._losses.append(loss_sum)
+        self._losses.append(loss_sums)
         self._facts.append((*counters, num_targets, lr, report, time.time()))
 
     def drain(self) -> list[StepRow]:
         """Reads and forgets every kept step, oldest first. **Ranks:** all. One collective."""
         if not self._facts:
             return []
-        sums = self._world.all_reduce_sum(torch.stack(self._losses).double()).cpu().tolist()
+        losses = torch.stack(self._losses).double().view(len(self._losses), -1)
+        sums = self._world.all_reduce_sum(losses).cpu().tolist()
         rows = [
             StepRow(
                 phase_step=phase_step,
                 global_step=global_step,
                 tokens=tokens,
-                loss=loss_sum / num_targets,
+                loss=sum(loss_sums) / sum(num_targets),
+                source_losses=tuple(
+                    loss_sum / count if count else None
+                    for loss_sum, count in zip(loss_sums, num_targets, strict=True)
+                ),
                 lr=lr,
                 grad_norm=report.grad_norm,
                 skipped=report.skipped,
                 ended=ended,
             )
-            for loss_sum, (phase_step, global_step, tokens, num_targets, lr, report, ended) in zip(
+            for loss_sums, (phase_step, global_step, tokens, num_targets, lr, report, ended) in zip(
                 sums, self._facts, strict=True
             )
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from phaseline.checkpoint.reader import CheckpointReader
@@ -12,21 +13,25 @@ from phaseline.errors import DataError
 class ContentIdentity:
     """Refuses to go on with other content than a checkpoint was written with."""
 
-    def __init__(self, what: str, fingerprint: str, phase: str) -> None:
+    def __init__(
+        self, what: str, fingerprint: str, phase: str, parts: Mapping[str, str] | None = None
+    ) -> None:
         """Takes what it identifies.
 
         Args:
             what: data or tokenizer.
             fingerprint: Of its content, as it is now.
             phase: The phase at hand, for the message.
+            parts: A fingerprint of each part, by what people call it, to say which one changed.
         """
         self.what = what
         self._fingerprint = fingerprint
         self._phase = phase
+        self._parts = dict(parts or {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the fingerprint."""
-        return {"fingerprint": self._fingerprint}
+        """Returns the fingerprints."""
+        return {"fingerprint": self._fingerprint, "parts": self._parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Compares the fingerprint.
@@ -34,17 +39,21 @@ class ContentIdentity:
         Raises:
             DataError: The content changed since the checkpoint was written.
         """
-        if state["fingerprint"] != self._fingerprint:
-            raise DataError(
-                f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
-                f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}): its "
-                "source changed. Put the source back, or start a new session."
-            )
+        if state["fingerprint"] == self._fingerprint:
+            return
+        there = state.get("parts", {})
+        changed = [name for name, part in self._parts.items() if there.get(name) != part]
+        which = f": other {', '.join(changed)}" if changed else ": its source changed"
+        raise DataError(
+            f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
+            f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}){which}. "
+            "Put it back as it was, or start a new session."
+        )
 
 
 def tokenizer_identity(tokenizer: Tokenizer, phase: str) -> ContentIdentity:
     """What checkpoints of a phase remember of the tokenizer."""
-    return ContentIdentity("tokenizer", tokenizer.fingerprint, phase)
+    return ContentIdentity("tokenizer", tokenizer.fingerprint, phase, tokenizer.parts)
 
 
 def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.checkpoint.reader import CheckpointReader, load_weights
 from phaseline.data.cache import Cache
-from phaseline.data.tokenizer import build_tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import CheckpointError
 from phaseline.models.build import build_model
 from phaseline.models.export import export_model
@@ -55,7 +55,7 @@ class Finalization:
             raise CheckpointError(
                 f"export.phases names {phase}, which has no checkpoint in {layout.root}."
             )
-        tokenizer = build_tokenizer(config.tokenizer, Cache.of_user())
+        tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
         module = build_model(
             config.model,
             vocab_size=tokenizer.vocab_size,

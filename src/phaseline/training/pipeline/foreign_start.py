@@ -19,6 +19,9 @@ from phaseline.errors import ConfigurationError, Fault, PhaselineError
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.resume_point import ResumePoint
 
+# Of a tokenizer, what says which token has which number. Its chat template may be another one.
+_NUMBERS = "vocabulary"
+
 
 class ForeignStart:
     """The weights that one phase takes from outside."""
@@ -92,17 +95,17 @@ class ForeignStart:
         if not (self._weights.path / TOKENIZER_FILE).is_file():
             return "unknown"
         try:
-            there = Tokenizer.load(self._weights.path).fingerprint
-        except Exception:  # noqa: BLE001 - the library's, or one without our special tokens
+            there = Tokenizer.load(self._weights.path).parts[_NUMBERS]
+        except PhaselineError:
             return "other"
-        return "same" if there == self._tokenizer.fingerprint else "other"
+        return "same" if there == self._tokenizer.parts[_NUMBERS] else "other"
 
     def _require_same_tokenizer(self) -> None:
         if self._weights.checkpoint is None:
             return
         reader = CheckpointReader(self._weights.checkpoint)
-        there = reader.state["stateful"].get("tokenizer", {}).get("fingerprint")
-        if there != self._tokenizer.fingerprint:
+        there = reader.state["stateful"].get("tokenizer", {}).get("parts", {})
+        if there.get(_NUMBERS) != self._tokenizer.parts[_NUMBERS]:
             raise UnusableWeightsError(
                 "was trained with another tokenizer, so that its embeddings stand for other tokens",
                 "Write `tokenizer` as in that session.",

@@ -8,6 +8,7 @@ from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.cluster.slot import Slot
 from phaseline.config.plugins import load_attribute
+from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
@@ -111,6 +112,7 @@ class ModelBuilding:
             engine=engine,
             objective=self._objective(phase_idx),
             data=data,
+            loader=self._loader(phase_idx, data),
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self._world),
@@ -144,6 +146,16 @@ class ModelBuilding:
         data = open_phase_data(configuration.config, phase_idx, configuration.layouts[phase_idx])
         self._world.require_agreement("the prepared data", data.fingerprint)
         return data
+
+    def _loader(self, phase_idx: int, data: PhaseData) -> Loader:
+        config = self._configuration.config
+        return build_loader(
+            config.phases[phase_idx].data,
+            data,
+            seed=config.session.seed,
+            phase_idx=phase_idx,
+            dp_rank=self._world.dp_rank,
+        )
 
     def _restore(self, point: ResumePoint, engine: Engine, stateful: StatefulRegistry) -> None:
         """Goes on within a phase from everything that was saved."""

@@ -127,7 +127,10 @@ class PipelineOrchestrator:
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
         rendezvous = self._session.rendezvous
-        prepare_data(config, rendezvous, report, StopNotice(self._stop_flag, rendezvous))
+        notice = StopNotice(self._stop_flag, rendezvous)
+        facts = prepare_data(config, rendezvous, report, notice)
+        if facts and self._environment.image == 0:
+            self._session.event("data_prepared", sources=facts)
         self._prepare_determinism(report)
         world = self._world = World(
             self._environment,
@@ -171,6 +174,7 @@ class PipelineOrchestrator:
                 else:
                     self._train(task, runtime)
             except BaseException:
+                runtime.loader.close()
                 # A fresh image ends at once, with its threads.
                 if not self._images.fresh:
                     runtime.store.abandon()
@@ -346,6 +350,7 @@ class PipelineOrchestrator:
 
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()
+        runtime.loader.close()
         runtime.engine.close()
 
     def _abandon(self) -> None:

@@ -169,11 +169,11 @@ def _steps_of(phase: PhaseSection) -> int | None:
 def _shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
     """Parameters of the model that is configured; none of them gets memory."""
     from phaseline.data.cache import Cache
-    from phaseline.data.tokenizer import build_tokenizer
+    from phaseline.data.tokenizer_building import build_tokenizer
     from phaseline.models.build import build_model
     from phaseline.models.skeleton import parameters_without_memory
 
-    tokenizer = build_tokenizer(config.tokenizer, Cache.of_user())
+    tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     special_ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     with parameters_without_memory():
         module = build_model(config.model, vocab_size=tokenizer.vocab_size, special_ids=special_ids)

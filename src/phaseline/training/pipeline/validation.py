@@ -11,13 +11,14 @@ from phaseline.checkpoint.manifest import verify
 from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
 
 
 class PhaseValidation:
@@ -50,6 +51,7 @@ class PhaseValidation:
             self._try_levers,
             self._train_worst_batch,
             self._evaluate_worst_batch,
+            self._keep_documents_apart,
             self._generate_once,
         )
         for trial in trials:
@@ -106,6 +108,10 @@ class PhaseValidation:
         with torch.no_grad():
             runtime.objective.token_losses(runtime.engine.model, batch)
 
+    def _keep_documents_apart(self) -> None:
+        if self._shares_rows():
+            DocumentTrial(self._runtime).run()
+
     def _generate_once(self) -> None:
         """One token of one sample, so that the end of the phase can generate its own."""
         runtime = self._runtime
@@ -128,11 +134,18 @@ class PhaseValidation:
         )
 
     def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
-        ids = torch.randint(
-            0, self._runtime.data.tokenizer.vocab_size, (num_rows, sequence_length + 1)
-        )
+        """Full rows of random tokens, with what it takes to keep documents apart in them."""
+        vocab_size = self._runtime.data.tokenizer.vocab_size
+        ids = torch.randint(0, vocab_size, (num_rows, sequence_length + 1))
         batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
+        if self._shares_rows():
+            half = sequence_length // 2
+            batch = two_documents(ids[:, : half + 1], ids[:, half:])
         return batch.to(self._runtime.world.device)
+
+    def _shares_rows(self) -> bool:
+        data = self._runtime.section.data
+        return data.packing and data.separate_documents
 
     def _round_trip(self) -> int:
         """Writes a checkpoint of the live engine, reads it back and compares every bit."""

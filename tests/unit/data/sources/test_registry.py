@@ -3,21 +3,33 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from phaseline.config.known import SOURCES
+from phaseline.config.known_sources import SOURCES, known_shape
 from phaseline.data.sources import build_source
 from phaseline.data.sources.registry import BUILT_IN
 from phaseline.errors import ConfigurationError, DataError
+from unit.data.sources.made_files import save_dataset
 
 
 def test_registry_builds_what_the_configuration_knows(tmp_path: Any) -> None:
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
-    arguments = {"text_files": {"paths": [str(tmp_path / "*.txt")]}}
+    np.save(tmp_path / "a.npy", np.arange(3))
+    texts = {"paths": [str(tmp_path / "*.txt")]}
+    arguments: dict[str, dict[str, Any]] = {
+        "text_files": texts,
+        "files": {**texts, "format": "lines"},
+        "token_files": {"paths": [str(tmp_path / "a.npy")]},
+        "torch_source": {"packages": ["nn"]},
+        "hub_dataset": {"name": "nobody/nothing", "shape": "chats"},
+        "saved_dataset": {"path": save_dataset(tmp_path / "saved", [{"q": "1", "a": "2"}])},
+    }
+    arguments["saved_dataset"]["columns"] = {"prompt": "q", "completion": "a"}
     assert BUILT_IN.keys() == SOURCES.keys()
-    for name, known in SOURCES.items():
-        built = build_source(name, arguments.get(name, {"packages": ["json"]}))
-        assert built.shape == known.shape
+    for name in SOURCES:
+        given = arguments.get(name, {"packages": ["json"]})
+        assert build_source(name, given).shape == known_shape(name, given)
 
 
 def test_registry_names_the_nearest_source_when_the_name_is_unknown() -> None:

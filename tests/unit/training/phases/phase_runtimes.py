@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import Config
+from phaseline.data.loader import build_loader
 from phaseline.data.phase_data import open_phase_data
 from phaseline.data.preparation import prepare
 from phaseline.distributed.engines import EngineSettings, build_engine
@@ -82,9 +83,13 @@ class RuntimeMaker:
         objective: Objective | None = None,
         stop_flag: StopFlag | None = None,
         dropout: float = 0.2,
+        build: Callable[[int], torch.nn.Module] | None = None,
         **phase: Any,
     ) -> PhaseRuntime:
-        """A runtime at the phase's first step; keywords overwrite the phase's sections."""
+        """A runtime at the phase's first step; keywords overwrite the phase's sections.
+
+        Its model is a `Bigram`, or what `build` makes for the size of a vocabulary.
+        """
         config = Config.model_validate(
             {
                 "session": {"name": "test", "seed": 5},
@@ -103,7 +108,8 @@ class RuntimeMaker:
             section, tokens_per_step=data.tokens_per_step, steps_per_epoch=None, interval_steps=4
         )
         torch.manual_seed(0)
-        module = Bigram(data.tokenizer.vocab_size, dropout)
+        vocab_size = data.tokenizer.vocab_size
+        module = Bigram(vocab_size, dropout) if build is None else build(vocab_size)
         engine = build_engine(
             module,
             build_optimizer(module, section.optimizer, device=self.world.device),
@@ -132,6 +138,7 @@ class RuntimeMaker:
             engine=engine,
             objective=objective or build_objective(section.objective, path=""),
             data=data,
+            loader=build_loader(section.data, data, seed=5, phase_idx=0, dp_rank=0),
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self.world),

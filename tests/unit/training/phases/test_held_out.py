@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
 from phaseline.training.phases.held_out import HeldOutTotals
 
@@ -20,7 +20,7 @@ def batch_of(targets: torch.Tensor) -> Batch:
 def totals_of(
     losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str
 ) -> HeldOutTotals:
-    totals = HeldOutTotals(TOKEN_BYTES, ranges, CPU)
+    totals = HeldOutTotals(TOKEN_BYTES, ranges, ["only"], CPU)
     for first in range(0, len(losses), size):
         rows = slice(first, first + size)
         totals.add(losses[rows], batch_of(targets[rows]))
@@ -61,7 +61,7 @@ def test_totals_can_be_read_twice(world: World) -> None:
 
 
 def test_totals_are_nan_and_name_no_range_when_nothing_was_counted(world: World) -> None:
-    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], CPU).metrics("p", world)
+    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], ["only"], CPU).metrics("p", world)
     assert list(found) == ["p/loss"]
     assert math.isnan(found["p/loss"])
 
@@ -69,3 +69,59 @@ def test_totals_are_nan_and_name_no_range_when_nothing_was_counted(world: World)
 def test_range_is_left_out_when_no_sequence_reaches_it(world: World) -> None:
     totals = totals_of(torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.int64), 1, "0-1", "8-9")
     assert "p/loss_at_8_to_9" not in totals.metrics("p", world)
+
+
+def sources_of(num_rows: int) -> torch.Tensor:
+    return torch.arange(num_rows) % 3
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+@pytest.mark.parametrize("micro_size", [1, 3, 8])
+@pytest.mark.parametrize("more", [None, -1, 0, 1])
+def test_every_example_counts_once_for_any_ranks_batches_and_sizes(
+    world: World, num_ranks: int, micro_size: int, more: int | None
+) -> None:
+    # One example alone, which is fewer than ranks, and around what fits all ranks at once.
+    size = 1 if more is None else max(1, num_ranks * micro_size + more)
+    torch.manual_seed(size)
+    losses, targets = torch.rand(size, 5), torch.randint(4, (size, 5))
+    sources = sources_of(size)
+    totals = HeldOutTotals(TOKEN_BYTES, ["1-3"], ["a", "b", "c"], CPU)
+    for batch_idx in range(-(-size // (num_ranks * micro_size))):
+        for rank in range(num_ranks):
+            first = (batch_idx * num_ranks + rank) * micro_size
+            rows = slice(first, first + micro_size)
+            missing = micro_size - len(losses[rows])
+            filled = torch.nn.functional.pad
+            totals.add(
+                filled(losses[rows], (0, 0, 0, missing)),
+                Batch(
+                    torch.zeros(micro_size, 5, dtype=torch.int64),
+                    filled(targets[rows], (0, 0, 0, missing), value=-100),
+                    micro_size - missing,
+                    source_ids=filled(sources[rows], (0, missing)),
+                ),
+            )
+    expected = {
+        "p/loss": losses.mean().item(),
+        "p/loss_at_1_to_3": losses[:, 1:4].mean().item(),
+        **{
+            f"p/loss_{name}": losses[sources == idx].mean().item()
+            for idx, name in enumerate("abc")
+            if idx < size
+        },
+    }
+    found = totals.metrics("p", world)
+    found.pop("p/bits_per_byte", None)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_ranges_are_of_positions_in_the_document_when_rows_hold_several(world: World) -> None:
+    losses, targets = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.zeros(1, 4, dtype=torch.int64)
+    totals = HeldOutTotals(TOKEN_BYTES, ["0-0", "1-1", "2-2"], ["only"], CPU)
+    positions = torch.tensor([[0, 1, 0, 1]])
+    totals.add(losses, Batch(targets, targets, 1, position_ids=positions))
+    found = totals.metrics("p", world)
+    assert found["p/loss_at_0_to_0"] == 2.5
+    assert found["p/loss_at_1_to_1"] == 5.0
+    assert "p/loss_at_2_to_2" not in found

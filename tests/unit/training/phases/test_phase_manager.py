@@ -200,3 +200,30 @@ def resume(folder: Path, runtime: PhaseRuntime) -> PhaseRuntime:
 
 def _bare(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "timing"}
+
+
+def test_losses_and_epochs_are_recorded_for_each_source_of_a_mixture(maker: RuntimeMaker) -> None:
+    sources = [
+        {"source": "text_files", "arguments": {"paths": ["corpus/0*.txt"]}, "weight": 3},
+        {"source": "text_files", "arguments": {"paths": ["corpus/1*.txt"]}, "weight": 1},
+    ]
+    data = {"sources": sources, "sequence_length": 16, "held_out_frac": 0.3}
+    runtime = maker.make(data=data, evaluate={"at_start": True})
+    TrainingPhaseManager(runtime=runtime).run()
+    records = records_of(runtime)
+    names = ("text_files_0", "text_files_1")
+    for record in (record for record in records if record["kind"] == "train"):
+        metrics, step = record["metrics"], record["phase_step"]
+        counts = runtime.data.target_counts(step - 1)
+        parts = [metrics[f"only/train/loss_{name}"] for name in names]
+        mean = sum(loss * count for loss, count in zip(parts, counts, strict=True)) / counts.sum()
+        assert metrics["only/train/loss"] == pytest.approx(mean, rel=1e-6)
+        epochs = [metrics[f"only/train/epochs_{name}"] for name in names]
+        assert epochs == runtime.data.epochs(step)
+    validations = [record["metrics"] for record in records if record["kind"] == "validation"]
+    assert len(validations) == 2
+    assert all(f"only/validation/loss_{name}" in found for found in validations for name in names)
+    last = runtime.data.epochs(6)
+    assert f"only: {last[0]:.2f} epochs of text_files_0, {last[1]:.2f} epochs of text_files_1" in (
+        seen(runtime).notes
+    )

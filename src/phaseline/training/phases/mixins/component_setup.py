@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phaseline.data.phase_data import Batch
+from phaseline.data.batch import Batch
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.training.phases.mixins.host import PhaseHost
 
@@ -10,7 +10,7 @@ from phaseline.training.phases.mixins.host import PhaseHost
 class ComponentSetupMixin(PhaseHost):
     """Readies components for a piece of work.
 
-    **Needs:** engine, world, data, layout, seed. **Gives:** modes, seeds, batches on the
+    **Needs:** engine, world, loader, seed. **Gives:** modes, seeds, batches on the
     device. **Ranks:** all. **Collectives:** none.
     """
 
@@ -32,5 +32,4 @@ class ComponentSetupMixin(PhaseHost):
     def fetch(self, step: int, micro_step: int) -> Batch:
         """Returns this rank's micro-batch of a step, on the device."""
         runtime = self.runtime
-        batch = runtime.data.micro_batch(step, micro_step, runtime.world.dp_rank)
-        return batch.to(runtime.world.device)
+        return runtime.loader.micro_batch(step, micro_step).to(runtime.world.device)

@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+from phaseline.data.batch import Batch
 from phaseline.distributed.guards import main_process_only
 from phaseline.training.phases.mixins.host import PhaseHost
 from phaseline.training.phases.step_metrics import StepRow
@@ -14,7 +17,7 @@ from phaseline.training.phases.step_metrics import StepRow
 class MetricsMixin(PhaseHost):
     """Reads kept metrics and writes records.
 
-    **Needs:** step metrics, recorder, position, clock. **Gives:** lines in the attempt's
+    **Needs:** step metrics, recorder, position, clock, data. **Gives:** lines in the attempt's
     metrics file. **Ranks:** all. **Collectives:** `flush_metrics` only.
     """
 
@@ -28,6 +31,22 @@ class MetricsMixin(PhaseHost):
             runtime.last_metrics = values[-1]
             self._write_steps(rows, values)
         return rows
+
+    def loss_by_source(
+        self, loss: torch.Tensor, token_losses: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        """Returns the summed loss of each source, detached; of a single one it is `loss`.
+
+        Args:
+            loss: The sum of all. Scalar.
+            token_losses: Loss of every target. [batch, sequence]
+            batch: The batch that they belong to.
+        """
+        if batch.source_ids is None:
+            return loss.detach()
+        sources = torch.arange(len(self.runtime.data.source_names), device=loss.device)
+        is_of_source = batch.source_ids == sources.unsqueeze(1)
+        return torch.where(is_of_source, token_losses.detach().sum(dim=1), 0.0).sum(dim=1)
 
     @main_process_only
     def record(
@@ -70,9 +89,22 @@ class MetricsMixin(PhaseHost):
                 lr: row.lr,
                 grad_norm: row.grad_norm,
                 skipped: float(row.skipped),
+                **self._metrics_of_sources(prefix, row),
             }
             for row in rows
         ]
+
+    def _metrics_of_sources(self, prefix: str, row: StepRow) -> dict[str, float]:
+        data = self.runtime.data
+        epochs = data.epochs(row.phase_step)
+        if len(epochs) == 1:
+            return {f"{prefix}/epochs": epochs[0]}
+        metrics = {}
+        for name, loss, count in zip(data.source_names, row.source_losses, epochs, strict=True):
+            metrics[f"{prefix}/epochs_{name}"] = count
+            if loss is not None:
+                metrics[f"{prefix}/loss_{name}"] = loss
+        return metrics
 
     def _record_at(
         self, kind: str, counters: tuple[int, int, int], metrics: Mapping[str, float]

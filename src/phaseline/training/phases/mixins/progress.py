@@ -10,7 +10,7 @@ from phaseline.training.phases.mixins.host import PhaseHost
 class ProgressMixin(PhaseHost):
     """Feeds the display.
 
-    **Needs:** display, plan, position, clock, last metrics. **Gives:** what a person sees.
+    **Needs:** display, plan, position, clock, data, last metrics. **Gives:** what a person sees.
     **Ranks:** all; only the main one shows. **Collectives:** none.
     """
 
@@ -56,6 +56,17 @@ class ProgressMixin(PhaseHost):
                 session_left_s=clock.session_left_s,
             )
         )
+
+    @main_process_only
+    def show_epochs(self) -> None:
+        """Says how often the phase has gone through each of its sources."""
+        runtime = self.runtime
+        epochs = runtime.data.epochs(runtime.position.phase_step)
+        shown = ", ".join(
+            f"{count:.2f} epochs of {name}"
+            for name, count in zip(runtime.data.source_names, epochs, strict=True)
+        )
+        runtime.display.note(f"{runtime.section.name}: {shown}")
 
     @main_process_only
     def say(self, text: str) -> None:

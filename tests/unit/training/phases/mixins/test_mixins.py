@@ -73,7 +73,7 @@ def add_steps(runtime: PhaseRuntime, count: int) -> None:
         position = runtime.position
         runtime.step_metrics.add(
             torch.tensor(256.0),
-            num_targets=128,
+            num_targets=[128],
             lr=0.5,
             report=StepReport(1.5, False),
             counters=(position.phase_step, position.global_step, position.tokens),
@@ -96,6 +96,7 @@ def test_metrics_flush_writes_every_step_once(runtime: PhaseRuntime) -> None:
         "only/train/lr": 0.5,
         "only/train/grad_norm": 1.5,
         "only/train/skipped": 0.0,
+        "only/train/epochs": pytest.approx(runtime.data.epochs(2)[0]),
     }
     assert runtime.last_metrics == second["metrics"]
     assert set(second["timing"]) == {"time", "only/train/tokens_per_s"}

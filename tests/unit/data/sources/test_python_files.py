@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from phaseline.data.sources.python_files import PythonFiles, decode_python
 from phaseline.data.sources.python_stdlib import PythonStdlib
-from phaseline.data.sources.stdlib_files import StdlibFiles, decode_python
+from phaseline.data.sources.torch_source import TorchSource
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,8 +36,8 @@ def library(tmp_path: Path) -> Path:
     return tmp_path / "lib"
 
 
-def test_stdlib_files_leave_out_tests_and_what_was_installed(library: Path) -> None:
-    files = StdlibFiles(root=library)
+def test_python_files_leave_out_tests_and_what_was_installed(library: Path) -> None:
+    files = PythonFiles("python_stdlib", library)
     assert files.paths == ["abc.py", "broken.py", "json/__init__.py", "json/decoder.py"]
     assert dict(files.read()) == {
         "abc.py": "y = 2\n",
@@ -43,9 +46,12 @@ def test_stdlib_files_leave_out_tests_and_what_was_installed(library: Path) -> N
     }
 
 
-def test_stdlib_files_keep_some_packages_when_they_are_named(library: Path) -> None:
-    assert StdlibFiles(["abc"], library).paths == ["abc.py"]
-    assert StdlibFiles(["json"], library).paths == ["json/__init__.py", "json/decoder.py"]
+def test_python_files_keep_some_packages_when_they_are_named(library: Path) -> None:
+    assert PythonFiles("python_stdlib", library, ["abc"]).paths == ["abc.py"]
+    assert PythonFiles("python_stdlib", library, ["json"]).paths == [
+        "json/__init__.py",
+        "json/decoder.py",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -56,26 +62,26 @@ def test_stdlib_files_keep_some_packages_when_they_are_named(library: Path) -> N
         ([], "it must be a list of names"),
     ],
 )
-def test_stdlib_files_are_refused_when_packages_are_wrong(
+def test_python_files_are_refused_when_packages_are_wrong(
     library: Path, packages: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        StdlibFiles(packages, library)
+        PythonFiles("python_stdlib", library, packages)
 
 
-def test_stdlib_files_are_refused_when_the_library_has_no_source(tmp_path: Path) -> None:
+def test_python_files_are_refused_when_the_library_has_no_source(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found no Python files"):
-        StdlibFiles(root=tmp_path)
+        PythonFiles("python_stdlib", tmp_path)
 
 
 def test_fingerprint_follows_content_and_not_times(library: Path) -> None:
-    before = StdlibFiles(root=library).fingerprint()
+    before = PythonFiles("python_stdlib", library).fingerprint()
     os.utime(library / "abc.py", (1, 1))
-    assert StdlibFiles(root=library).fingerprint() == before
+    assert PythonFiles("python_stdlib", library).fingerprint() == before
     stamps = (library / "abc.py").stat()
     (library / "abc.py").write_text("y = 3\n", encoding="utf-8")
     os.utime(library / "abc.py", ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
-    assert StdlibFiles(root=library).fingerprint() != before
+    assert PythonFiles("python_stdlib", library).fingerprint() != before
 
 
 @pytest.mark.parametrize(
@@ -99,3 +105,32 @@ def test_python_stdlib_yields_the_running_library_in_order() -> None:
     assert ids == sorted(ids)
     assert source.fingerprint() == PythonStdlib(["json"]).fingerprint()
     assert source.fingerprint() != PythonStdlib(["email"]).fingerprint()
+
+
+def test_torch_source_yields_torchs_own_text_without_importing_it() -> None:
+    code = """
+import sys
+from phaseline.data.sources import build_source
+source = build_source("torch_source", {"packages": ["optim", "version"]})
+documents = list(source.samples())
+assert source.fingerprint()
+assert "torch" not in sys.modules
+print([document.id for document in documents if "class AdamW" in document.text])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "['optim/adamw.py']"
+
+
+def test_torch_source_is_refused_when_a_package_is_wrong() -> None:
+    with pytest.raises(
+        DataError, match=r"torch_source source holds \['optin'\].*Did you mean 'optim'"
+    ):
+        TorchSource(["optin"])
+
+
+def test_torch_source_is_refused_when_torch_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phaseline.data.sources.torch_source.find_spec", lambda _: None)
+    with pytest.raises(DataError, match="torch_source finds no torch"):
+        TorchSource()

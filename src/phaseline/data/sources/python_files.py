@@ -1,8 +1,7 @@
-"""The source files of the running interpreter's standard library."""
+"""The Python source files of an installed library."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import sysconfig
@@ -11,6 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.data.file_digests import fingerprint_files
+from phaseline.data.fingerprints import fingerprint_of
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,40 +23,38 @@ _EXCLUDED_FOLDERS = frozenset(
 )
 
 
-class StdlibFiles:
-    """Lists, identifies and reads the library's files, those of some packages or all."""
+class PythonFiles:
+    """Lists, identifies and reads a library's files, those of some packages or all."""
 
-    def __init__(self, packages: Sequence[str] | None = None, root: Path | None = None) -> None:
+    def __init__(self, owner: str, root: Path, packages: Sequence[str] | None = None) -> None:
         """Lists the files.
 
         Args:
-            packages: Top-level modules and packages to keep; None: all.
-            root: Folder of the library; None: the running interpreter's.
+            owner: Name of the source, for messages.
+            root: Folder of the library.
+            packages: Modules and packages in it to keep; None: all.
 
         Raises:
             DataError: There are no source files, or a package does not exist.
         """
-        self.root = root or Path(sysconfig.get_path("stdlib"))
+        self.root = root
         by_package: dict[str, list[str]] = {}
         for relative in _list_python_files(self.root):
             by_package.setdefault(_top_level_name(relative), []).append(relative)
         if not by_package:
             raise DataError(
-                f"data source python_stdlib found no Python files in {self.root}; this interpreter "
-                "comes without its library's source (as the embeddable builds do). Use another "
-                "interpreter, or the source text_files."
+                f"data source {owner} found no Python files in {self.root}; this installation "
+                "comes without the library's source (as the embeddable builds of Python do). Use "
+                "another interpreter, or the source text_files."
             )
-        kept = by_package if packages is None else _require_packages(packages, by_package)
+        kept = by_package if packages is None else _require_packages(owner, packages, by_package)
         self.paths = sorted(path for name in kept for path in by_package[name])
 
     def fingerprint(self) -> str:
         """Names the content of all files, by their bytes: a changed time alone changes nothing."""
-        digest = hashlib.blake2b(digest_size=16)
-        for relative in self.paths:
-            content = (self.root / relative).read_bytes()
-            digest.update(f"{relative}\0{len(content)}\0".encode())
-            digest.update(content)
-        return digest.hexdigest()
+        files = [str(self.root / relative) for relative in self.paths]
+        content = fingerprint_files(files)
+        return fingerprint_of(self.paths, content)
 
     def read(self) -> Iterator[tuple[str, str]]:
         """Yields (path relative to the library, text); a file that is no valid text is left out."""
@@ -88,10 +87,15 @@ def _top_level_name(relative: str) -> str:
     return relative.split("/", 1)[0].removesuffix(".py")
 
 
-def _require_packages(packages: Sequence[str], known: dict[str, list[str]]) -> set[str]:
+def stdlib_files(owner: str, packages: Sequence[str] | None) -> PythonFiles:
+    """The running interpreter's standard library."""
+    return PythonFiles(owner, Path(sysconfig.get_path("stdlib")), packages)
+
+
+def _require_packages(owner: str, packages: Sequence[str], known: dict[str, list[str]]) -> set[str]:
     if isinstance(packages, str) or not packages:
         raise DataError(
-            f"`packages` of a python_stdlib source is {packages!r}; it must be a list of names, "
+            f"`packages` of a {owner} source is {packages!r}; it must be a list of names, "
             "as [json, email]."
         )
     unknown = sorted(set(packages) - known.keys())
@@ -99,7 +103,7 @@ def _require_packages(packages: Sequence[str], known: dict[str, list[str]]) -> s
         near = get_close_matches(unknown[0], known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(
-            f"`packages` of a python_stdlib source holds {unknown}, which this interpreter's "
-            f"standard library does not have as Python source.{hint}"
+            f"`packages` of a {owner} source holds {unknown}, which {owner} does not have "
+            f"as Python source.{hint}"
         )
     return set(packages)

@@ -1,0 +1,170 @@
+"""The tokenizer: that its settings go together, and that what they name is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from phaseline.config.checks.finding import Finding
+from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
+from phaseline.config.sections import Config
+
+_FILE = "tokenizer.json"
+# What only transformers' own templates know, and no template needs to be read without.
+_MARKERS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+
+
+def tokenizer_is_described_once(config: Config) -> Iterator[Finding]:
+    """A tokenizer is taken or trained."""
+    section = config.tokenizer
+    if section.pretrained is not None and section.train is not None:
+        yield Finding(
+            ("tokenizer", "train"),
+            "is given together with `pretrained`; at most one of them may be",
+            "Remove one of them.",
+        )
+    if section.revision is None:
+        return
+    is_hub = section.pretrained is not None and not Path(section.pretrained).is_dir()
+    if not is_hub:
+        yield Finding(
+            ("tokenizer", "revision"),
+            f"is {section.revision!r}, which has no effect without a model of the hub",
+            "Remove it, or set tokenizer.pretrained to the name of a model on the hub.",
+        )
+
+
+def pretrained_tokenizer_can_be_read(config: Config) -> Iterator[Finding]:
+    """A folder that is named holds a tokenizer; the hub is not asked."""
+    name = config.tokenizer.pretrained
+    if name is None:
+        return
+    loc = ("tokenizer", "pretrained")
+    if Path(name).is_dir():
+        if not (Path(name) / _FILE).is_file():
+            yield Finding(
+                loc,
+                f"is {name!r}, a folder without {_FILE}",
+                "Name one that transformers saved a tokenizer in: "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER).",
+            )
+    elif HUB_NAME.fullmatch(name) is None:
+        yield Finding(
+            loc,
+            f"is {name!r}, but there is no such folder, and it is no name of a model on the "
+            "Hugging Face hub",
+            "Correct the path; it is relative to the folder you start in.",
+        )
+
+
+def tokenizer_has_text_to_train_on(config: Config) -> Iterator[Finding]:
+    """A tokenizer is trained on one source or on several, written in one way."""
+    train = config.tokenizer.train
+    if train is None:
+        return
+    if train.source is None and not train.sources:
+        yield Finding(
+            ("tokenizer", "train"),
+            "names no source to train on",
+            "Add for example `source: python_stdlib`.",
+        )
+    if train.source is not None and train.sources:
+        yield Finding(
+            ("tokenizer", "train", "source"),
+            "is given together with `sources`, which says the same",
+            "Keep one of them.",
+        )
+    if train.source is None and train.arguments:
+        yield Finding(
+            ("tokenizer", "train", "arguments"),
+            "has no effect without `source`",
+            "Write the arguments beside each of the `sources`, or remove them.",
+        )
+
+
+def vocabulary_holds_the_special_tokens(config: Config) -> Iterator[Finding]:
+    """All bytes and all special tokens are in a vocabulary that is trained."""
+    train = config.tokenizer.train
+    if train is None:
+        return
+    needed = _own_vocab_size(config)
+    if train.vocab_size < needed:
+        yield Finding(
+            ("tokenizer", "train", "vocab_size"),
+            f"is {train.vocab_size}; it must be at least {needed}, one for each byte and each "
+            "special token",
+            f"Set it to {needed} or more, or name fewer special_tokens.",
+        )
+
+
+def special_tokens_are_distinct(config: Config) -> Iterator[Finding]:
+    """Each special token is named once and holds something."""
+    section = config.tokenizer
+    for idx, token in enumerate(section.special_tokens):
+        loc = ("tokenizer", "special_tokens", idx)
+        if not token:
+            yield Finding(loc, "is empty", "Remove it.")
+        elif token in section.special_tokens[:idx]:
+            yield Finding(loc, f"is {token!r}, which is in the list already", "Remove it.")
+
+
+def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
+    """A chat template is jinja, or the path of a file that holds some."""
+    setting = config.tokenizer.chat_template
+    if setting is None:
+        return
+    loc = ("tokenizer", "chat_template")
+    text, whose = setting, ""
+    if "{" not in setting:
+        try:
+            text, whose = Path(setting).read_text(encoding="utf-8"), f" of {setting}"
+        except (OSError, UnicodeDecodeError) as error:
+            yield Finding(
+                loc,
+                f"is {setting!r}, a file that cannot be read: {error}",
+                "Correct the path, or write the template itself, which holds braces.",
+            )
+            return
+    yield from _check_template(text, whose, loc)
+
+
+def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Finding]:
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARKERS.sub("", text))  # noqa: S701 - only read
+    except TemplateSyntaxError as error:
+        yield Finding(
+            loc,
+            f"is no jinja template: {error.message} (line {error.lineno}{whose})",
+            "Correct the template.",
+        )
+
+
+def vocab_size_of(config: Config) -> int | None:
+    """Entries of the tokenizer; None where only reading it from the hub could tell."""
+    section = config.tokenizer
+    if section.pretrained is not None:
+        return _vocab_size_in(Path(section.pretrained) / _FILE, section.special_tokens)
+    return _own_vocab_size(config) if section.train is None else section.train.vocab_size
+
+
+def _vocab_size_in(file: Path, special_tokens: Sequence[str]) -> int | None:
+    try:
+        content = json.loads(file.read_bytes())
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):
+            vocabulary = {entry[0]: idx for idx, entry in enumerate(vocabulary)}
+        ids = {**vocabulary, **{one["content"]: one["id"] for one in content["added_tokens"]}}
+        return int(max(ids.values())) + 1 + len(set(special_tokens) - ids.keys())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever loads it says what is wrong with it
+
+
+def _own_vocab_size(config: Config) -> int:
+    """One entry for each byte and each special token."""
+    section = config.tokenizer
+    own = {section.eos or OWN_EOS, section.pad or OWN_PAD, OWN_TURN}
+    return NUM_BYTES + len(own | set(section.special_tokens))

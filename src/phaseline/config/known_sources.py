@@ -1,0 +1,201 @@
+"""The data sources that are built in: what each takes, and what its samples are.
+
+Kept here as data, so that a session file can be checked without importing what reads data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast, get_args
+
+from phaseline.config.known import Argument, Shape
+
+ROLES: Mapping[Shape, tuple[str, ...]] = {
+    "text": ("text",),
+    "pairs": ("prompt", "input", "completion", "document"),
+    "chats": ("messages", "tools", "document"),
+    "preferences": ("prompt", "chosen", "rejected", "document"),
+    "labelled": ("label", "image", "features", "text", "document"),
+}
+"""What a column may be to the samples of each shape, besides their `id`."""
+
+SHAPE_WORDS: Mapping[Shape, str] = {
+    "text": "text",
+    "pairs": "pairs of prompt and completion",
+    "chats": "chats",
+    "preferences": "prompts with a chosen and a rejected answer",
+    "labelled": "samples with a label",
+}
+"""Each shape as messages call it."""
+
+IMAGE_ARGUMENTS = ("resize", "channels")
+LABEL_ARGUMENTS = ("classes", *IMAGE_ARGUMENTS)
+
+# Roles that no other shape has; the label comes first, because what is labelled may be a text.
+_TELLING_ROLES: tuple[tuple[str, Shape], ...] = (
+    ("label", "labelled"),
+    ("image", "labelled"),
+    ("features", "labelled"),
+    ("chosen", "preferences"),
+    ("rejected", "preferences"),
+    ("messages", "chats"),
+    ("tools", "chats"),
+    ("completion", "pairs"),
+    ("input", "pairs"),
+    ("text", "text"),
+)
+
+
+@dataclass(frozen=True)
+class BuiltInSource:
+    """A data source that is built in.
+
+    Attributes:
+        shape: What its samples are; None if that depends on its arguments.
+        arguments: What it takes.
+        has_text: Whether its samples hold text, so that characters can be counted.
+    """
+
+    shape: Shape | None
+    arguments: Mapping[str, Argument]
+    has_text: bool = True
+
+
+def shape_of_roles(roles: Iterable[str]) -> Shape | None:
+    """The shape that samples with these columns have; None if that is still open."""
+    given = set(roles)
+    return next((shape for role, shape in _TELLING_ROLES if role in given), None)
+
+
+def known_shape(name: str, arguments: Mapping[str, object]) -> Shape | None:
+    """What the samples of a source are, as far as the configuration says it."""
+    source = SOURCES.get(name)
+    if source is None or source.shape is not None:
+        return None if source is None else source.shape
+    if arguments.get("format") in ("text", "lines"):
+        return "text"
+    shape, columns = arguments.get("shape"), arguments.get("columns")
+    if shape in get_args(Shape):
+        return cast("Shape", shape)
+    return shape_of_roles(columns) if isinstance(columns, Mapping) else None
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_text, value))
+
+
+def _are_stdlib_names(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(item in sys.stdlib_module_names for item in value)
+
+
+def _are_columns(value: object) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(
+        _is_text(column) or (role == "features" and _are_texts(column))
+        for role, column in value.items()
+    )
+
+
+def _is_image_size(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _choice(*words: str) -> Argument:
+    allowed = f"{', '.join(words[:-1])} or {words[-1]}"
+    return Argument(allowed, _member_of(words), words[0])
+
+
+def _member_of(words: tuple[object, ...]) -> Callable[[object], bool]:
+    return lambda value: any(value == word and type(value) is type(word) for word in words)
+
+
+_PACKAGES = Argument(
+    "a list of modules and packages of Python's standard library",
+    _are_stdlib_names,
+    "[json, email]",
+)
+
+
+def _paths(example: str) -> Argument:
+    return Argument("a list of paths, folders or patterns", _are_texts, example, required=True)
+
+
+_ON_ERROR = {"on_error": _choice("stop", "skip")}
+# What every source takes whose samples are made of rows with named columns.
+_OF_ROWS: Mapping[str, Argument] = {
+    "columns": Argument(
+        "a section of roles, each with the name of a column", _are_columns, "{text: body}"
+    ),
+    "shape": _choice("auto", *get_args(Shape)),
+    **_ON_ERROR,
+    "classes": Argument("a list of the labels' names", _are_texts, "[cat, dog]"),
+    "resize": Argument("a list of two sizes, height and width", _is_image_size, "[32, 32]"),
+    "channels": Argument("1 or 3", _member_of((1, 3)), "3"),
+}
+
+SOURCES: Mapping[str, BuiltInSource] = {
+    "python_stdlib": BuiltInSource("text", {"packages": _PACKAGES}),
+    "python_stdlib_functions": BuiltInSource("pairs", {"packages": _PACKAGES}),
+    "torch_source": BuiltInSource(
+        "text",
+        {"packages": Argument("a list of torch's subpackages", _are_texts, "[nn, optim]")},
+    ),
+    "text_files": BuiltInSource("text", {"paths": _paths("['corpus/**/*.txt']"), **_ON_ERROR}),
+    "files": BuiltInSource(
+        None,
+        {
+            "paths": _paths("['data/*.jsonl']"),
+            "format": _choice(
+                "auto", "text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow"
+            ),
+            **_OF_ROWS,
+        },
+    ),
+    "token_files": BuiltInSource(
+        "text",
+        {
+            "paths": _paths("['tokens/*.npy']"),
+            "dtype": _choice("uint16", "uint32", "int32", "int64"),
+            "end_of_text": Argument("a token, a whole number of at least 0", _is_token, "50256"),
+            "document_length": Argument("a number of tokens, at least 1", _is_size, "1024"),
+            **_ON_ERROR,
+        },
+        has_text=False,
+    ),
+    "hub_dataset": BuiltInSource(
+        None,
+        {
+            "name": Argument("text", _is_text, "roneneldan/TinyStories", required=True),
+            "subset": Argument("text", _is_text, "wikitext-2-raw-v1"),
+            "split": Argument("text", _is_text, "train"),
+            "revision": Argument("text", _is_text, "main"),
+            **_OF_ROWS,
+        },
+    ),
+    "saved_dataset": BuiltInSource(
+        None,
+        {
+            "path": Argument("text", _is_text, "data/stories", required=True),
+            "split": Argument("text", _is_text, "train"),
+            **_OF_ROWS,
+        },
+    ),
+}
+"""Data sources."""

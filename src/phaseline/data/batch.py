@@ -1,0 +1,75 @@
+"""A batch of tokens as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from phaseline.data.batch_arrays import BatchArrays
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model at once, padded on the right.
+
+    No attention mask is needed: attention is causal, padding comes last, and where a row holds
+    several documents their positions tell them apart.
+
+    Attributes:
+        input_ids: `[batch, time]`, int64.
+        targets: The token after each input, `[batch, time]`, int64; -100 where there is no loss.
+        rows: Rows that are samples; the others fill the batch up and have no targets.
+        position_ids: Of each input in its document, `[batch, time]`, int64; they begin again with
+            each document. None where no row holds more than one, and where documents may attend
+            to each other.
+        source_ids: The source of each row, `[batch]`, int64; None if there is one source.
+    """
+
+    input_ids: torch.Tensor
+    targets: torch.Tensor
+    rows: int
+    position_ids: torch.Tensor | None = None
+    source_ids: torch.Tensor | None = None
+
+    @classmethod
+    def from_arrays(cls, arrays: BatchArrays) -> Batch:
+        """The same in tensors, which share the arrays' memory."""
+        return cls(
+            torch.from_numpy(arrays.inputs),
+            torch.from_numpy(arrays.targets),
+            arrays.num_samples,
+            None if arrays.positions is None else torch.from_numpy(arrays.positions),
+            None if arrays.sources is None else torch.from_numpy(arrays.sources),
+        )
+
+    @property
+    def document_ids(self) -> torch.Tensor | None:
+        """Which document of its row each input belongs to, from 0; None as `position_ids`."""
+        if self.position_ids is None:
+            return None
+        begins = self.position_ids.diff(dim=1) != 1
+        return torch.nn.functional.pad(begins.cumsum(dim=1), (1, 0))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; itself where it already lies there.
+
+        To a GPU the copy is queued behind the work that runs there, and nothing waits for it.
+        """
+        if self.input_ids.device == device:
+            return self
+        return Batch(
+            _moved(self.input_ids, device),
+            _moved(self.targets, device),
+            self.rows,
+            None if self.position_ids is None else _moved(self.position_ids, device),
+            None if self.source_ids is None else _moved(self.source_ids, device),
+        )
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # torch keeps the pinned copy until the device has read it.
+    staged = tensor.pin_memory() if device.type == "cuda" else tensor
+    return staged.to(device, non_blocking=True)

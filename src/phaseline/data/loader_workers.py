@@ -1,0 +1,223 @@
+"""Processes that read batches ahead. No torch: forked from a process with threads, it may hang.
+
+torch's own loader is not used: its workers end on the first SIGTERM, which a cluster sends to
+every process of a job that is to save and stop; they live on over exec; and its shutdown waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import random
+import signal
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from phaseline.data.batch_arrays import BatchArrays
+from phaseline.errors import DataError
+from phaseline.session import linux
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from numpy.typing import NDArray
+
+    from phaseline.data.rows import Ids
+
+_PLANES = 3
+
+
+class _Reply(NamedTuple):
+    """What a worker says of a batch that it has put into a slot.
+
+    Attributes:
+        shape: Rows and time.
+        has_positions: Whether the third plane of the slot is filled.
+        sources: As in `BatchArrays`.
+        num_samples: As in `BatchArrays`.
+    """
+
+    shape: tuple[int, int]
+    has_positions: bool
+    sources: Ids | None
+    num_samples: int
+
+
+class _Worker:
+    """The training process's side of one worker."""
+
+    def __init__(self, pid: int, connection: Connection) -> None:
+        self.pid = pid
+        self.connection = connection
+        self.asked: deque[tuple[int, int]] = deque()
+
+    def ask(self, idx: int, slot: int) -> None:
+        # Of one that has died, its missing answer tells.
+        with contextlib.suppress(ConnectionError):
+            self.connection.send((idx, slot))
+        self.asked.append((idx, slot))
+
+
+class LoaderWorkers:
+    """Batch `idx` is read by worker `idx` modulo their number, some ahead of what is taken.
+
+    Batches come back in memory that is shared with the workers; it is as large as what may be
+    ready at once.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], BatchArrays],
+        *,
+        seeds: Sequence[int],
+        prefetch: int,
+        most_elements: int,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            read: Gives the batch of an index. It runs in the workers, and must not use torch.
+            seeds: One worker for each, whose generators are seeded with it; 64 bits, unsigned.
+            prefetch: Batches that each worker reads ahead.
+            most_elements: Rows times time of the largest batch.
+        """
+        self._read = read
+        self._seeds = list(seeds)
+        self._prefetch = prefetch
+        self._workers: list[_Worker] = []
+        self._next_idx = 0
+        num_slots = len(self._seeds) * prefetch
+        memory = mmap.mmap(-1, num_slots * _PLANES * most_elements * 8)
+        self._slots: NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(
+            num_slots, _PLANES, most_elements
+        )
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [worker.pid for worker in self._workers]
+
+    def take(self, idx: int) -> BatchArrays:
+        """The batch of an index; those that follow are read meanwhile.
+
+        Raises:
+            DataError: A worker failed or was killed.
+        """
+        if not self._workers or idx != self._next_idx:
+            self._seek(idx)
+        worker = self._workers[idx % len(self._workers)]
+        reply, slot = self._receive(worker)
+        arrays = self._copy(reply, slot)
+        worker.ask(idx + len(self._slots), slot)
+        self._next_idx = idx + 1
+        return arrays
+
+    def close(self) -> None:
+        """Kills the workers and waits for their ends. They hold nothing that could be lost."""
+        for worker in self._workers:
+            worker.connection.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(worker.pid, 0)
+        self._workers = []
+
+    def _seek(self, idx: int) -> None:
+        while len(self._workers) < len(self._seeds):
+            self._workers.append(self._start(len(self._workers)))
+        for worker in self._workers:
+            while worker.asked:
+                self._receive(worker)
+        for slot in range(len(self._slots)):
+            self._workers[(idx + slot) % len(self._workers)].ask(idx + slot, slot)
+
+    def _receive(self, worker: _Worker) -> tuple[_Reply, int]:
+        idx, slot = worker.asked[0]
+        try:
+            reply = worker.connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise DataError(self._why_it_ended(worker)) from error
+        if isinstance(reply, str):
+            raise DataError(f"a loader worker could not read micro-batch {idx}:\n{reply}")
+        worker.asked.popleft()
+        return reply, slot
+
+    def _why_it_ended(self, worker: _Worker) -> str:
+        self._workers.remove(worker)
+        _, status = os.waitpid(worker.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return (
+            f"loader worker {worker.pid} {end}. If the machine ran out of memory, lower "
+            "data.num_workers or data.prefetch; the same command goes on from the last checkpoint."
+        )
+
+    def _copy(self, reply: _Reply, slot: int) -> BatchArrays:
+        rows, time = reply.shape
+        planes = self._slots[slot, :, : rows * time].reshape(_PLANES, rows, time)
+        positions = planes[2].copy() if reply.has_positions else None
+        return BatchArrays(
+            planes[0].copy(), planes[1].copy(), positions, reply.sources, reply.num_samples
+        )
+
+    def _start(self, worker_idx: int) -> _Worker:
+        ours, theirs = Pipe()
+        parent = os.getpid()
+        # A signal between the fork and the worker's own settings would run our handlers in it.
+        with linux.stop_signals_held(), warnings.catch_warnings():
+            # Python warns of forks in processes with threads: locks that these hold stay locked.
+            # The worker takes none of theirs: it reads mapped files and writes to its pipe.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+            if pid == 0:
+                self._work(theirs, self._seeds[worker_idx], parent)
+        theirs.close()
+        return _Worker(pid, ours)
+
+    def _work(self, connection: Connection, seed: int, parent: int) -> NoReturn:
+        """All that a worker does. Whatever happens, it never returns into the training's code."""
+        try:
+            # What is ours must not be finalised here as well: engines, sockets, device memory.
+            gc.freeze()
+            linux.end_with(parent)
+            linux.ignore_stop_signals()
+            _close_all_but(connection.fileno())
+            random.seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)
+            with contextlib.suppress(EOFError, ConnectionError):
+                self._serve(connection)
+        finally:
+            os._exit(0)
+
+    def _serve(self, connection: Connection) -> None:
+        while True:
+            idx, slot = connection.recv()
+            try:
+                connection.send(self._fill(slot, self._read(idx)))
+            except Exception:  # noqa: BLE001 - whatever it is, the training process says it
+                connection.send(traceback.format_exc())
+
+    def _fill(self, slot: int, arrays: BatchArrays) -> _Reply:
+        size = arrays.inputs.size
+        for plane, array in enumerate((arrays.inputs, arrays.targets, arrays.positions)):
+            if array is not None:
+                self._slots[slot, plane, :size] = array.ravel()
+        rows, time = arrays.inputs.shape
+        return _Reply(
+            (rows, time), arrays.positions is not None, arrays.sources, arrays.num_samples
+        )
+
+
+def _close_all_but(descriptor: int) -> None:
+    """Closes what the fork copied: peers must see a rank's sockets close when the rank dies."""
+    highest = os.sysconf("SC_OPEN_MAX")
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, highest)

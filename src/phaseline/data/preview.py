@@ -1,0 +1,106 @@
+"""Samples as a phase will learn them: decoded from their tokens, with the mask visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phaseline.data.cache import Cache, Report
+from phaseline.data.encoding import Dropped, EncodedSequence, SampleEncoder
+from phaseline.data.sources import build_source
+from phaseline.data.tokenizer_building import build_tokenizer
+
+if TYPE_CHECKING:
+    from phaseline.config.sections import Config, PhaseSection
+    from phaseline.data.tokenizer import Tokenizer
+
+_NAMES = {1: ("",), 2: ("chosen", "rejected")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tokens that follow each other and are all learnt or all only read.
+
+    Attributes:
+        text: As they are decoded, special tokens written out.
+        is_learnt: Whether they are predicted.
+    """
+
+    text: str
+    is_learnt: bool
+
+
+@dataclass(frozen=True)
+class PreviewedSequence:
+    """One sequence of a sample.
+
+    Attributes:
+        source: The source's name.
+        sample_id: The sample's id.
+        name: Which of the sample's sequences; empty if it has one.
+        num_tokens: Tokens, the learnt ones included.
+        num_learnt: Tokens that are predicted.
+        runs: What is read and what is learnt, in order.
+        dropped: Why the sample is left out; empty if it is not.
+    """
+
+    source: str
+    sample_id: str
+    name: str = ""
+    num_tokens: int = 0
+    num_learnt: int = 0
+    runs: tuple[Run, ...] = ()
+    dropped: str = ""
+
+
+def preview(
+    config: Config, phase: PhaseSection, num_samples: int, report: Report
+) -> Iterator[PreviewedSequence]:
+    """Encodes the first samples of each source of a phase.
+
+    Args:
+        config: The session.
+        phase: The phase.
+        num_samples: So many of each source.
+        report: Told if a tokenizer has to be made first.
+
+    Raises:
+        DataError: A source or a sample cannot be used.
+    """
+    cache = Cache.configured(config.preparation)
+    tokenizer = build_tokenizer(config.tokenizer, cache, report)
+    encoder = SampleEncoder(tokenizer, phase.data.learn)
+    for section in phase.data.sources:
+        source = build_source(section.source, section.arguments)
+        for sample in islice(source.samples(), num_samples):
+            (encoded,) = encoder.encode([sample])
+            if isinstance(encoded, Dropped):
+                yield PreviewedSequence(section.source, sample.id, dropped=encoded.reason)
+                continue
+            names = _NAMES[len(encoded.sequences)]
+            for name, sequence in zip(names, encoded.sequences, strict=True):
+                runs = tuple(_runs(sequence, tokenizer))
+                yield PreviewedSequence(
+                    section.source,
+                    sample.id,
+                    name,
+                    len(sequence.tokens),
+                    int(_mask(sequence).sum()),
+                    runs,
+                )
+
+
+def _runs(sequence: EncodedSequence, tokenizer: Tokenizer) -> Iterator[Run]:
+    mask = _mask(sequence)
+    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(mask)]
+    for first, last in pairwise(edges):
+        text = tokenizer.decode(sequence.tokens[first:last].tolist(), special=True)
+        yield Run(text, bool(mask[first]))
+
+
+def _mask(sequence: EncodedSequence) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.ones(len(sequence.tokens), bool) if sequence.learnt is None else sequence.learnt

@@ -1,0 +1,1 @@
+"""Readers of files: from a file to rows with named columns. One file per family of formats."""

@@ -1,0 +1,5 @@
+"""The phases' runtimes, for what the pipeline does with one."""
+
+from unit.training.phases.conftest import maker
+
+__all__ = ["maker"]
