@@ -341,6 +341,13 @@ class TrackingSection(Section):
         "auto", description="auto: rich on a terminal, else one plain line per interval."
     )
     plain_interval_s: float = Field(10.0, gt=0, description="Least seconds between plain lines.")
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        examples=["989.5"],
+        description="TFLOP/s that one device can do at most in the engine's precision, for MFU; "
+        "null: from the table of GPUs, and no MFU where it has no figure.",
+    )
     wandb: WandbSection = WandbSection()
 
 
