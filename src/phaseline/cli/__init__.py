@@ -23,6 +23,7 @@ COMMANDS = {
     "metrics": ("phaseline.cli.inspect:metrics", _LOOKING),
     "report": ("phaseline.cli.report:report", _LOOKING),
     "verify": ("phaseline.cli.verify:verify", _LOOKING),
+    "sync": ("phaseline.cli.sync:sync", _LOOKING),
 }
 """Every subcommand: where its function lives, and the panel of the help it stands in."""
 

@@ -21,6 +21,8 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     names.tokenizer_source_is_known,
     names.phase_names_are_unique,
     names.exported_phases_exist,
+    names.trackers_can_be_found,
+    names.wandb_settings_have_an_effect,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,

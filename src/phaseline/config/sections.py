@@ -329,6 +329,12 @@ class WandbSection(Section):
     )
     group: str | None = Field(None, examples=["ablations"], description="Group of runs.")
     tags: tuple[str, ...] = Field((), examples=["[baseline]"], description="Tags of the run.")
+    alerts: bool = Field(True, description="Alert when an attempt crashes, is stopped or finishes.")
+    artifacts: tuple[Literal["checkpoints", "exports"], ...] = Field(
+        (),
+        examples=["[exports]"],
+        description="What is also uploaded: the last checkpoint of each phase, the exports.",
+    )
 
 
 class TrackingSection(Section):
@@ -349,6 +355,14 @@ class TrackingSection(Section):
         "null: from the table of GPUs, and no MFU where it has no figure.",
     )
     wandb: WandbSection = WandbSection()
+    tensorboard: bool = Field(
+        False, description="Also write event files to <session>/tensorboard, for TensorBoard."
+    )
+    trackers: tuple[str, ...] = Field(
+        (),
+        examples=["[my_package.trackers:Mine]"],
+        description="Trackers of your own, each `module:attribute`, fed the same records.",
+    )
 
 
 class ResilienceSection(Section):
