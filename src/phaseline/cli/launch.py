@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,6 +23,7 @@ from phaseline.config.resolved import from_yaml
 from phaseline.errors import UsageError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stack_request import request_stacks
 
 
 def launch(
@@ -69,7 +74,26 @@ def launch(
         take_over=take_over,
         accept_changes=accept_change or (),
     )
-    raise typer.Exit(int(launch_ranks(command, layout, say=_say)))
+    with _stacks_on_quit(layout):
+        code = launch_ranks(command, layout, say=_say)
+    raise typer.Exit(int(code))
+
+
+@contextmanager
+def _stacks_on_quit(layout: SessionLayout) -> Iterator[None]:
+    """Ctrl-Backslash at the terminal makes all ranks write their stacks, and ends nothing."""
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        attempt = layout.attempt(max(layout.attempt_numbers(), default=0))
+        if attempt.dir.is_dir():
+            request_stacks(attempt)
+            _say(f"all ranks write the stacks of their threads to {attempt.stacks_dir}")
+
+    before = signal.signal(signal.SIGQUIT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, before)
 
 
 def _require_one_machine(loaded: LoadedConfig) -> None:

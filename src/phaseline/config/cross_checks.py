@@ -57,6 +57,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     phases.kept_optimizer_exists,
     phases.held_out_prompts_have_pairs,
     phases.samples_have_prompts,
+    phases.profiled_steps_are_inside,
     phases.position_ranges_are_inside,
 )
 

@@ -16,7 +16,7 @@ from phaseline.config.yaml_reading import read_text
 from phaseline.errors import SessionError
 
 # Neither changes a number that is trained or recorded.
-_SAFE_ANYWHERE = frozenset({"tracking", "checkpoint", "resilience", "cluster", "export"})
+_SAFE_ANYWHERE = frozenset({"tracking", "checkpoint", "resilience", "cluster", "export", "profile"})
 _SAFE_OF_SESSION = frozenset({"notes", "root"})
 
 

@@ -17,6 +17,7 @@ from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_RANGE = re.compile(r"(\d+)-(\d+)")
 _TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -229,7 +230,7 @@ class EvaluateSection(Section):
     @classmethod
     def _ranges_are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
-            match = re.fullmatch(r"(\d+)-(\d+)", item)
+            match = _RANGE.fullmatch(item)
             if match is None or int(match[1]) > int(match[2]):
                 raise ValueError(f"holds {item!r}; each must be as '512-1023', first to last")
         return value
@@ -281,6 +282,30 @@ class CheckpointSection(Section):
     )
 
 
+class ProfileSection(Section):
+    """Which steps of a phase are profiled."""
+
+    steps: str = Field(
+        examples=["100-110"],
+        description="First and last step of the phase. Every rank writes a trace and a snapshot of "
+        "its memory to the attempt's profile/; these steps are slower.",
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_are_a_range(cls, value: str) -> str:
+        match = _RANGE.fullmatch(value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"is {value!r}; it must be as '100-110', first to last, from step 1")
+        return value
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last step."""
+        first, last = self.steps.split("-")
+        return int(first), int(last)
+
+
 class PhaseSection(Section):
     """One phase of training."""
 
@@ -307,6 +332,9 @@ class PhaseSection(Section):
     inherit: InheritSection = InheritSection()
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    profile: ProfileSection | None = Field(
+        None, examples=['{steps: "100-110"}'], description="Profile some of its steps."
+    )
     callbacks: tuple[str, ...] = Field(
         (),
         examples=["[my_package.callbacks:Gauge]"],

@@ -86,3 +86,12 @@ class PhaseRuntime:
     samples_folder: Path
     last_metrics: dict[str, float] = field(default_factory=dict)
     last_timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """What the phase does, in one line for people."""
+        return (
+            f"{self.section.objective}, {self.engine.settings.name}, "
+            f"{self.layout.global_size} x {self.section.data.sequence_length} tokens a step "
+            f"on {self.world.dp_world_size} rank(s)"
+        )

@@ -23,6 +23,7 @@ from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
+from phaseline.training.phases.profiling import PhaseProfiler
 from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
@@ -167,8 +168,11 @@ class ModelBuilding:
         )
 
     def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
+        section = self._configuration.config.phases[phase_idx]
         members: list[Callback] = [EventLog(self._session)]
-        for idx, name in enumerate(self._configuration.config.phases[phase_idx].callbacks):
+        if section.profile is not None:
+            members.append(PhaseProfiler(section.profile, self._session.attempt.profile_dir))
+        for idx, name in enumerate(section.callbacks):
             path = f"phases[{phase_idx}].callbacks[{idx}]"
             member = load_attribute(name, path=path)()
             if hasattr(member, "state_dict"):

@@ -19,6 +19,7 @@ from phaseline.distributed.determinism import (
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
+from phaseline.resilience.stack_watch import watching_for_stacks
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.resilience.stop_notice import StopNotice
 from phaseline.session import linux
@@ -102,7 +103,10 @@ class PipelineOrchestrator:
         # One rank looks into the folder; the others learn of it as they do of a signal.
         look = requests.look if self._session.is_main else _nobody_asks
         try:
-            with self._stop_flag.watching(look):
+            with (
+                self._stop_flag.watching(look),
+                watching_for_stacks(self._session.attempt, self._environment.rank),
+            ):
                 return self._run()
         except BaseException:
             # A fresh image ends with its failure; the caller's process may try again.

@@ -26,11 +26,7 @@ class ProgressMixin(PhaseHost):
                 idx=runtime.phase_idx,
                 num_phases=runtime.num_phases,
                 num_steps=plan.num_steps,
-                description=(
-                    f"{section.objective}, {runtime.engine.settings.name}, "
-                    f"{runtime.layout.global_size} x {section.data.sequence_length} tokens a step "
-                    f"on {runtime.world.dp_world_size} rank(s)"
-                ),
+                description=runtime.description,
             )
         )
 
