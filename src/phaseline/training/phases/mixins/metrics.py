@@ -74,8 +74,10 @@ class MetricsMixin(PhaseHost):
         for row, values in zip(rows, metrics, strict=True):
             counters = (row.phase_step, row.global_step, row.tokens)
             record = self._record_at("train", counters, values)
-            record["timing"] = {"time": row.ended, **self.runtime.last_timing}
+            record["timing"] = {"time": row.ended}
             records.append(record)
+        # Once, as it is of all these steps: repeated it would be most of the file.
+        records[-1]["timing"] |= self.runtime.last_timing
         self.runtime.recorder.append(records)
 
     def _train_metrics(self, rows: Sequence[StepRow]) -> list[dict[str, float]]:

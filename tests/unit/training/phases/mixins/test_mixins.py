@@ -101,7 +101,9 @@ def test_metrics_flush_writes_every_step_once(runtime: PhaseRuntime) -> None:
         "only/train/skipped_steps": 0.0,
     }
     assert runtime.last_metrics == second["metrics"]
+    assert set(first["timing"]) == {"time"}
     assert {"time": second["timing"]["time"], **runtime.last_timing} == second["timing"]
+    assert "only/train/data_wait_s" in second["timing"]
 
 
 def test_metrics_count_the_skipped_steps_of_the_phase_up_to_each_step(
