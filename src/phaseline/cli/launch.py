@@ -24,10 +24,17 @@ from phaseline.errors import UsageError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stack_request import request_stacks
+from phaseline.session.sweep import SweepTrial
 
 
 def launch(
     config: ConfigFile,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="The same as -o; what a wandb sweep hands over."
+        ),
+    ] = None,
     override: Overrides = None,
     processes: Annotated[
         int | None,
@@ -46,12 +53,17 @@ def launch(
     reboot; a finished session says so. Ctrl-C saves at the next step, a second one leaves
     at once.
 
+    Under `wandb agent` each trial is a session of its own, in <session.name>-<run id>.
+
     Settings may change between starts. What keeps the numbers passes and is recorded: the
     number of ranks, the engine, notes, tracking, checkpoints, phases still to come. What
     would change them is refused with its line, unless --accept-change names it.
     """
     num_gpus = count_gpus()
-    overrides = list(override or ())
+    overrides = [*(override or ()), *(assignments or ())]
+    trial = SweepTrial.of()
+    if trial is not None and session is None:
+        session = trial.session_dir(load_config(config, overrides).session_dir)
     rules = [inherited_weights_can_be_read(session)]
     loaded = load_config(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)

@@ -48,7 +48,8 @@ class WandbServer:
         self.artifact_files: dict[str, bytes] = {}
         self.operations: list[str] = []
         self.requests: list[tuple[str, str]] = []
-        self.sweep_commands: list[list[dict[str, Any]]] = []
+        self.sweep: dict[str, Any] = {}
+        self.sweep_commands: list[dict[str, Any]] = []
         self.is_cut = False
         self.num_refused = 0
         self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(self))
@@ -125,6 +126,25 @@ class WandbServer:
     def _on_notifyscriptablerunalert(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.run(variables["runName"]).alerts.append(variables)
         return {"notifyScriptableRunAlert": {"success": True}}
+
+    def _on_sweepwithruns(self, variables: dict[str, Any]) -> dict[str, Any]:
+        sweep = {
+            "id": "s",
+            "name": variables["sweep"],
+            "method": self.sweep["method"],
+            "state": "RUNNING",
+            "config": json.dumps(self.sweep),
+            "runs": {"edges": []},
+        }
+        return {"project": {"sweep": sweep}}
+
+    def _on_createagent(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "a"}}}
+
+    def _on_heartbeat(self, _: dict[str, Any]) -> dict[str, Any]:
+        # One command at a time; the agent takes no other while a trial runs.
+        commands = [self.sweep_commands.pop(0)] if self.sweep_commands else []
+        return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
 
     def _on_artifacttype(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"project": None}
