@@ -13,11 +13,11 @@ from pydantic import Field, field_validator
 from phaseline.config.data_section import DataSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
+from phaseline.config.tracking_section import ProfileSection, TrackingSection
 from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_RANGE = re.compile(r"(\d+)-(\d+)")
 _TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -230,7 +230,7 @@ class EvaluateSection(Section):
     @classmethod
     def _ranges_are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
-            match = _RANGE.fullmatch(item)
+            match = re.fullmatch(r"(\d+)-(\d+)", item)
             if match is None or int(match[1]) > int(match[2]):
                 raise ValueError(f"holds {item!r}; each must be as '512-1023', first to last")
         return value
@@ -282,30 +282,6 @@ class CheckpointSection(Section):
     )
 
 
-class ProfileSection(Section):
-    """Which steps of a phase are profiled."""
-
-    steps: str = Field(
-        examples=["100-110"],
-        description="First and last step of the phase. Every rank writes a trace and a snapshot of "
-        "its memory to the attempt's profile/; these steps are slower.",
-    )
-
-    @field_validator("steps")
-    @classmethod
-    def _steps_are_a_range(cls, value: str) -> str:
-        match = _RANGE.fullmatch(value)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"is {value!r}; it must be as '100-110', first to last, from step 1")
-        return value
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """The first and the last step."""
-        first, last = self.steps.split("-")
-        return int(first), int(last)
-
-
 class PhaseSection(Section):
     """One phase of training."""
 
@@ -345,52 +321,6 @@ class PhaseSection(Section):
     @classmethod
     def _name_is_a_folder_name(cls, value: str) -> str:
         return require_name(value)
-
-
-class WandbSection(Section):
-    """The wandb run that the session feeds."""
-
-    mode: Literal["offline", "online", "disabled"] = Field("offline", description="As wandb's own.")
-    project: str = Field("phaseline", description="Project the run belongs to.")
-    entity: str | None = Field(
-        None, examples=["my-team"], description="Team or user; null: wandb's default."
-    )
-    group: str | None = Field(None, examples=["ablations"], description="Group of runs.")
-    tags: tuple[str, ...] = Field((), examples=["[baseline]"], description="Tags of the run.")
-    alerts: bool = Field(True, description="Alert when an attempt crashes, is stopped or finishes.")
-    artifacts: tuple[Literal["checkpoints", "exports"], ...] = Field(
-        (),
-        examples=["[exports]"],
-        description="What is also uploaded: the last checkpoint of each phase, the exports.",
-    )
-
-
-class TrackingSection(Section):
-    """What is recorded and shown."""
-
-    interval_steps: Positive = Field(
-        10, description="Steps between two readings of the metrics; every step is recorded."
-    )
-    console: Literal["auto", "rich", "plain", "off"] = Field(
-        "auto", description="auto: rich on a terminal, else one plain line per interval."
-    )
-    plain_interval_s: float = Field(10.0, gt=0, description="Least seconds between plain lines.")
-    peak_tflops: float | None = Field(
-        None,
-        gt=0,
-        examples=["989.5"],
-        description="TFLOP/s that one device can do at most in the engine's precision, for MFU; "
-        "null: from the table of GPUs, and no MFU where it has no figure.",
-    )
-    wandb: WandbSection = WandbSection()
-    tensorboard: bool = Field(
-        False, description="Also write event files to <session>/tensorboard, for TensorBoard."
-    )
-    trackers: tuple[str, ...] = Field(
-        (),
-        examples=["[my_package.trackers:Mine]"],
-        description="Trackers of your own, each `module:attribute`, fed the same records.",
-    )
 
 
 class ResilienceSection(Section):

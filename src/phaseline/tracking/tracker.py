@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phaseline.config.plugins import load_attribute
-from phaseline.config.sections import Config, TrackingSection
+from phaseline.config.sections import Config
+from phaseline.config.tracking_section import TrackingSection
 from phaseline.session.identity import SessionIdentity
 
 WANDB = "wandb"

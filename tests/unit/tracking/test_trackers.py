@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.config.sections import TrackingSection
+from phaseline.config.tracking_section import TrackingSection
 from phaseline.tracking import follower
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from phaseline.tracking.tracker import TENSORBOARD, tracker_folder, tracker_names

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from phaseline.config.sections import ProfileSection
+from phaseline.config.tracking_section import ProfileSection
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.config.sections import ProfileSection
+from phaseline.config.tracking_section import ProfileSection
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import TrainingPhaseManager
