@@ -24,7 +24,7 @@ import transformers
 from loops import RandomRows, accelerate_loop, hf_trainer, torch_bare, torch_with_loader
 from measuring import measure, print_table, profile
 from pausing import PausedLoop
-from phaseline_loop import phaseline_loop, phaseline_runtime
+from phaseline_loop import phaseline_loop, phaseline_runtime, runtimes_on_and_off
 
 ZERO_STAGES = (0, 1, 2, 3)
 BARE = "torch, bare"
@@ -36,7 +36,9 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module="(torch|accelerate|transformers|deepspeed).*")
-    if arguments.stages is None:
+    if arguments.tracking:
+        _compare_on_with_off(arguments)
+    elif arguments.stages is None:
         _compare_loops(arguments)
     elif len(arguments.stages) == 1:
         _compare_with_deepspeed(arguments, arguments.stages[0])
@@ -70,6 +72,21 @@ def _compare_loops(arguments: argparse.Namespace) -> None:
             for loop in loops:
                 loop.close()
     print_table(costs, base=BARE, num_rounds=arguments.rounds, num_steps=arguments.steps)
+
+
+def _compare_on_with_off(arguments: argparse.Namespace) -> None:
+    """Every metric, record, event and display against null objects in their places."""
+    shape = {"sequence_length": arguments.sequence_length, "micro_size": arguments.micro_size}
+    base = "everything off"
+    with tempfile.TemporaryDirectory() as name, runtimes_on_and_off(Path(name), **shape) as pair:
+        loops = [
+            PausedLoop("everything on", phaseline_loop(pair[0])),
+            PausedLoop(base, phaseline_loop(pair[1])),
+        ]
+        costs = measure(loops, num_rounds=arguments.rounds, num_steps=arguments.steps)
+        for loop in loops:
+            loop.close()
+    print_table(costs, base=base, num_rounds=arguments.rounds, num_steps=arguments.steps)
 
 
 def _compare_with_deepspeed(arguments: argparse.Namespace, stage: int) -> None:
@@ -129,6 +146,9 @@ def _parse() -> argparse.Namespace:
         choices=ZERO_STAGES,
         metavar="STAGE",
         help="over DeepSpeed's ZeRO, against DeepSpeed by hand; none named: stages 0 to 3",
+    )
+    parser.add_argument(
+        "--tracking", action="store_true", help="Phaseline with everything on, against all off"
     )
     parser.add_argument("--profile", action="store_true", help="where Phaseline's time goes")
     return parser.parse_args()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loops import CLIP_NORM, LOGGING_STEPS, LR, Loop
 from pausing import Turnstile
@@ -13,12 +14,15 @@ from pausing import Turnstile
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import ExitCode
+from phaseline.resilience.stack_watch import watching_for_stacks
 from phaseline.resilience.stop_flag import StopFlag, listening
 from phaseline.resilience.stop_notice import StopNotice
-from phaseline.tracking.console import build_display
+from phaseline.tracking.console import NullDisplay, build_display
+from phaseline.tracking.recorder import NullRecorder
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.phase_manager import TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.pipeline.configuration_builder import ConfigurationBuilder
 from phaseline.training.pipeline.model_building import ModelBuilding
 from phaseline.training.pipeline.preparation import prepare_data
@@ -48,8 +52,35 @@ tracking:
   interval_steps: {interval_steps}
   console: plain
   plain_interval_s: 0.5
+  peak_tflops: 1
   wandb: {{mode: disabled}}
 """
+
+
+class SilentMetrics(StepMetrics):
+    """Keeps nothing, so that nothing is ever read, recorded or shown."""
+
+    def add(self, *_arguments: Any, **_more: Any) -> None:
+        pass
+
+
+@contextmanager
+def runtimes_on_and_off(
+    folder: Path, *, sequence_length: int, micro_size: int
+) -> Iterator[tuple[PhaseRuntime, PhaseRuntime]]:
+    """The same phase twice: with all that tracks it, and with null objects instead."""
+    shape = {"sequence_length": sequence_length, "micro_size": micro_size}
+    with _phase_building(folder, **shape, engine=PLAIN_ENGINE) as building:
+        on, off = building.build(0, None), building.build(0, None)
+        off.recorder.close()
+        off.recorder = NullRecorder()
+        off.display = NullDisplay()
+        off.callbacks = CallbackList([])
+        off.step_metrics = SilentMetrics(off.world)
+        yield on, off
+        on.recorder.close()
+        for runtime in (on, off):
+            runtime.engine.close()
 
 
 @contextmanager
@@ -58,7 +89,7 @@ def phaseline_runtime(
 ) -> Iterator[PhaseRuntime]:
     """A phase's runtime in a real session: lease, stop signals, records in a file, event log.
 
-    Only the display's stream is a null device. Validation and checkpoints are configured,
+    Everything is on. Only the display's stream is a null device. Validation and checkpoints are configured,
     but their first turn never comes.
 
     Args:
@@ -67,6 +98,19 @@ def phaseline_runtime(
         micro_size: Rows per step.
         engine: The phase's `engine` section.
     """
+    with _phase_building(
+        folder, sequence_length=sequence_length, micro_size=micro_size, engine=engine
+    ) as building:
+        runtime = building.build(0, None)
+        yield runtime
+        runtime.recorder.close()
+        runtime.engine.close()
+
+
+@contextmanager
+def _phase_building(
+    folder: Path, *, sequence_length: int, micro_size: int, engine: str
+) -> Iterator[ModelBuilding]:
     os.environ["PHASELINE_CACHE"] = str(folder / "cache")
     for idx in range(100):
         (folder / f"{idx}.txt").write_text(f"{idx} is followed by {idx + 1}. " * 100)
@@ -90,15 +134,13 @@ def phaseline_runtime(
     prepare_data(configuration.config, session.rendezvous, lambda _text: None, notice)
     world = World(environment, session.rendezvous, collective_timeout_s=60)
     tracking = configuration.config.tracking
-    with Path(os.devnull).open("w") as stream, listening(None) as stop_flag:
+    with (
+        Path(os.devnull).open("w") as stream,
+        listening(None) as stop_flag,
+        watching_for_stacks(session.attempt, rank=0),
+    ):
         display = build_display(tracking.console, stream, tracking.plain_interval_s)
-        building = ModelBuilding(
-            configuration, session, world, display=display, stop_flag=stop_flag
-        )
-        runtime = building.build(0, None)
-        yield runtime
-        runtime.recorder.close()
-        runtime.engine.close()
+        yield ModelBuilding(configuration, session, world, display=display, stop_flag=stop_flag)
         display.close()
     session.end(ExitCode.STOPPED, "the benchmark is over")
     world.close()

@@ -32,6 +32,7 @@ HOMES = {
     "deepspeed": "src/phaseline/distributed/",
     "accelerate": "src/phaseline/distributed/",
     "wandb": "src/phaseline/tracking/wandb_run.py",
+    "tensorboard": "src/phaseline/tracking/tensorboard_files.py",
 }
 
 

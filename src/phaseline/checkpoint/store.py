@@ -139,6 +139,11 @@ class CheckpointStore:
         """Whether this is the rank that publishes."""
         return self._world.is_main
 
+    @property
+    def stall_s(self) -> float:
+        """What this rank's loop has waited for saves since the store was opened."""
+        return self._stalled_s
+
     def save(
         self,
         engine: Engine,

@@ -23,8 +23,11 @@ COMMANDS = {
     "validate": ("phaseline.cli.validate:validate", _RUNNING),
     "status": ("phaseline.cli.inspect:status", _LOOKING),
     "metrics": ("phaseline.cli.inspect:metrics", _LOOKING),
+    "watch": ("phaseline.cli.watch:watch", _LOOKING),
+    "stacks": ("phaseline.cli.stacks:stacks", _LOOKING),
     "report": ("phaseline.cli.report:report", _LOOKING),
     "verify": ("phaseline.cli.verify:verify", _LOOKING),
+    "sync": ("phaseline.cli.sync:sync", _LOOKING),
 }
 """Every subcommand: where its function lives, and the panel of the help it stands in."""
 

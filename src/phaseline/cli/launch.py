@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -20,11 +24,19 @@ from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import UsageError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stack_request import request_stacks
 from phaseline.session.stored_config import load_stored_config
+from phaseline.session.sweep import SweepTrial
 
 
 def launch(
     config: ConfigFile,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="The same as -o; what a wandb sweep hands over."
+        ),
+    ] = None,
     override: Overrides = None,
     processes: Annotated[
         int | None,
@@ -51,12 +63,17 @@ def launch(
     reboot; a finished session says so. Ctrl-C saves at the next step, a second one leaves
     at once.
 
+    Under `wandb agent` each trial is a session of its own, in <session.name>-<run id>.
+
     Settings may change between starts. What keeps the numbers passes and is recorded: the
     number of ranks, the engine, notes, tracking, checkpoints, phases still to come. What
     would change them is refused with its line, unless --accept-change names it.
     """
     num_gpus = count_gpus()
-    overrides = list(override or ())
+    overrides = [*(override or ()), *(assignments or ())]
+    trial = SweepTrial.of()
+    if trial is not None and session is None:
+        session = trial.session_dir(load_config(config, overrides).session_dir)
     rules = [inherited_weights_can_be_read(session)]
     loaded = load_config(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)
@@ -81,14 +98,32 @@ def launch(
         # Launches that begin at the same moment each look at other ports first.
         machines=Machines(port=next(ports_of(os.getpid()), 0)),
     )
-    code = launch_again(
-        command,
-        layout,
-        say=_say,
-        max_restarts=max_restarts,
-        max_without_progress=loaded.config.resilience.max_starts_without_progress,
-    )
+    with _stacks_on_quit(layout):
+        code = launch_again(
+            command,
+            layout,
+            say=_say,
+            max_restarts=max_restarts,
+            max_without_progress=loaded.config.resilience.max_starts_without_progress,
+        )
     raise typer.Exit(int(code))
+
+
+@contextmanager
+def _stacks_on_quit(layout: SessionLayout) -> Iterator[None]:
+    """Ctrl-Backslash at the terminal makes all ranks write their stacks, and ends nothing."""
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        attempt = layout.attempt(max(layout.attempt_numbers(), default=0))
+        if attempt.dir.is_dir():
+            request_stacks(attempt)
+            _say(f"all ranks write the stacks of their threads to {attempt.stacks_dir}")
+
+    before = signal.signal(signal.SIGQUIT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, before)
 
 
 def _require_one_machine(loaded: LoadedConfig) -> None:

@@ -46,6 +46,8 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     cluster.ranks_have_gpus,
     cluster.warning_fits_the_time,
     cluster.extra_options_are_extra,
+    names.trackers_can_be_found,
+    names.wandb_settings_have_an_effect,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,
@@ -89,6 +91,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     phases.kept_optimizer_exists,
     phases.held_out_prompts_have_pairs,
     phases.samples_have_prompts,
+    phases.profiled_steps_are_inside,
     phases.position_ranges_are_inside,
 )
 

@@ -17,7 +17,7 @@ from phaseline.errors import SessionError
 
 # Neither changes a number that is trained or recorded.
 _SAFE_ANYWHERE = frozenset(
-    {"preparation", "tracking", "checkpoint", "resilience", "cluster", "export"}
+    {"preparation", "tracking", "checkpoint", "resilience", "cluster", "export", "profile"}
 )
 _SAFE_OF_DATA = frozenset({("num_workers",), ("prefetch",)})
 _SAFE_OF_SESSION = frozenset({"notes", "root"})

@@ -14,6 +14,7 @@ from phaseline.config.cluster_section import ClusterSection
 from phaseline.config.data_section import DataSection, PreparationSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
 from phaseline.config.section import Section
+from phaseline.config.tracking_section import ProfileSection, TrackingSection
 from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
@@ -308,6 +309,9 @@ class PhaseSection(Section):
     inherit: InheritSection = InheritSection()
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    profile: ProfileSection | None = Field(
+        None, examples=['{steps: "100-110"}'], description="Profile some of its steps."
+    )
     callbacks: tuple[str, ...] = Field(
         (),
         examples=["[my_package.callbacks:Gauge]"],
@@ -318,31 +322,6 @@ class PhaseSection(Section):
     @classmethod
     def _name_is_a_folder_name(cls, value: str) -> str:
         return require_name(value)
-
-
-class WandbSection(Section):
-    """The wandb run that the session feeds."""
-
-    mode: Literal["offline", "online", "disabled"] = Field("offline", description="As wandb's own.")
-    project: str = Field("phaseline", description="Project the run belongs to.")
-    entity: str | None = Field(
-        None, examples=["my-team"], description="Team or user; null: wandb's default."
-    )
-    group: str | None = Field(None, examples=["ablations"], description="Group of runs.")
-    tags: tuple[str, ...] = Field((), examples=["[baseline]"], description="Tags of the run.")
-
-
-class TrackingSection(Section):
-    """What is recorded and shown."""
-
-    interval_steps: Positive = Field(
-        10, description="Steps between two readings of the metrics; every step is recorded."
-    )
-    console: Literal["auto", "rich", "plain", "off"] = Field(
-        "auto", description="auto: rich on a terminal, else one plain line per interval."
-    )
-    plain_interval_s: float = Field(10.0, gt=0, description="Least seconds between plain lines.")
-    wandb: WandbSection = WandbSection()
 
 
 class ResilienceSection(Section):

@@ -58,6 +58,16 @@ class AttemptLayout:
         """Event records."""
         return self.dir / "events.jsonl"
 
+    @property
+    def stacks_dir(self) -> Path:
+        """Where ranks write the stacks of their threads."""
+        return self.dir / "stacks"
+
+    @property
+    def profile_dir(self) -> Path:
+        """Traces and snapshots of memory."""
+        return self.dir / "profile"
+
     def rank_log(self, rank: int) -> Path:
         """What a rank and its libraries printed."""
         return self.dir / f"rank-{rank:05d}.log"

@@ -44,6 +44,7 @@ class Progress:
         lr: Learning rate of that step.
         grad_norm: 2-norm of its gradient before clipping.
         tokens_per_s: Speed over all ranks.
+        mfu: Share of the devices' peak that the model's arithmetic uses.
         phase_left_s: Time to the end of the phase.
         session_left_s: Time to the end of the session.
     """
@@ -59,6 +60,7 @@ class Progress:
     lr: float | None = None
     grad_norm: float | None = None
     tokens_per_s: float | None = None
+    mfu: float | None = None
     phase_left_s: float | None = None
     session_left_s: float | None = None
 

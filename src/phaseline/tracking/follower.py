@@ -1,8 +1,9 @@
-"""The wandb follower: a process of its own that sends the session's records to wandb.
+"""The follower: a process of its own that gives the session's records to a tracker, as wandb.
 
 It reads what the main rank writes and never talks to it, so it can neither block nor kill
-training, and it outlives the fresh images of a rank. Started as
-`python -m phaseline.tracking.follower SESSION_DIR --parent PID`.
+training, and it outlives the fresh images of a rank. Each tracker has its own, so that none
+waits for another. Started as
+`python -m phaseline.tracking.follower SESSION_DIR --parent PID --tracker NAME`.
 """
 
 from __future__ import annotations
@@ -17,58 +18,55 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from phaseline.errors import PhaselineError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
+from phaseline.tracking.tracker import WANDB, tracker_folder
 
-_MOST_BREAKDOWNS = 3
+if TYPE_CHECKING:
+    from phaseline.tracking.following import Following
+
+_AT_ONCE = 3
+"""Breakdowns after which a new follower begins at once, even when the attempt is over."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def start_follower(session_dir: Path, parent_pid: int | None = None) -> None:
-    """Starts the follower, unless the one of this parent still lives.
+def start_follower(session_dir: Path, parent_pid: int | None = None, name: str = WANDB) -> None:
+    """Starts a tracker's follower, unless the one of this parent still lives.
 
-    The lock on `wandb/follower.lock` is taken here and handed over, so that of two starts
-    only one succeeds. A follower of an earlier, dead parent may still be sending its last
-    records: then the new one waits for it. A start that fails is a warning, and training
-    goes on. **Ranks:** main.
+    The lock on `follower.lock` is taken here and handed over, so that of two starts only one
+    succeeds. A follower of an earlier, dead parent may still be sending its last records:
+    then the new one waits for it. A start that fails is a warning, and training goes on.
+    **Ranks:** main.
 
     Args:
         session_dir: The session's directory.
         parent_pid: The process whose death ends the follower; None: this one.
+        name: The tracker.
     """
     parent = os.getpid() if parent_pid is None else parent_pid
     try:
-        _start_unless_alive(session_dir, parent)
+        _start_unless_alive(_Order(session_dir, name, parent, _attempt_at_hand(session_dir)))
     except OSError as error:
         warnings.warn(
-            f"wandb is not fed, the records stay in {session_dir}: the follower did not start: "
+            f"{name} is not fed, the records stay in {session_dir}: the follower did not start: "
             f"{error}",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
-def _start_unless_alive(session_dir: Path, parent: int) -> None:
-    lock = _open_lock(session_dir)
-    try:
-        if _try_lock(lock):
-            _spawn(session_dir, parent, _attempt_at_hand(session_dir), lock=lock)
-        elif _read_owner(lock) != parent:
-            _spawn(session_dir, parent, _attempt_at_hand(session_dir), lock=None)
-    finally:
-        # The lock itself stays with the follower, which holds the same open file.
-        os.close(lock)
-
-
-def wait_for_follower(session_dir: Path, timeout_s: float) -> bool:
+def wait_for_follower(session_dir: Path, timeout_s: float, name: str = WANDB) -> bool:
     """Waits until no follower lives, at most so long; returns whether none does.
 
     It ends soon after the attempt's outcome is written, so wait after that. **Ranks:** main.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        lock = _open_lock(session_dir)
+        lock = _open_lock(session_dir, name)
     except OSError:
         return False
     try:
@@ -81,13 +79,51 @@ def wait_for_follower(session_dir: Path, timeout_s: float) -> bool:
         os.close(lock)
 
 
+def is_followed(session_dir: Path, name: str) -> bool:
+    """Whether a follower of that tracker lives, on a machine whose locks are seen here."""
+    if not (tracker_folder(session_dir, name) / "follower.lock").exists():
+        return False
+    return not wait_for_follower(session_dir, 0.0, name)
+
+
+class _Order(NamedTuple):
+    """What a follower is started for."""
+
+    session_dir: Path
+    name: str
+    parent: int
+    attempt: int
+    breakdowns: int = 0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait after the breakdown at hand."""
+        doublings = min(10, self.breakdowns - _AT_ONCE - 1)
+        return 0.0 if doublings < 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**doublings)
+
+
+def _start_unless_alive(order: _Order) -> None:
+    lock = _open_lock(order.session_dir, order.name)
+    try:
+        if _try_lock(lock):
+            _spawn(order, lock=lock)
+        elif _read_owner(lock) != order.parent:
+            _spawn(order, lock=None)
+    finally:
+        # The lock itself stays with the follower, which holds the same open file.
+        os.close(lock)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follows until the parent's attempt ends; whatever fails is one line in the log."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.nice(10)
     options = _parse(arguments)
-    lock = _open_lock(options.session_dir) if options.lock is None else options.lock
+    order = _Order(
+        options.session_dir, options.tracker, options.parent, options.attempt, options.breakdowns
+    )
+    lock = _open_lock(*order[:2]) if options.lock is None else options.lock
     os.set_inheritable(lock, False)
     fcntl.flock(lock, fcntl.LOCK_EX)
     _write_owner(lock, options.parent)
@@ -95,33 +131,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late: from here on signals no longer end this process.
     from phaseline.tracking.following import Following
 
-    following = Following(options.session_dir, parent_pid=options.parent, attempt=options.attempt)
+    following = Following(
+        order.session_dir, order.name, parent_pid=order.parent, attempt=order.attempt
+    )
     try:
         following.run()
     except Exception as error:  # noqa: BLE001  # Whatever it is, training does not see it.
-        can_try_again = following.is_sending and options.breakdowns < _MOST_BREAKDOWNS
-        then = "a new follower goes on" if can_try_again else "the records stay in the session"
-        _say(f"the feed to wandb broke, {then}: {type(error).__name__}: {_first_line(error)}")
-        if can_try_again:
-            _spawn(
-                options.session_dir,
-                options.parent,
-                options.attempt,
-                lock=lock,
-                breakdowns=options.breakdowns + 1,
-            )
-        # wandb's own exit handlers would wait for what is broken.
+        _go_on_after(error, order, following, lock)
+        # The library's own exit handlers would wait for what is broken.
         os._exit(1)
     return 0
+
+
+def _go_on_after(error: Exception, order: _Order, following: Following, lock: int) -> None:
+    """Lets a new process try again, later and later, as long as the attempt lives.
+
+    A network that is down comes back; what our own errors tell of does not mend itself.
+    """
+    what = f"the feed to {order.name} broke, "
+    why = f": {type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, PhaselineError):
+        _say(f"{what}the records stay in the session{why}")
+        return
+    order = order._replace(breakdowns=order.breakdowns + 1)
+    if order.breakdowns <= _AT_ONCE:
+        _say(f"{what}a new follower goes on{why}")
+    else:
+        _say(f"{what}a new follower tries again in {order.pause_s:.0f} s{why}")
+        if not following.pause(order.pause_s):
+            how = f"; `phaseline sync {order.session_dir}` sends them" * (order.name == WANDB)
+            _say(f"the attempt is over, the records stay in the session{how}")
+            return
+    _spawn(order, lock=lock)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m phaseline.tracking.follower")
     parser.add_argument("session_dir", type=Path)
     parser.add_argument("--parent", type=int, required=True, help="its death ends the following")
+    parser.add_argument("--tracker", default=WANDB, help="what is fed")
     parser.add_argument("--attempt", type=int, default=1, help="its outcome ends it as well")
     parser.add_argument("--lock", type=int, help="descriptor that holds the follower's lock")
-    parser.add_argument("--breakdowns", type=int, default=0, help="how often wandb broke down")
+    parser.add_argument("--breakdowns", type=int, default=0, help="how often it broke down")
     return parser.parse_args(arguments)
 
 
@@ -133,16 +184,15 @@ def _attempt_at_hand(session_dir: Path) -> int:
     return newest + is_over
 
 
-def _spawn(
-    session_dir: Path, parent: int, attempt: int, *, lock: int | None, breakdowns: int = 0
-) -> None:
-    command = [sys.executable, "-m", "phaseline.tracking.follower", str(session_dir.absolute())]
-    command += ["--parent", str(parent), "--attempt", str(attempt)]
-    command += ["--breakdowns", str(breakdowns)]
+def _spawn(order: _Order, *, lock: int | None) -> None:
+    command = [sys.executable, "-m", "phaseline.tracking.follower"]
+    command += [str(order.session_dir.absolute()), "--tracker", order.name]
+    command += ["--parent", str(order.parent), "--attempt", str(order.attempt)]
+    command += ["--breakdowns", str(order.breakdowns)]
     command += [] if lock is None else ["--lock", str(lock)]
     # A wandb service of the parent's own would end with the parent.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_SERVICE")}
-    with (_folder(session_dir) / "follower.log").open("ab") as log:
+    with (_folder(order.session_dir, order.name) / "follower.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -154,19 +204,20 @@ def _spawn(
             start_new_session=True,
         )
     if lock is not None:
-        _write_owner(lock, parent)
+        _write_owner(lock, order.parent)
     # It is meant to outlive its handle, so nothing is to be said when that is collected.
     process.returncode = 0
 
 
-def _folder(session_dir: Path) -> Path:
-    folder = session_dir / "wandb"
+def _folder(session_dir: Path, name: str) -> Path:
+    folder = tracker_folder(session_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _open_lock(session_dir: Path) -> int:
-    return os.open(_folder(session_dir) / "follower.lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _open_lock(session_dir: Path, name: str) -> int:
+    path = _folder(session_dir, name) / "follower.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def _try_lock(lock: int) -> bool:

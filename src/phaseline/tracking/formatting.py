@@ -32,6 +32,11 @@ def format_norm(value: float | None) -> str:
     return f"{value:#.3g}" if 1e-3 <= abs(value) < 100 else f"{value:.3g}"
 
 
+def format_share(value: float | None) -> str:
+    """A share of 1 as a percentage, `41.3%`."""
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
 def format_quantity(value: float | None) -> str:
     """A count in three digits: `847`, `12.4k`, `1.50M`."""
     if value is None:

@@ -12,6 +12,7 @@ from phaseline.tracking.formatting import (
     format_quantity,
     format_rate,
     format_seconds,
+    format_share,
 )
 from phaseline.tracking.lasting_stream import LastingStream
 
@@ -76,6 +77,7 @@ def progress_line(progress: Progress) -> str:
         ("lr", format_rate(progress.lr), progress.lr),
         ("grad norm", format_norm(progress.grad_norm), progress.grad_norm),
         ("tokens/s", format_quantity(progress.tokens_per_s), progress.tokens_per_s),
+        ("mfu", format_share(progress.mfu), progress.mfu),
         ("left", format_seconds(progress.phase_left_s), progress.phase_left_s),
         ("session left", format_seconds(progress.session_left_s), progress.session_left_s),
     ]

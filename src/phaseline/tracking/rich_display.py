@@ -20,6 +20,7 @@ from phaseline.tracking.formatting import (
     format_quantity,
     format_rate,
     format_seconds,
+    format_share,
 )
 from phaseline.tracking.lasting_stream import LastingStream
 from phaseline.tracking.live_region import DrawnLine, LiveRegion
@@ -147,6 +148,8 @@ def closing_line(progress: Progress) -> Text:
 
 
 def _columns(progress: Progress) -> list[tuple[str, str, str]]:
+    # What comes last goes first where the terminal is narrow.
+    utilization = [] if progress.mfu is None else [("mfu", format_share(progress.mfu), "")]
     return [
         ("loss", format_loss(progress.loss), "bold"),
         ("val loss", format_loss(progress.validation_loss), "bold"),
@@ -155,6 +158,7 @@ def _columns(progress: Progress) -> list[tuple[str, str, str]]:
         ("tokens/s", format_quantity(progress.tokens_per_s), ""),
         ("phase left", format_seconds(progress.phase_left_s), ""),
         ("all left", format_seconds(progress.session_left_s), ""),
+        *utilization,
     ]
 
 

@@ -15,6 +15,8 @@ from phaseline.session.records import read_records
 class ViewTail:
     """Yields the view's records, as `read_metrics` would, but each only once per attempt.
 
+    Each also says which attempt recorded it.
+
     When a newer attempt decides the view, it begins anew with `seq` 0: the new view repeats
     what the attempt stands on, and bit for bit what it trains again.
     """
@@ -23,7 +25,7 @@ class ViewTail:
         """Reads nothing yet."""
         self._layout = layout
         self._attempt: int | None = None
-        self._tail: _FileTail | None = None
+        self._tail: FileTail | None = None
         self._seq = 0
 
     def read_new(self) -> Iterator[dict[str, Any]]:
@@ -36,29 +38,34 @@ class ViewTail:
                 yield from self._begin(number, adopted)
                 break
         if self._tail is not None:
-            yield from map(self._number, self._tail.read_new())
+            yield from self._numbered(self._tail.read_new(), self._attempt)
 
     def _begin(self, number: int, adopted: Adopted) -> Iterator[dict[str, Any]]:
         self._attempt, self._seq = number, 0
-        self._tail = _FileTail(self._layout.attempt(number).metrics_file)
+        self._tail = FileTail(self._layout.attempt(number).metrics_file)
         for earlier, num_lines in adopted.committed:
             path = self._layout.attempt(earlier).metrics_file
-            yield from map(self._number, read_records(path, num_lines))
+            yield from self._numbered(read_records(path, num_lines), earlier)
 
-    def _number(self, record: dict[str, Any]) -> dict[str, Any]:
-        record["seq"] = self._seq
-        self._seq += 1
-        return record
+    def _numbered(
+        self, records: Iterator[dict[str, Any]], attempt: int | None
+    ) -> Iterator[dict[str, Any]]:
+        for record in records:
+            record["seq"], record["attempt"] = self._seq, attempt
+            self._seq += 1
+            yield record
 
 
-class _FileTail:
-    """Reads the lines that are added to a file; a last one without its end waits."""
+class FileTail:
+    """Reads the records that are added to a file; a last one without its end waits."""
 
     def __init__(self, path: Path) -> None:
+        """Reads nothing yet."""
         self._path = path
         self._offset = 0
 
     def read_new(self) -> Iterator[dict[str, Any]]:
+        """Yields what was added since the last time."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

@@ -19,17 +19,17 @@ from phaseline.session.files import write_text
 _PATIENCE_S = 15.0
 
 
-def note_service(session_dir: Path) -> None:
+def note_service(folder: Path) -> None:
     """Notes which processes write for this one: its children."""
     pids = [child.pid for child in psutil.Process().children()]
     noted = [(pid, linux.process_start(pid)) for pid in pids]
-    write_text(_path(session_dir), json.dumps(noted) + "\n")
+    write_text(_path(folder), json.dumps(noted) + "\n")
 
 
-def await_former_service(session_dir: Path) -> None:
+def await_former_service(folder: Path) -> None:
     """Returns when the processes that were noted last are gone, or after a while."""
     try:
-        noted = json.loads(_path(session_dir).read_text(encoding="utf-8"))
+        noted = json.loads(_path(folder).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return
     deadline = time.monotonic() + _PATIENCE_S
@@ -39,5 +39,5 @@ def await_former_service(session_dir: Path) -> None:
         time.sleep(0.05)
 
 
-def _path(session_dir: Path) -> Path:
-    return session_dir / "wandb" / "service.json"
+def _path(folder: Path) -> Path:
+    return folder / "service.json"

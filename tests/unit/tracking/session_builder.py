@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,13 @@ class SessionBuilder:
         root.mkdir(parents=True)
         self.layout = SessionLayout(root)
         self.phases = phases
-        self.layout.config_file.write_text(to_yaml(make_config(phases)), encoding="utf-8")
+        self.configure()
         self.mark("open")
+
+    def configure(self, **tracking: Any) -> None:
+        """Writes the configuration; keywords replace settings of its `tracking`."""
+        config = make_config(self.phases, tracking)
+        self.layout.config_file.write_text(to_yaml(config), encoding="utf-8")
 
     def mark(self, state: Any) -> None:
         identity = SessionIdentity(
@@ -62,7 +67,13 @@ class SessionBuilder:
         writer.append(records)
         writer.close()
 
+    def event(self, attempt: int, name: str, **facts: Any) -> None:
+        writer = RecordWriter(self.layout.attempt(attempt).events_file)
+        writer.append([{"time": 1.76e9, "event": name, **facts}])
+        writer.close()
+
     def end(self, attempt: int, code: ExitCode = ExitCode.FINISHED, reason: str = "done") -> None:
+        self.event(attempt, "attempt_ended", code=int(code), reason=reason)
         write_outcome(self.layout.attempt(attempt), Outcome(code, reason, 1.76e9 + 5000))
 
 
@@ -83,7 +94,7 @@ def make_record(kind: str, phase: str, step: int, metrics: dict[str, float]) -> 
     }
 
 
-def make_config(phases: Sequence[str]) -> Config:
+def make_config(phases: Sequence[str], tracking: Mapping[str, Any] | None = None) -> Config:
     def phase(name: str) -> dict[str, Any]:
         return {
             "name": name,
@@ -99,6 +110,9 @@ def make_config(phases: Sequence[str]) -> Config:
             "session": {"name": "demo", "notes": "A made-up session."},
             "model": {"config": {"model_type": "llama", "hidden_size": 64}},
             "phases": [phase(name) for name in phases],
-            "tracking": {"wandb": {"project": "demo-project", "tags": ["a", "b"]}},
+            "tracking": {
+                "wandb": {"project": "demo-project", "tags": ["a", "b"]},
+                **(tracking or {}),
+            },
         }
     )

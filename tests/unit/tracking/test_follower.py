@@ -6,28 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from phaseline.tracking.follower import start_follower, wait_for_follower
-from phaseline.tracking.wandb_files import read_wandb_file
+from unit.tracking.followers import (
+    PATIENCE_S,
+    follower_of,
+    followers_of,
+    log_of,
+    rows_of,
+    until,
+    until_dead,
+)
 from unit.tracking.session_builder import SessionBuilder
-
-_PATIENCE_S = 30.0
-
-
-@pytest.fixture
-def parent() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does nothing until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_replay(
@@ -38,8 +32,8 @@ def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_repla
     start_follower(session.layout.root, parent.pid)
     # Enough that wandb flushes a part of it and keeps the rest in memory.
     session.train(first, range(61, 301))
-    _until(lambda: bool(_rows(session.layout.root)))
-    follower = _follower(session.layout.root)
+    until(lambda: bool(rows_of(session.layout.root)))
+    follower = follower_of(session.layout.root)
     follower.kill()
     follower.wait()
 
@@ -50,8 +44,8 @@ def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_repla
     session.append(second, [_samples_record(session.phases[0], 320)])
     session.end(second)
 
-    assert wait_for_follower(session.layout.root, _PATIENCE_S), _log(session.layout.root)
-    rows = _rows(session.layout.root)
+    assert wait_for_follower(session.layout.root, PATIENCE_S), log_of(session.layout.root)
+    rows = rows_of(session.layout.root)
     assert [row["_step"] for row in rows] == list(range(321))
     assert [row["global_step"] for row in rows] == [*range(1, 321), 320]
     assert rows[10]["pretrain/train/lr"] == 1e-3
@@ -78,21 +72,21 @@ def test_follower_lives_on_and_is_not_doubled_when_its_parent_execs(
     root = session.layout.root
     process = subprocess.Popen([sys.executable, str(script), str(root), "first"])
     try:
-        _until((root / "second-image").exists)
+        until((root / "second-image").exists)
         session.train(attempt, range(1, 4))
-        _until(lambda: any((root / "wandb").glob("*run-*")))
-        assert len(_followers(root)) == 1
+        until(lambda: any((root / "wandb").glob("*run-*")))
+        assert len(followers_of(root)) == 1
         # Signals to a whole job reach it as well; it must not mind.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-            _follower(root).send_signal(number)
+            follower_of(root).send_signal(number)
         session.train(attempt, range(4, 7))
     finally:
         # No outcome is left: its death alone must end the follower.
         process.kill()
         process.wait()
 
-    assert wait_for_follower(root, _PATIENCE_S), _log(root)
-    assert [row["global_step"] for row in _rows(root)] == list(range(1, 7))
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+    assert [row["global_step"] for row in rows_of(root)] == list(range(1, 7))
     assert len(list((root / "wandb").glob("*run-*-runid123"))) == 1
 
 
@@ -103,17 +97,17 @@ def test_follower_goes_on_in_a_new_process_when_wandb_breaks_down(
     attempt = session.attempt()
     session.train(attempt, range(1, 301))
     start_follower(root, parent.pid)
-    _until(lambda: bool(_rows(root)))
-    for child in _follower(root).children():
+    until(lambda: bool(rows_of(root)))
+    for child in follower_of(root).children():
         child.kill()
-        _until_dead(child)
+        until_dead(child)
     session.train(attempt, range(301, 311))
     # What is written to a wandb that just died may seem sent; at the latest the end tells.
     session.end(attempt)
 
-    assert wait_for_follower(root, _PATIENCE_S), _log(root)
-    assert "a new follower goes on" in _log(root)
-    assert [row["global_step"] for row in _rows(root)] == list(range(1, 311))
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+    assert "a new follower goes on" in log_of(root)
+    assert [row["global_step"] for row in rows_of(root)] == list(range(1, 311))
 
 
 def test_follower_of_a_new_parent_waits_when_the_one_before_still_sends(
@@ -123,15 +117,15 @@ def test_follower_of_a_new_parent_waits_when_the_one_before_still_sends(
     session.train(session.attempt(), range(1, 4))
     start_follower(root, parent.pid)
     start_follower(root, os.getpid())
-    _until(lambda: len(_followers(root)) == 2)
+    until(lambda: len(followers_of(root)) == 2)
 
     # Step 3 is trained again: whichever follower comes first sends it, the other skips it.
     second = session.attempt((1, 2))
     session.train(second, range(3, 6))
     session.end(second)
 
-    assert wait_for_follower(root, _PATIENCE_S), _log(root)
-    assert [row["_step"] for row in _rows(root)] == list(range(5))
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+    assert [row["_step"] for row in rows_of(root)] == list(range(5))
 
 
 def test_follower_leaves_one_line_when_wandb_fails(
@@ -143,8 +137,8 @@ def test_follower_leaves_one_line_when_wandb_fails(
     session.layout.config_file.write_text("phases: 3\n", encoding="utf-8")
     start_follower(root, parent.pid)
 
-    assert wait_for_follower(root, _PATIENCE_S)
-    lines = _log(root).splitlines()
+    assert wait_for_follower(root, PATIENCE_S)
+    lines = log_of(root).splitlines()
     assert len(lines) == 1
     assert (
         "the feed to wandb broke, the records stay in the session: SessionError: config.yaml"
@@ -172,66 +166,3 @@ def _samples_record(phase: str, step: int) -> dict[str, Any]:
             {"prompt": "def g():", "completion": " (", "valid": None},
         ],
     }
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail("waited in vain")
-        time.sleep(0.05)
-
-
-def _rows(root: Path) -> list[dict[str, Any]]:
-    """Every history row of the session's run, over all of its files, in the order sent."""
-    import json
-
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    rows = []
-    for path in sorted((root / "wandb").glob("*run-*/*.wandb")):
-        for payload in read_wandb_file(path):
-            history = Record.FromString(payload).history
-            if history.item:
-                rows.append(
-                    {
-                        i.key or ".".join(i.nested_key): json.loads(i.value_json)
-                        for i in history.item
-                    }
-                )
-    return rows
-
-
-def _followers(root: Path) -> list[psutil.Process]:
-    found: dict[psutil.Process, int] = {}
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if "phaseline.tracking.follower" in words and str(root) in words:
-                found[process] = process.ppid()
-        except psutil.Error:
-            continue
-    # A follower that is about to start a process of wandb's looks like two for a moment.
-    pids = {process.pid for process in found}
-    return [process for process, ppid in found.items() if ppid not in pids]
-
-
-def _follower(root: Path) -> psutil.Process:
-    (process,) = _followers(root)
-    return process
-
-
-def _until_dead(process: psutil.Process) -> None:
-    _until(lambda: not _lives(process))
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Whether it runs; one that only waits for its parent to take note does not."""
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _log(root: Path) -> str:
-    return (root / "wandb" / "follower.log").read_text(encoding="utf-8")

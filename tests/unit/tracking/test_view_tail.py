@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.view_tail import ViewTail
 from unit.tracking.session_builder import SessionBuilder
+
+
+def _split(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records as the view has them, and which attempt recorded each."""
+    attempts = [record.pop("attempt") for record in records]
+    return records, attempts
 
 
 def test_view_tail_yields_each_record_once_when_the_file_grows(session: SessionBuilder) -> None:
@@ -13,7 +21,7 @@ def test_view_tail_yields_each_record_once_when_the_file_grows(session: SessionB
     session.train(attempt, range(1, 4))
     first = list(tail.read_new())
     session.train(attempt, range(4, 6))
-    assert first + list(tail.read_new()) == list(read_metrics(session.layout))
+    assert _split(first + list(tail.read_new())) == (list(read_metrics(session.layout)), [1] * 5)
     assert list(tail.read_new()) == []
 
 
@@ -26,7 +34,8 @@ def test_view_tail_begins_anew_when_another_attempt_decides(session: SessionBuil
     session.train(second, range(6, 8))
     # What the earlier attempt writes from now on is nobody's.
     session.train(first, range(9, 20))
-    assert list(tail.read_new()) == list(read_metrics(session.layout))
+    seen = _split(list(tail.read_new()))
+    assert seen == (list(read_metrics(session.layout)), [1] * 5 + [2] * 2)
     session.train(second, range(8, 11))
     assert [(r["seq"], r["global_step"]) for r in tail.read_new()] == [(7, 8), (8, 9), (9, 10)]
 

@@ -101,6 +101,34 @@ def model_factory_can_be_found(config: Config) -> Iterator[Finding]:
         yield from _check_plugin(config.model.factory, ("model", "factory"))
 
 
+def trackers_can_be_found(config: Config) -> Iterator[Finding]:
+    """Trackers are in packages that can be found, each once, and TensorBoard is installed."""
+    tracking = config.tracking
+    for idx, name in enumerate(tracking.trackers):
+        loc: Loc = ("tracking", "trackers", idx)
+        yield from _check_plugin(name, loc)
+        if name in tracking.trackers[:idx]:
+            yield Finding(loc, f"is {name!r}, which is in the list already", "Remove it.")
+    if tracking.tensorboard and not _can_be_found("tensorboard"):
+        yield Finding(
+            ("tracking", "tensorboard"),
+            "is true, but tensorboard is not installed",
+            "Install it with `pip install phaseline[tensorboard]`, or set it to false.",
+        )
+
+
+def wandb_settings_have_an_effect(config: Config) -> Iterator[Finding]:
+    """Nothing is sent where wandb is disabled."""
+    wandb = config.tracking.wandb
+    if wandb.mode == "disabled" and wandb.artifacts:
+        yield Finding(
+            ("tracking", "wandb", "artifacts"),
+            "has no effect, as tracking.wandb.mode is disabled",
+            "Remove it, or set tracking.wandb.mode to offline or online.",
+            unused=True,
+        )
+
+
 def callbacks_can_be_found(place: Place) -> Iterator[Finding]:
     """Callbacks are in packages that can be found."""
     for callback_idx, name in enumerate(place.phase.callbacks):

@@ -9,6 +9,20 @@ from phaseline.config.known import OBJECTIVES
 from phaseline.config.tree import found_text
 
 
+def profiled_steps_are_inside(place: Place) -> Iterator[Finding]:
+    """Steps beyond the phase's end would never be profiled."""
+    profile, duration = place.phase.profile, place.phase.duration
+    if profile is None or duration.unit != "steps":
+        return
+    if profile.bounds[0] > duration.value:
+        yield Finding(
+            place.loc("profile", "steps"),
+            f"is {profile.steps!r}, but the phase has {duration.value:.0f} steps",
+            f"Begin before step {duration.value:.0f}, or remove it.",
+            unused=True,
+        )
+
+
 def weight_has_an_effect(place: Place) -> Iterator[Finding]:
     """Only a mixture has shares."""
     sources = place.phase.data.sources

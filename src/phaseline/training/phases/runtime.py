@@ -18,10 +18,12 @@ from phaseline.resilience.stop import StopVote
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder
 from phaseline.training.phases.callbacks import Callback
+from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.step_metrics import StepMetrics
+from phaseline.training.phases.utilization import Utilization
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class PhaseRuntime:
         position: Where training stands.
         stateful: What checkpoints carry besides weights and optimizer.
         step_metrics: What steps measured and nobody has read yet.
+        meter: What this rank waits for and holds.
+        utilization: What the share of the device's peak is computed from.
         recorder: Writes metric records, on the main rank.
         attempt: The attempt that this process works for.
         committed: Lines of metrics of earlier attempts that this one stands on.
@@ -54,6 +58,7 @@ class PhaseRuntime:
         callbacks: Code of others.
         samples_folder: Where generated text is kept.
         last_metrics: The metrics that were read last, for the display.
+        last_timing: The timing that belongs to them.
     """
 
     section: PhaseSection
@@ -71,6 +76,8 @@ class PhaseRuntime:
     position: PhasePosition
     stateful: StatefulRegistry
     step_metrics: StepMetrics
+    meter: Meter
+    utilization: Utilization
     recorder: MetricRecorder
     attempt: int
     committed: tuple[tuple[int, int], ...]
@@ -81,3 +88,13 @@ class PhaseRuntime:
     callbacks: Callback
     samples_folder: Path
     last_metrics: dict[str, float] = field(default_factory=dict)
+    last_timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """What the phase does, in one line for people."""
+        return (
+            f"{self.section.objective}, {self.engine.settings.name}, "
+            f"{self.layout.global_size} x {self.section.data.sequence_length} tokens a step "
+            f"on {self.world.dp_world_size} rank(s)"
+        )

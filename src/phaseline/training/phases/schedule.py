@@ -18,3 +18,7 @@ class Schedule:
     def due(self, step: int) -> bool:
         """Whether the work is due now that `step` steps are completed."""
         return self.every is not None and step > 0 and step % self.every == 0
+
+    def count(self, after: int, until: int) -> int:
+        """How often the work is due after one step, up to and with another."""
+        return 0 if self.every is None else until // self.every - after // self.every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,10 +39,15 @@ class StepRow(NamedTuple):
 
 
 class StepMetrics:
-    """Collects rows; the losses are summed over ranks in one collective when they are read."""
+    """Collects rows; the losses are summed over ranks in one collective when they are read.
+
+    Attributes:
+        beside: What was given to the last `drain` besides, summed over the ranks.
+    """
 
     def __init__(self, world: World) -> None:
         """Starts empty."""
+        self.beside: list[float] = []
         self._world = world
         self._losses: list[torch.Tensor] = []
         self._facts: list[tuple[int, int, int, list[int], float, StepReport, float]] = []
@@ -68,12 +74,24 @@ class StepMetrics:
         self._losses.append(loss_sums)
         self._facts.append((*counters, num_targets, lr, report, time.time()))
 
-    def drain(self) -> list[StepRow]:
-        """Reads and forgets every kept step, oldest first. **Ranks:** all. One collective."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step is kept, alike on all ranks."""
+        return not self._facts
+
+    def drain(self, beside: Sequence[float] = ()) -> list[StepRow]:
+        """Reads and forgets every kept step, oldest first. **Ranks:** all. One collective.
+
+        Args:
+            beside: Numbers of this rank's that are summed over the ranks in the same collective.
+        """
         if not self._facts:
             return []
         losses = torch.stack(self._losses).double().view(len(self._losses), -1)
-        sums = self._world.all_reduce_sum(losses).cpu().tolist()
+        more = torch.tensor(beside, dtype=losses.dtype, device=losses.device)
+        summed = self._world.all_reduce_sum(torch.cat([losses.flatten(), more])).cpu()
+        sums = summed[: losses.numel()].view(losses.shape).tolist()
+        self.beside = summed[losses.numel() :].tolist()
         rows = [
             StepRow(
                 phase_step=phase_step,

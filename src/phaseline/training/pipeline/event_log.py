@@ -23,6 +23,7 @@ class EventLog(Callback):
             phase_step=runtime.position.phase_step,
             num_steps=runtime.plan.num_steps,
             engine=runtime.engine.settings.name,
+            description=runtime.description,
         )
 
     def checkpoint_saved(self, runtime: PhaseRuntime, report: SavedReport, *, final: bool) -> None:

@@ -66,6 +66,7 @@ class Finalization:
             require_same_tokenizer(reader, tokenizer, phase)
             load_weights(reader, module)
         export_model(module, folder, save_tokenizer=tokenizer.save)
+        self._session.event("exported", phase=phase)
         self._display.note(f"exported {phase} to {folder}")
 
     def _report(self) -> None:

@@ -12,7 +12,9 @@ from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
+from phaseline.distributed.peak_flops import peak_flops_of
 from phaseline.distributed.world import World
+from phaseline.models.flops import flops_per_token
 from phaseline.objectives import Objective, build_objective
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
@@ -20,11 +22,14 @@ from phaseline.session.records import RecordWriter
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder, NullRecorder
 from phaseline.training.phases.callbacks import Callback, CallbackList
+from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
+from phaseline.training.phases.profiling import PhaseProfiler
 from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
+from phaseline.training.phases.utilization import Utilization
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
 from phaseline.training.pipeline.engine_building import build_phase_engine
@@ -86,9 +91,8 @@ class ModelBuilding:
             is_trial: Whether the phase is only tried: weights from outside are then held against
                 the model, and not read.
         """
-        config = self._configuration.config
-        section, layout = config.phases[phase_idx], self._configuration.layouts[phase_idx]
-        data = self._open_data(phase_idx)
+        config, layout = self._configuration.config, self._configuration.layouts[phase_idx]
+        section, data = config.phases[phase_idx], self._open_data(phase_idx)
         plan = self._plan(phase_idx, data)
         position = PhasePosition()
         stateful = build_registry(position, data, section.name)
@@ -96,9 +100,9 @@ class ModelBuilding:
         engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
         if point is not None and point.manifest.phase == section.name:
             self._restore(point, engine, stateful)
-            plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         elif point is not None:
             position.follow(point.manifest.global_step, point.manifest.tokens)
+        plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
             section=section,
@@ -116,6 +120,8 @@ class ModelBuilding:
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self._world),
+            meter=Meter(self._world.device),
+            utilization=self._utilization(phase_idx, engine),
             recorder=self._recorder(),
             attempt=self._session.attempt.number,
             committed=self._session.adopted.committed,
@@ -179,8 +185,11 @@ class ModelBuilding:
         )
 
     def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
+        section = self._configuration.config.phases[phase_idx]
         members: list[Callback] = [EventLog(self._session), SlotPace(self._slot)]
-        for idx, name in enumerate(self._configuration.config.phases[phase_idx].callbacks):
+        if section.profile is not None:
+            members.append(PhaseProfiler(section.profile, self._session.attempt.profile_dir))
+        for idx, name in enumerate(section.callbacks):
             path = f"phases[{phase_idx}].callbacks[{idx}]"
             member = load_attribute(name, path=path)()
             if hasattr(member, "state_dict"):
@@ -234,8 +243,18 @@ class ModelBuilding:
             elif phase.duration.unit == "steps":
                 tokens = self._configuration.layouts[idx].global_size * phase.data.sequence_length
                 later += phase.duration.value * tokens
-        return ProgressClock(
-            phase_steps=plan.num_steps,
-            tokens_per_step=plan.tokens_per_step,
-            later_tokens=int(later),
+        return ProgressClock(plan, later_tokens=int(later))
+
+    def _utilization(self, phase_idx: int, engine: Engine) -> Utilization:
+        config = self._configuration.config
+        peak_tflops = config.tracking.peak_tflops
+        return Utilization(
+            flops_per_token=flops_per_token(
+                engine.module, config.phases[phase_idx].data.sequence_length
+            ),
+            peak_flops=(
+                peak_flops_of(self._world.device, engine.settings.precision)
+                if peak_tflops is None
+                else peak_tflops * 1e12
+            ),
         )

@@ -22,6 +22,7 @@ from phaseline.distributed.determinism import (
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
+from phaseline.resilience.stack_watch import watching_for_stacks
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.resilience.stop_notice import StopNotice
 from phaseline.session import linux
@@ -30,6 +31,7 @@ from phaseline.session.records import read_records
 from phaseline.session.stop_request import StopRequestWatch
 from phaseline.tracking.console import Display, build_display
 from phaseline.tracking.follower import start_follower, wait_for_follower
+from phaseline.tracking.tracker import tracker_names
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
@@ -42,7 +44,7 @@ from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.validation import PhaseValidation
 
 _LONGEST_FAREWELL_S = 30.0
-"""How long the end waits for wandb to have written what it was given."""
+"""How long the end waits for each tracker to have written what it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,10 @@ class PipelineOrchestrator:
             return (requests.look() or self._slot.look()) if self._session.is_main else ""
 
         try:
-            with self._stop_flag.watching(look):
+            with (
+                self._stop_flag.watching(look),
+                watching_for_stacks(self._session.attempt, self._environment.rank),
+            ):
                 return self._run()
         except BaseException:
             # A fresh image ends with its failure; the caller's process may try again.
@@ -121,7 +126,8 @@ class PipelineOrchestrator:
 
     def _run(self) -> Outcome:
         config = self._configuration.config
-        self._follow_with_wandb()
+        for name in self._trackers():
+            start_follower(self._session.layout.root, name=name)
         for note in self._session.notes:
             self._display.note(note)
         # A later image finds everything in the cache and need not say it again.
@@ -252,7 +258,8 @@ class PipelineOrchestrator:
         self._display.close()
         if self._session.is_main:
             self._session.end(outcome.code, outcome.reason)
-            wait_for_follower(self._session.layout.root, _LONGEST_FAREWELL_S)
+            for name in self._trackers():
+                wait_for_follower(self._session.layout.root, _LONGEST_FAREWELL_S, name)
         world.close()
         return outcome
 
@@ -366,10 +373,10 @@ class PipelineOrchestrator:
         kind = tracking.console if self._environment.is_main else "off"
         return build_display(kind, self._images.terminal, tracking.plain_interval_s)
 
-    def _follow_with_wandb(self) -> None:
-        config = self._configuration.config
-        if self._environment.is_main and config.tracking.wandb.mode != "disabled":
-            start_follower(self._session.layout.root)
+    def _trackers(self) -> tuple[str, ...]:
+        """What the main rank has fed beside training."""
+        is_main = self._environment.is_main
+        return tracker_names(self._configuration.config.tracking) if is_main else ()
 
 
 def _say_nothing(_text: str) -> None:

@@ -39,6 +39,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
 from phaseline.session.stored_config import load_stored_config
+from phaseline.session.sweep import SweepTrial
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
@@ -327,12 +328,13 @@ class SessionManager:
         identity = load_identity(layout)
         text = to_yaml(configuration.config)
         if identity is None:
+            trial = SweepTrial.of()
             identity = SessionIdentity(
                 id=uuid.uuid4().hex,
                 name=configuration.config.session.name,
                 created=time.time(),
                 config_fingerprint=configuration.fingerprint,
-                wandb_id=uuid.uuid4().hex[:12],
+                wandb_id=uuid.uuid4().hex[:12] if trial is None else trial.run_id,
                 phaseline_version=__version__,
                 state="open",
                 validated=[],

@@ -26,11 +26,13 @@ from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter, read_records
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.training.phases.callbacks import Callback, CallbackList
+from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
+from phaseline.training.phases.utilization import Utilization
 
 
 class Bigram(torch.nn.Module):
@@ -142,6 +144,8 @@ class RuntimeMaker:
             position=position,
             stateful=stateful,
             step_metrics=StepMetrics(self.world),
+            meter=Meter(self.world.device),
+            utilization=Utilization(flops_per_token=1e6, peak_flops=1e12),
             recorder=RecordWriter(folder / "metrics.jsonl"),
             attempt=2,
             committed=((1, 3),),
@@ -154,9 +158,7 @@ class RuntimeMaker:
             ),
             stop=StopVote(stop_flag or StopFlag(), self.world),
             display=SeenDisplay(),
-            clock=ProgressClock(
-                phase_steps=plan.num_steps, tokens_per_step=plan.tokens_per_step, later_tokens=0
-            ),
+            clock=ProgressClock(plan, later_tokens=0),
             callbacks=CallbackList(callbacks),
             samples_folder=folder / "samples",
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from phaseline.errors import AnomalyError
 from phaseline.objectives.base import TokenBatch
 from phaseline.objectives.causal_lm import CausalLM
 from phaseline.resilience.stop_flag import StopFlag
+from phaseline.tracking.metric_keys import CATALOGUE, DEVICE_PEAK_BYTES, DEVICE_RESERVED_BYTES
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
@@ -227,3 +229,26 @@ def test_losses_and_epochs_are_recorded_for_each_source_of_a_mixture(maker: Runt
     assert f"only: {last[0]:.2f} epochs of text_files_0, {last[1]:.2f} epochs of text_files_1" in (
         seen(runtime).notes
     )
+
+
+def test_phase_records_only_metrics_that_the_catalogue_describes(maker: RuntimeMaker) -> None:
+    runtime = maker.make(
+        evaluate={"every": "2 steps", "position_ranges": ["0-3"]},
+        checkpoint={"every": "2 steps"},
+    )
+    TrainingPhaseManager(runtime=runtime).run()
+    found: dict[bool, set[str]] = {False: set(), True: set()}
+    for record in records_of(runtime):
+        found[False] |= set(record["metrics"])
+        found[True] |= set(record["timing"]) - {"time"}
+    on_gpus = {DEVICE_PEAK_BYTES, DEVICE_RESERVED_BYTES}
+    for is_timing, recorded in found.items():
+        described = {
+            metric.key("only")
+            for metric in CATALOGUE
+            if metric.is_timing is is_timing
+            and metric not in on_gpus
+            and metric.group != "samples"
+            and "SOURCE" not in metric.name
+        }
+        assert {re.sub(r"at_\d+_to_\d+", "at_A_to_B", key) for key in recorded} == described

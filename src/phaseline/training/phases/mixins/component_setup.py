@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from phaseline.data.batch import Batch
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.training.phases.mixins.host import PhaseHost
@@ -10,16 +12,19 @@ from phaseline.training.phases.mixins.host import PhaseHost
 class ComponentSetupMixin(PhaseHost):
     """Readies components for a piece of work.
 
-    **Needs:** engine, world, loader, seed. **Gives:** modes, seeds, batches on the
-    device. **Ranks:** all. **Collectives:** none.
+    **Needs:** engine, world, loader, seed, meter. **Gives:** modes, seeds, batches on the device,
+    and the time that went into evaluation and into waiting for data. **Ranks:** all.
+    **Collectives:** none.
     """
 
     def begin_training(self) -> None:
         """Puts the model into training mode."""
+        self.runtime.meter.end_evaluation()
         self.runtime.engine.model.train()
 
     def begin_evaluation(self) -> None:
         """Puts the model into evaluation mode."""
+        self.runtime.meter.begin_evaluation()
         self.runtime.engine.model.eval()
 
     def seed_micro_step(self, step: int, micro_step: int) -> None:
@@ -32,4 +37,8 @@ class ComponentSetupMixin(PhaseHost):
     def fetch(self, step: int, micro_step: int) -> Batch:
         """Returns this rank's micro-batch of a step, on the device."""
         runtime = self.runtime
-        return runtime.loader.micro_batch(step, micro_step).to(runtime.world.device)
+        began = time.perf_counter()
+        batch = runtime.loader.micro_batch(step, micro_step)
+        # Without the copy to the device, which waits for the step before, not for data.
+        runtime.meter.data_wait_s += time.perf_counter() - began
+        return batch.to(runtime.world.device)

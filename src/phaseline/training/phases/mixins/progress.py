@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phaseline.distributed.guards import main_process_only
+from phaseline.tracking import metric_keys as keys
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.training.phases.mixins.host import PhaseHost
 
@@ -10,7 +11,8 @@ from phaseline.training.phases.mixins.host import PhaseHost
 class ProgressMixin(PhaseHost):
     """Feeds the display.
 
-    **Needs:** display, plan, position, clock, data, last metrics. **Gives:** what a person sees.
+    **Needs:** display, plan, position, clock, data, last metrics and timing. **Gives:** what a
+    person sees.
     **Ranks:** all; only the main one shows. **Collectives:** none.
     """
 
@@ -25,11 +27,7 @@ class ProgressMixin(PhaseHost):
                 idx=runtime.phase_idx,
                 num_phases=runtime.num_phases,
                 num_steps=plan.num_steps,
-                description=(
-                    f"{section.objective}, {runtime.engine.settings.name}, "
-                    f"{runtime.layout.global_size} x {section.data.sequence_length} tokens a step "
-                    f"on {runtime.world.dp_world_size} rank(s)"
-                ),
+                description=runtime.description,
             )
         )
 
@@ -38,20 +36,21 @@ class ProgressMixin(PhaseHost):
         """Shows the latest metrics that were read."""
         runtime = self.runtime
         position, clock, metrics = runtime.position, runtime.clock, runtime.last_metrics
-        prefix = f"{runtime.section.name}/train"
+        phase = runtime.section.name
         runtime.display.update(
             Progress(
-                phase=runtime.section.name,
+                phase=phase,
                 phase_idx=runtime.phase_idx,
                 num_phases=runtime.num_phases,
                 step=position.phase_step,
                 num_steps=runtime.plan.num_steps,
                 global_step=position.global_step,
-                loss=metrics.get(f"{prefix}/loss"),
+                loss=metrics.get(keys.LOSS.key(phase)),
                 validation_loss=position.validation_loss,
-                lr=metrics.get(f"{prefix}/lr"),
-                grad_norm=metrics.get(f"{prefix}/grad_norm"),
+                lr=metrics.get(keys.LR.key(phase)),
+                grad_norm=metrics.get(keys.GRAD_NORM.key(phase)),
                 tokens_per_s=clock.tokens_per_s or None,
+                mfu=runtime.last_timing.get(keys.MFU.key(phase)),
                 phase_left_s=clock.phase_left_s,
                 session_left_s=clock.session_left_s,
             )

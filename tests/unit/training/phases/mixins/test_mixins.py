@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 import torch
@@ -94,12 +95,81 @@ def test_metrics_flush_writes_every_step_once(runtime: PhaseRuntime) -> None:
     assert second["metrics"] == {
         "only/train/loss": 2.0,
         "only/train/lr": 0.5,
+        "only/train/weight_decay": 0.1,
         "only/train/grad_norm": 1.5,
         "only/train/skipped": 0.0,
         "only/train/epochs": pytest.approx(runtime.data.epochs(2)[0]),
+        "only/train/skipped_steps": 0.0,
     }
     assert runtime.last_metrics == second["metrics"]
-    assert set(second["timing"]) == {"time", "only/train/tokens_per_s"}
+    assert set(first["timing"]) == {"time"}
+    assert {"time": second["timing"]["time"], **runtime.last_timing} == second["timing"]
+    assert "only/train/data_wait_s" in second["timing"]
+
+
+def test_metrics_count_the_skipped_steps_of_the_phase_up_to_each_step(
+    runtime: PhaseRuntime,
+) -> None:
+    runtime.position.skipped_steps = 4
+    for skipped in (False, True, False, True):
+        runtime.position.advance(tokens=128, skipped=skipped)
+        runtime.step_metrics.add(
+            torch.tensor(1.0),
+            num_targets=[1],
+            lr=0.5,
+            report=StepReport(1.0, skipped),
+            counters=(runtime.position.phase_step, 0, 0),
+        )
+    Metrics(runtime=runtime).flush_metrics()
+    counts = [r["metrics"]["only/train/skipped_steps"] for r in records_of(runtime)]
+    assert counts == [4, 5, 5, 6]
+
+
+def test_metrics_time_the_steps_without_what_went_elsewhere(
+    runtime: PhaseRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [100.0]
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: moment[0])
+    setup, host = Setup(runtime=runtime), Metrics(runtime=runtime)
+    runtime.clock.update(0)
+    setup.begin_evaluation()
+    moment[0] += 5
+    setup.begin_training()
+    moment[0] += 2
+    runtime.meter.data_wait_s += 0.5
+    add_steps(runtime, 4)
+    host.flush_metrics()
+    timing = runtime.last_timing
+    host_bytes = timing.pop("only/memory/host_bytes")
+    assert host_bytes > 1e6
+    # 4 steps of 8 rows and 128 tokens in 2 s; an evaluation of 5 s before them and one more at
+    # the end, behind 2 steps.
+    assert timing == {
+        "only/train/step_s": 0.5,
+        "only/train/tokens_per_s": 256.0,
+        "only/train/tokens_per_s_per_device": 256.0,
+        "only/train/samples_per_s": 16.0,
+        "only/train/mfu": pytest.approx(256 * 1e6 / 1e12),
+        "only/train/data_wait_s": 0.125,
+        "only/train/save_stall_s": 0.0,
+        "only/train/save_stall_frac": 0.0,
+        "only/train/evaluation_s": 5.0,
+        "only/train/phase_left_s": 6.0,
+        "only/train/session_left_s": 6.0,
+    }
+
+
+def test_metrics_record_what_an_evaluation_took(
+    runtime: PhaseRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: moment[0])
+    Setup(runtime=runtime).begin_evaluation()
+    moment[0] += 7
+    Metrics(runtime=runtime).record("validation", {})
+    [record] = records_of(runtime)
+    assert record["timing"]["only/validation/duration_s"] == 7
 
 
 def test_metrics_record_stands_at_the_present_position(runtime: PhaseRuntime) -> None:

@@ -1,0 +1,30 @@
+"""`phaseline sync`: one complete wandb run from a session's records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sync(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The session's folder, as runs/quickstart.")
+    ],
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Write wandb's files instead, for `wandb sync` on another machine."
+        ),
+    ] = False,
+) -> None:
+    """Send a session's whole run to wandb: every step once, over all attempts.
+
+    It reads only the session's records, whatever wandb's own folders hold, and sends what the
+    server lacks. So it may be cut off and run again, or run now and then while a session
+    trains offline. Log in with `wandb login` or WANDB_API_KEY.
+    """
+    from phaseline.tracking.wandb_sync import sync_session
+
+    sync_session(directory, mode="offline" if offline else "online", say=typer.echo)

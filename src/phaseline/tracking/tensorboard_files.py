@@ -1,0 +1,69 @@
+"""Event files for TensorBoard. The only file that imports tensorboard, an extra."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from phaseline.tracking.tracker import FollowedSession
+
+_LENGTH = struct.Struct("<Q")
+_CHECKSUM_BYTES = 4
+
+
+class TensorBoardFiles:
+    """Writes one event per record, at the record's global step.
+
+    So the events that lie in the files are counted to know where to go on. What a killed
+    process had not flushed is written again, and nothing twice.
+    """
+
+    def open(self, session: FollowedSession) -> int:
+        """Begins one more file beside those that there are."""
+        num_events = sum(
+            1 for path in sorted(session.folder.glob("events.*")) for _ in _events(path)
+        )
+        self._writer = EventFileWriter(str(session.folder))
+        return num_events - 1
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Writes a record's metrics and timing; samples have no place here."""
+        timing = dict(record["timing"])
+        time = float(timing.pop("time", 0.0))
+        values = {**record["metrics"], **timing}
+        summary = Summary(
+            value=[Summary.Value(tag=key, simple_value=float(x)) for key, x in values.items()]
+        )
+        event = Event(wall_time=time, step=record["global_step"], summary=summary)
+        self._writer.add_event(event)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Nothing is made of it."""
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """The whole records' events; a file that a kill cut short ends at the last whole one.
+
+    **Source:** TFRecord: length, its checksum, data, its checksum.
+    """
+    data = path.read_bytes()
+    at = 0
+    while at + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        begin = at + _LENGTH.size + _CHECKSUM_BYTES
+        at = begin + length + _CHECKSUM_BYTES
+        if at > len(data):
+            return
+        event = Event.FromString(data[begin : begin + length])
+        if event.HasField("summary"):
+            yield event

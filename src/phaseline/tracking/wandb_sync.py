@@ -1,0 +1,67 @@
+"""Building a session's whole wandb run from its records."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from phaseline.errors import SessionBusyError
+from phaseline.tracking.follower import is_followed
+from phaseline.tracking.following import Feed, read_session
+from phaseline.tracking.tracker import WANDB
+
+
+def sync_session(
+    session_dir: Path,
+    *,
+    mode: Literal["offline", "online"] = "online",
+    say: Callable[[str], None],
+) -> None:
+    """Sends what the run lacks, however many attempts and offline folders there are.
+
+    It reads only the session's records, and asks the server where to go on; so it may be cut
+    off and called again, and while the session runs it sends what there is so far.
+
+    Args:
+        session_dir: The session's directory.
+        mode: offline: into a folder of wandb's, for `wandb sync` on another machine.
+        say: Shows a line to a person.
+
+    Raises:
+        SessionBusyError: Another process feeds the run.
+        SessionError: There is no session.
+    """
+    session = read_session(session_dir, folder=session_dir / "synced" / WANDB)
+    section = session.config.tracking.wandb
+    if section.mode == mode and is_followed(session_dir, WANDB):
+        raise SessionBusyError(
+            f"A follower feeds the run of {session_dir} now. Two would send steps twice: wait until "
+            "the session has ended."
+        )
+    from phaseline.tracking.wandb_run import WandbRun
+
+    with _alone(session.folder):
+        feed = Feed(WandbRun(mode), session)
+        feed.send_new()
+        feed.close()
+    where = session.folder if mode == "offline" else f"project {section.project}"
+    say(f"{session.identity.name}: run {session.identity.wandb_id} is complete in {where}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "sync.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SessionBusyError(
+            f"Another `phaseline sync` of {folder.parent.parent} runs. Wait for it."
+        ) from error
+    finally:
+        os.close(lock)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from phaseline.cli import build_app
+from phaseline.tracking.console import PhaseBanner, Progress
+from phaseline.tracking.watching import Watching
+from unit.tracking.session_builder import SessionBuilder, make_record
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.shown: list[object] = []
+
+    def phase_started(self, banner: PhaseBanner) -> None:
+        self.shown.append(banner)
+
+    def update(self, progress: Progress) -> None:
+        self.shown.append(progress)
+
+    def note(self, text: str) -> None:
+        self.shown.append(text)
+
+    def close(self) -> None:
+        pass
+
+    def take(self) -> list[object]:
+        taken, self.shown = self.shown, []
+        return taken
+
+
+def _start(session: SessionBuilder, phase: str = "instruct") -> int:
+    attempt = session.attempt()
+    session.event(
+        attempt, "phase_started", phase=phase, phase_step=0, num_steps=400, engine="zero1"
+    )
+    return attempt
+
+
+def test_watching_shows_what_the_main_rank_shows(session: SessionBuilder) -> None:
+    seen = Seen()
+    watching = Watching(session.layout, seen)
+    watching.look()
+    assert (seen.take(), watching.is_over) == ([], False)
+
+    attempt = _start(session)
+    timing = {
+        "train/tokens_per_s": 1e4,
+        "train/mfu": 0.4,
+        "train/phase_left_s": 60.0,
+        "train/session_left_s": 90.0,
+    }
+    record = make_record(
+        "train", "instruct", 7, {"train/loss": 2.5, "train/lr": 1e-3, "train/grad_norm": 0.5}
+    )
+    record["timing"] |= {f"instruct/{key}": value for key, value in timing.items()}
+    validation = make_record("validation", "instruct", 7, {"validation/loss": 3.5})
+    session.append(attempt, [record, validation])
+    watching.look()
+    banner, progress = seen.take()
+    assert banner == PhaseBanner("instruct", 1, 2, 400, "zero1")
+    assert progress == Progress(
+        phase="instruct",
+        phase_idx=1,
+        num_phases=2,
+        step=7,
+        num_steps=400,
+        global_step=7,
+        loss=2.5,
+        validation_loss=3.5,
+        lr=1e-3,
+        grad_norm=0.5,
+        tokens_per_s=1e4,
+        mfu=0.4,
+        phase_left_s=60.0,
+        session_left_s=90.0,
+    )
+    session.end(attempt)
+    watching.look()
+    assert seen.take() == ["attempt 1 ended: done"]
+    assert watching.is_over
+
+
+def test_watching_draws_the_newest_record_alone_and_goes_back_with_a_replay(
+    session: SessionBuilder,
+) -> None:
+    seen = Seen()
+    watching = Watching(session.layout, seen)
+    first = _start(session, "pretrain")
+    session.train(first, range(1, 200))
+    watching.look()
+    assert [getattr(item, "step", None) for item in seen.take()] == [None, 199]
+    second = session.attempt((first, 100))
+    session.train(second, range(101, 103))
+    watching.look()
+    [progress] = seen.take()
+    assert isinstance(progress, Progress)
+    assert (progress.step, progress.num_steps) == (102, 400)
+    assert dataclasses.replace(progress, step=400).is_complete
+
+
+def test_watch_command_ends_with_the_attempt(session: SessionBuilder) -> None:
+    attempt = _start(session)
+    session.train(attempt, range(1, 401), phase_idx=1)
+    session.end(attempt)
+    answer = CliRunner().invoke(build_app(["watch", "stop"]), ["watch", str(session.layout.root)])
+    assert answer.exit_code == 0
+    lines = [line[9:] for line in answer.output.splitlines()]
+    assert lines[0] == "phase 2/2 instruct: 400 steps; zero1"
+    assert lines[1].startswith("2/2 instruct step 400/400 (100%) | loss 2.0076 | lr 1.00e-03")
+    assert lines[2] == "attempt 1 ended: done"
+
+
+def test_watch_command_ends_without_a_word_on_ctrl_c(session: SessionBuilder) -> None:
+    attempt = _start(session)
+    session.train(attempt, range(1, 11), phase_idx=1)
+    command = [sys.executable, "-m", "phaseline", "watch", str(session.layout.root)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    heading, line = process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=30)
+    assert heading.endswith("instruct: 400 steps; zero1\n")
+    assert "step 10/400" in line
+    assert (process.returncode, rest, errors) == (0, "", "")
