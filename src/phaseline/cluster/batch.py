@@ -204,9 +204,6 @@ class BatchJob:
 
     def _attend(self) -> None:
         """Answers signals, and keeps the end of the job's time up to date for the ranks."""
-        if self._step is not None and self._history.has_later_start(self._place):
-            self._step.abandon()
-            return
         lead_s = self._loaded.config.cluster.signal_lead_s
         while self._num_answered < len(self._signals):
             number = self._signals[self._num_answered]

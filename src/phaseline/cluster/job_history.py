@@ -35,8 +35,11 @@ class JobHistory:
         return [start for start in list_job_starts(self._layout) if start.line == self.line]
 
     def has_later_start(self, place: JobPlace) -> bool:
-        """Whether the next start of the same job is on record. Costs a look at one file."""
-        return self._layout.job_file(place.job_id, place.restart + 1).exists()
+        """Whether a later start of the same job is on record."""
+        return any(
+            start.job_id == place.job_id and start.restart > place.restart
+            for start in self.starts()
+        )
 
     def last_word(self, place: JobPlace) -> JobEnd | None:
         """How the line ended, if another job before this one was its last.

@@ -99,15 +99,6 @@ class JobStep:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def abandon(self) -> None:
-        """Ends srun without a word to anybody.
-
-        Behind a cut that heals it would otherwise end "its" step, which by then is that of the
-        job's next start: SLURM counts the steps of each start from 0.
-        """
-        if self._process is not None:
-            self._process.kill()
-
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         for line in process.stderr:
