@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from phaseline.config.checks import batches, checkpoints, engine, model, names, phases, schedules
+from phaseline.config.checks import (
+    batches,
+    checkpoints,
+    engine,
+    inheritance,
+    model,
+    names,
+    phases,
+    schedules,
+)
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, path_text
@@ -16,11 +25,15 @@ SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     model.model_is_described_once,
     model.model_config_has_a_type,
     model.factory_arguments_have_a_factory,
+    model.revision_is_of_the_hub,
+    model.attention_can_run,
     model.vocabulary_covers_the_tokenizer,
     names.model_factory_can_be_found,
     names.tokenizer_source_is_known,
     names.phase_names_are_unique,
     names.exported_phases_exist,
+    model.export_settings_have_an_effect,
+    model.exported_best_is_kept,
 )
 PHASE_RULES: tuple[PhaseRule, ...] = (
     names.objective_is_known,
@@ -51,8 +64,12 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     checkpoints.best_metric_is_measured,
     checkpoints.kept_spans_have_checkpoints,
     checkpoints.copies_wait_behind_the_loop,
-    phases.inherited_weights_exist,
-    phases.kept_optimizer_exists,
+    inheritance.inherited_weights_exist,
+    inheritance.inherited_phase_is_before,
+    inheritance.best_weights_are_kept,
+    inheritance.kept_optimizer_exists,
+    inheritance.inherited_adapters_fit,
+    inheritance.frozen_patterns_have_an_effect,
     phases.held_out_prompts_have_pairs,
     phases.samples_have_prompts,
     phases.position_ranges_are_inside,

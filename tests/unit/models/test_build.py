@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from phaseline.config.sections import ModelSection
+from phaseline.config.model_section import ModelSection
 from phaseline.errors import ConfigurationError
 from phaseline.models.build import build_model
-from phaseline.models.export import export_model
 
 SPECIAL = {"eos_token_id": 256, "pad_token_id": 257}
 LLAMA = {
@@ -84,26 +82,3 @@ def test_model_of_a_factory_gets_its_arguments_and_is_fp32_in_training_mode() ->
 def test_model_is_refused_when_the_factory_makes_none() -> None:
     with pytest.raises(ConfigurationError, match=r"no_model returned a str.*torch\.nn\.Module"):
         build(factory=f"{__name__}:no_model")
-
-
-def test_export_is_a_folder_that_transformers_loads(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    module, folder = build(config=LLAMA), tmp_path / "exports" / "only"
-    folder.mkdir(parents=True)
-    (folder / "old.txt").write_text("of an earlier export")
-    export_model(module, folder, save_tokenizer=lambda path: path.joinpath("t.json").touch())
-    assert (folder / "t.json").is_file()
-    assert not (folder / "old.txt").exists()
-    assert [path.name for path in folder.parent.iterdir()] == ["only"]
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    expected = module.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
-
-
-def test_export_of_a_module_of_ones_own_is_its_weights(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    module = torch.nn.Linear(2, 3)
-    export_model(module, tmp_path / "only", save_tokenizer=lambda _: None)
-    assert torch.equal(load_file(tmp_path / "only" / "model.safetensors")["weight"], module.weight)

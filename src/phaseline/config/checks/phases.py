@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.known import OBJECTIVES, SOURCES
-from phaseline.config.tree import found_text
 
 _SHAPE_WORDS = {"text": "text", "pairs": "pairs of prompt and completion"}
 
@@ -36,46 +35,6 @@ def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
             f"is {entry.source!r}, which gives {_SHAPE_WORDS[source.shape]}, "
             f"but the objective {place.phase.objective} trains on {_SHAPE_WORDS[wanted]}",
             f"Use {fitting}, or another objective.",
-        )
-
-
-def inherited_weights_exist(place: Place) -> Iterator[Finding]:
-    """The first phase has nothing to inherit."""
-    inherit = place.phase.inherit
-    is_given = "weights" in inherit.model_fields_set
-    if place.idx == 0 and is_given and inherit.weights == "previous":
-        yield Finding(
-            place.loc("inherit", "weights"),
-            "is 'previous', but the first phase has none before it",
-            "Remove it: the first phase starts from fresh weights.",
-            unused=True,
-        )
-
-
-def kept_optimizer_exists(place: Place) -> Iterator[Finding]:
-    """Optimizer state is kept only for the same weights and optimizer."""
-    if place.phase.inherit.optimizer != "keep":
-        return
-    loc = place.loc("inherit", "optimizer")
-    if place.idx == 0:
-        yield Finding(
-            loc, "is 'keep', but the first phase has none before it", "Set it to reset here."
-        )
-        return
-    if place.phase.inherit.weights != "previous":
-        yield Finding(
-            loc,
-            f"is 'keep' while inherit.weights is {found_text(place.phase.inherit.weights)}: the "
-            "state belongs to other weights",
-            "Set inherit.optimizer to reset, or inherit.weights to previous.",
-        )
-    before = place.config.phases[place.idx - 1].optimizer.name
-    if place.phase.optimizer.name != before:
-        yield Finding(
-            loc,
-            f"is 'keep', but phases[{place.idx - 1}] is trained with {before} and this one "
-            f"with {place.phase.optimizer.name}",
-            "Set it to reset, or use the same optimizer.",
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phaseline.config.inheritance import describe_start
 from phaseline.distributed.determinism import (
     deterministic_kernels,
     prepare_environment,
@@ -117,7 +118,11 @@ class PipelineOrchestrator:
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
         rendezvous = self._session.rendezvous
-        prepare_data(config, rendezvous, report, StopNotice(self._stop_flag, rendezvous))
+        for idx in range(len(config.phases)):
+            report(f"{describe_start(config, idx)}.")
+        notice = StopNotice(self._stop_flag, rendezvous)
+        fetches = self._environment.local_rank == 0
+        prepare_data(config, rendezvous, report, notice, fetches=fetches)
         self._prepare_determinism(report)
         world = self._world = World(
             self._environment,
