@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,13 +89,14 @@ def test_dialogue_goes_through_the_chat_template_and_is_remembered(
     monkeypatch.setattr(Tokenizer, "save", save_with_template)
     seen: list[list[int]] = []
     talk = Talk(TrainedPhase.find(session, None), max_new_tokens=2, temperature=0.0, seed=0)
-    generate = talk._module.generate  # type: ignore[operator]  # transformers' own
+    module: Any = talk._module
+    generate = module.generate
 
-    def watched(inputs: object, **arguments: object) -> object:
-        seen.append(inputs[0].tolist())  # type: ignore[index]  # a tensor
+    def watched(inputs: Any, **arguments: Any) -> Any:
+        seen.append(inputs[0].tolist())
         return generate(inputs, **arguments)
 
-    monkeypatch.setattr(talk._module, "generate", watched)
+    monkeypatch.setattr(module, "generate", watched)
     answer = talk.answer("hi")
     talk.answer("ho")
     eos = talk._trained.tokenizer.eos_id
