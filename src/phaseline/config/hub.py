@@ -62,7 +62,11 @@ def find_cached(text: str) -> Path | None:
 
     name, revision = _split(text)
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(_WANTED), local_files_only=True
+            )
+        )
     except LocalEntryNotFoundError:
         return None
     return folder if _is_complete(folder) else None
