@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,14 @@ def pretrained_folder(section: ModelSection) -> Path:
 def _of_transformers(config: Any, section: ModelSection, *, path: str) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
-    chosen = {} if section.attention is None else {"attn_implementation": section.attention}
+    chosen: dict[str, Any] = {"dtype": torch.float32}
+    if section.attention is not None:
+        chosen["attn_implementation"] = section.attention
     try:
-        module = AutoModelForCausalLM.from_config(config, **chosen)
+        # A copy: what is chosen is left in the configuration even where it is refused.
+        module = AutoModelForCausalLM.from_config(deepcopy(config), **chosen)
     except Exception as error:
-        if not chosen or not _can_build(config):
+        if section.attention is None or not _can_build(config):
             raise _no_model(path, error) from error
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise _fault(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,43 @@ def test_model_of_a_factory_gets_its_arguments_and_is_fp32_in_training_mode() ->
 def test_model_is_refused_when_the_factory_makes_none() -> None:
     with pytest.raises(ConfigurationError, match=r"no_model returned a str.*torch\.nn\.Module"):
         build(factory=f"{__name__}:no_model")
+
+
+def test_attention_is_what_is_chosen() -> None:
+    for name in ("eager", "sdpa"):
+        module: Any = build(config=LLAMA, attention=name)
+        assert module.config._attn_implementation == name
+
+
+def test_attention_is_refused_when_it_cannot_run_here() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"model\.attention is 'flash_attention_2', which transformers refuses for this model",
+    ):
+        build(config=LLAMA, attention="flash_attention_2")
+    with pytest.raises(ConfigurationError, match="describes no causal language model"):
+        build(config={**LLAMA, "num_attention_heads": "two"}, attention="eager")
+
+
+def test_pretrained_model_has_the_architecture_of_its_folder_and_room_for_every_token(
+    tmp_path: Path,
+) -> None:
+    for vocab_size, expected in ((200, 258), (300, 300)):
+        saved: Any = build(config={**LLAMA, "vocab_size": 300})
+        saved.config.vocab_size = vocab_size
+        saved.config.save_pretrained(tmp_path)
+        module: Any = build(pretrained=str(tmp_path))
+        assert module.config.hidden_size == 16
+        assert module.get_input_embeddings().weight.shape == (expected, 16)
+        assert (module.config.eos_token_id, module.config.pad_token_id) == (256, 257)
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_pretrained_model_is_refused_when_it_was_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ConfigurationError, match=r"model\.pretrained is 'org/tiny', which is not whole in this mac"
+    ):
+        build(pretrained="org/tiny")

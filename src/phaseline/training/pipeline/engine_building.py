@@ -16,7 +16,7 @@ from phaseline.models.build import build_model
 from phaseline.models.compilation import compile_module
 from phaseline.models.linear_loss import install_linear_loss
 from phaseline.models.optimizers import build_optimizer
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import give_memory, parameters_without_memory
 from phaseline.models.trainable import prepare_trainable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.phase_start import PhaseStart
@@ -48,9 +48,15 @@ def build_phase_engine(
     takes = start is not None and not start.is_trial
     # Values that come from files, or from the main rank, are never made here.
     filled = within_phase or takes
-    holds_values = not settings.partitions_weights or (world.is_main and not filled)
+    if settings.partitions_weights:
+        holds_values = world.is_main and not filled
+    else:
+        # A model of one's own may look at its parameters while it is built.
+        holds_values = not filled or configuration.config.model.factory is not None
     with _memory(holds_values=holds_values):
         module = _build_module(configuration, phase_idx, tokenizer)
+    if not settings.partitions_weights:
+        give_memory(module)
     if start is not None:
         start.require_fit(module)
     optimizer = build_optimizer(module, section.optimizer, device=_stepping_device(section, world))

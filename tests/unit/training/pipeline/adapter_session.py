@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ phases:
     trainable: {lora: {rank: 3}, train: ["layers.0.*norm"]}
     inherit: {weights: "phase:full", at: best}
   - {name: dropped, inherit: {weights: "phase:lora", lora: drop}}
+  - {name: longer, inherit: {weights: "phase:full", optimizer: keep}}
 tracking: {console: plain, wandb: {mode: disabled}}
 export: {phases: [merged, more], dtype: bf16, lora: adapter}
 """
@@ -79,6 +81,10 @@ def tiny_llama(seed: int = 0, vocab_size: int = OLD_VOCABULARY) -> Any:
     return LlamaForCausalLM(config)
 
 
+def _refuse_network(_socket: socket.socket, address: object) -> None:
+    raise AssertionError(f"a session whose model is a folder asked {address}")
+
+
 @dataclass(frozen=True)
 class Place:
     """A folder with the session file, the model that it starts from, and its corpus."""
@@ -98,6 +104,7 @@ class Place:
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes it the place from which paths and callbacks are found."""
+        monkeypatch.setattr(socket.socket, "connect", _refuse_network)
         monkeypatch.setenv("PHASELINE_CACHE", str(self.folder / "cache"))
         monkeypatch.chdir(self.folder)
         monkeypatch.syspath_prepend(self.folder)

@@ -73,6 +73,7 @@ def test_export_has_the_tokenizer_of_the_session(adapters: Place, tmp_path: Path
     from transformers import AutoTokenizer
 
     assert export("--to", tmp_path / "new") == 0
+    assert (tmp_path / "new" / "README.md").read_text().splitlines()[5] == "# adapters: longer"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "new")
     assert tokenizer("ab").input_ids == [97, 98]
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (256, 257)

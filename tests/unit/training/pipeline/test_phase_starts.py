@@ -90,6 +90,12 @@ def test_kept_adapters_go_on_where_they_were_with_the_state_of_the_optimizer(
     assert adam_steps(adapters, "merged") == {3.0}
 
 
+def test_optimizer_state_of_a_phase_long_before_is_there_when_it_is_wanted(
+    adapters: Place,
+) -> None:
+    assert adam_steps(adapters, "longer") == {6.0}  # three of `full` before
+
+
 def adam_steps(place: Place, phase: str) -> set[float]:
     """How many updates the optimizer counted, by what is kept of the phase."""
     with CheckpointReader(list_kept(place.layout().phase(phase))[-1]) as reader:
