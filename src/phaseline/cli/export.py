@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
 from phaseline.errors import UsageError
 from phaseline.units import parse_size
 
@@ -29,15 +30,9 @@ class Lora(str, Enum):
 def export(
     directory: Annotated[Path, typer.Argument(help="The session directory.")],
     to: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
-    phase: Annotated[
-        str | None, typer.Option(help="The phase. Default: the last one that has begun.")
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option(min=0, help="Its checkpoint at this step. Default: the last.")
-    ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="Its best checkpoint, by checkpoint.keep_best.")
-    ] = False,
+    phase: PhaseName = None,
+    step: PhaseStep = None,
+    best: BestOfPhase = False,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights in the files.")] = Dtype.FP32,
     max_shard_size: Annotated[
         str, typer.Option(help="Divide weights into files of at most this size.")
@@ -51,8 +46,7 @@ def export(
     Works on any checkpoint, whichever engine and number of ranks wrote it, without a GPU; a
     session that is running may be exported too. The folder appears when it is whole.
     """
-    if best and step is not None:
-        raise UsageError("--best and --step both say which checkpoint. Leave one of them out.")
+    require_one_choice(step, best=best)
     try:
         max_shard_bytes = parse_size(max_shard_size)
     except ValueError as error:

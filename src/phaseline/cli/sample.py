@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
 from phaseline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,15 +20,9 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option(help="Text to continue. Without it, on a terminal: a dialogue.")
     ] = None,
-    phase: Annotated[
-        str | None, typer.Option(help="The phase. Default: the last one that has begun.")
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option(min=0, help="Its checkpoint at this step. Default: the last.")
-    ] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="Its best checkpoint, by checkpoint.keep_best.")
-    ] = False,
+    phase: PhaseName = None,
+    step: PhaseStep = None,
+    best: BestOfPhase = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, at most.")] = 128,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the most likely token each time.")
@@ -39,8 +34,7 @@ def sample(
     With a chat template the prompt is a user's turn, and a dialogue is remembered; without one
     every text is continued by itself. The same seed writes the same.
     """
-    if best and step is not None:
-        raise UsageError("--best and --step both say which checkpoint. Leave one of them out.")
+    require_one_choice(step, best=best)
     if prompt is None and not sys.stdin.isatty():
         raise UsageError("Nothing to continue: give --prompt TEXT, or start it on a terminal.")
     # Not above: torch and transformers take seconds, and the help needs neither.

@@ -69,6 +69,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     inheritance.best_weights_are_kept,
     inheritance.kept_optimizer_exists,
     inheritance.inherited_adapters_fit,
+    inheritance.adapters_can_be_made,
     inheritance.frozen_patterns_have_an_effect,
     phases.held_out_prompts_have_pairs,
     phases.samples_have_prompts,

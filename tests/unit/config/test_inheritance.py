@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from phaseline.config.inheritance import (
     source_phase,
 )
 from phaseline.config.model_section import InheritSection, LoraSection, ModelSection
+from phaseline.errors import ConfigurationError
 from unit.config.session_text import VALID, load
 
 THIRD = "  - {name: third, objective: causal_lm, duration: 5 steps}\n"
@@ -86,3 +88,17 @@ def test_adapters_are_kept_by_themselves_only_where_the_phase_has_the_same() -> 
     assert lora_fate(unsaid, one, other) == "merge"
     assert lora_fate(unsaid, one, None) == "merge"
     assert lora_fate(InheritSection(lora="drop"), one, one) == "drop"
+
+
+def test_adapters_are_refused_where_their_package_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
+    )
+    with pytest.raises(
+        ConfigurationError,
+        match=r"phases\[0\]\.trainable\.lora needs the package peft.*pip install",
+    ):
+        load(tmp_path, f"phases[first].{LORA}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
@@ -132,6 +133,16 @@ def inherited_adapters_fit(place: Place) -> Iterator[Finding]:
             loc,
             f"is 'keep', but phases[{source}].trainable.lora has another rank, alpha or targets",
             "Make them the same, or set it to merge.",
+        )
+
+
+def adapters_can_be_made(place: Place) -> Iterator[Finding]:
+    """They are made by a package that not everybody needs."""
+    if place.phase.trainable.lora is not None and importlib.util.find_spec("peft") is None:
+        yield Finding(
+            place.loc("trainable", "lora"),
+            "needs the package peft, which is not installed",
+            "Install it: pip install 'phaseline[lora]'.",
         )
 
 

@@ -23,7 +23,7 @@ from phaseline.models.export import (
     save_architecture,
     stored_tensors,
 )
-from phaseline.session.files import fsync_folder
+from phaseline.session.files import fsync_file, fsync_folder
 from phaseline.training.pipeline.model_card import write_model_card
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 
@@ -73,6 +73,8 @@ def export_phase(
         write(trained, aside, form)
         trained.tokenizer.save(aside)
         write_model_card(trained, aside, dtype=form.dtype, is_adapter=form.lora == "adapter")
+        for path in aside.iterdir():
+            fsync_file(path)
         fsync_folder(aside)
         _put_in_place(aside, folder)
     finally:

@@ -155,10 +155,9 @@ class ModelBuilding:
             return None
         told = {"path": "", "problem": ""}
         if self._world.is_main:
-            wanted = wanted_of(
-                config, config.phases[source].name, config.phases[phase_idx].inherit.at
-            )
+            at = config.phases[phase_idx].inherit.at
             try:
+                wanted = wanted_of(config, config.phases[source].name, at)
                 told["path"] = str(self._find(wanted, point))
             except CheckpointError as error:
                 told["problem"] = str(error)

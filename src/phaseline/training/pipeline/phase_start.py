@@ -170,11 +170,17 @@ class PhaseStart:
         return view_with_adapters(plain, here, seed=position_seed(config.session.seed, idx))
 
     def _require_optimizer_state(self, module: torch.nn.Module) -> None:
-        parameters = CheckpointReader(self._checkpoint).parameters
+        reader = CheckpointReader(self._checkpoint)
+        if reader.manifest.weights_only:
+            raise UnusableWeightsError(
+                "was reduced to its weights when the phase behind it began, so that the state of "
+                "the optimizer is gone",
+                "Set inherit.optimizer to reset.",
+            )
         new = [
             name
             for name, parameter in module.named_parameters()
-            if parameter.requires_grad and not parameters.get(name, {}).get("trainable")
+            if parameter.requires_grad and not reader.parameters.get(name, {}).get("trainable")
         ]
         if new:
             raise UnusableWeightsError(

@@ -26,6 +26,7 @@ from phaseline.data.tokenizer import Tokenizer, build_tokenizer
 from phaseline.errors import UsageError
 from phaseline.models.build import build_model
 from phaseline.models.skeleton import parameters_without_memory
+from phaseline.session.identity import require_session
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.content_identity import require_same_tokenizer
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose
@@ -65,12 +66,7 @@ class TrainedPhase:
             UsageError: There is no such session or phase.
             CheckpointError: There is no such checkpoint.
         """
-        layout = SessionLayout(session_dir)
-        if not layout.session_file.is_file():
-            raise UsageError(
-                f"{session_dir} is no session directory: it has no {layout.session_file.name}. "
-                "Name the folder that `phaseline launch` made, as runs/quickstart."
-            )
+        layout = require_session(session_dir)
         config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
         folders = list_inherited(layout, max(layout.attempt_numbers(), default=0) + 1)
         name = _choose_phase(config, folders, phase, layout)

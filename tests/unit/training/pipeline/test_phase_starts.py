@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ import torch
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.errors import ConfigurationError, ExitCode, SessionChangedError
-from unit.training.pipeline.adapter_session import OLD_VOCABULARY, VOCABULARY, Place, tiny_llama
+from unit.training.pipeline.adapter_session import (
+    OLD_VOCABULARY,
+    TEXT,
+    VOCABULARY,
+    Place,
+    tiny_llama,
+)
 
 Q = "model.layers.0.self_attn.q_proj"
 EMBED = "model.embed_tokens.weight"
@@ -165,3 +172,22 @@ def test_smaller_vocabulary_than_the_weights_is_refused(
     tiny_llama(vocab_size=300).save_pretrained(folder)
     with pytest.raises(ConfigurationError, match=r"vocab_size 300, but model\.pretrained says 250"):
         adapters.run("large", f"phases[full].inherit.weights={folder}")
+
+
+def test_optimizer_state_is_refused_when_the_checkpoint_was_reduced_to_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place.make(tmp_path)
+    place.enter(monkeypatch)
+    file = tmp_path / "session.yaml"
+    head, rest = TEXT.split("  - {name: lora", 1)
+    tail = rest[rest.index("tracking:") : rest.index("export:")]
+    second = "  - {name: second}\n"
+    file.write_text(head + second + tail)
+    assert place.run("late").code is ExitCode.FINISHED
+    third = '  - {name: third, inherit: {weights: "phase:full", optimizer: keep}}\n'
+    file.write_text(head + second + third + tail)
+    with pytest.raises(
+        ConfigurationError, match=r"is 'phase:full', which was reduced to its weigh"
+    ):
+        place.run("late")
