@@ -1,6 +1,7 @@
-"""Quantities with their unit: durations of training.
+"""Quantities with their unit: durations of training, and sizes of files.
 
-A duration is written as a number and a unit: `400 steps`, `5M tokens`, `2 epochs`.
+A duration is written as a number and a unit: `400 steps`, `5M tokens`, `2 epochs`; a size as
+`5GB`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,28 @@ _UNITS: dict[str, Unit] = {
     "epoch": "epochs",
     "epochs": "epochs",
 }
+
+SIZE_FORM = "a size, as '5GB' or '500MB'"
+"""What a size may be, for messages."""
+
+_SIZE_PATTERN = re.compile(r"(?P<number>[1-9]\d*) ?(?P<unit>[KMGT]B|[KMGT]iB|B)")
+_SIZE_SCALES: dict[str, int] = {"B": 1} | {
+    f"{letter}{kind}": base**power
+    for kind, base in (("B", 1000), ("iB", 1024))
+    for power, letter in enumerate("KMGT", 1)
+}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `5GB`, `500MB` or `2GiB`.
+
+    Raises:
+        ValueError: The text is no size; the message says what is allowed.
+    """
+    match = _SIZE_PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"is {text!r}; it must be {SIZE_FORM}")
+    return int(match["number"]) * _SIZE_SCALES[match["unit"]]
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from distributed.engine_cases import (
 )
 from distributed.ranks import run_ranks
 from phaseline.checkpoint.foreign import find_weights
-from phaseline.checkpoint.foreign_reading import fill_engine, match_names, open_weights
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
+from phaseline.checkpoint.weight_matching import fill_engine, match_names
+from phaseline.checkpoint.weight_readers import open_weights
 from phaseline.distributed.engines import Engine, build_engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous

@@ -20,13 +20,16 @@ from phaseline.checkpoint.tensor_files import (
     list_folder,
 )
 from phaseline.checkpoint.trust import list_inherited
+from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.resolved import from_yaml
 from phaseline.errors import CheckpointError, PhaselineError
 from phaseline.session.layout import SessionLayout
 
 CONFIG_FILE = "config.json"
+_WORDS = ("previous", "fresh", "pretrained")
 _ALLOWED = (
-    "previous, fresh, a Hugging Face folder, a .safetensors file, SESSION#PHASE or a checkpoint"
+    "previous, fresh, pretrained, phase:NAME, hub:NAME, a Hugging Face folder, a .safetensors "
+    "file, SESSION#PHASE or a checkpoint"
 )
 
 
@@ -66,15 +69,22 @@ def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
 
     Args:
         text: A Hugging Face folder, a .safetensors file, `SESSION#PHASE` or a checkpoint
-            folder; relative to the working folder.
+            folder, relative to the working folder; or `hub:NAME`, which is looked for in the
+            cache alone.
         hashes: Whether a checkpoint's contents are held against their hashes as well.
 
     Raises:
         UnusableWeightsError: There is nothing that can be taken over.
     """
-    path, phase = _split(text)
+    if is_hub_name(text):
+        try:
+            path, phase = require_cached(text), None
+        except HubModelError as error:
+            raise UnusableWeightsError(error.problem, error.fix) from error
+    else:
+        path, phase = _split(text)
     if not path.exists():
-        near = get_close_matches(text.lower(), ("previous", "fresh"), n=1)
+        near = get_close_matches(text.lower(), _WORDS, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Paths start at the folder you start in."
         raise UnusableWeightsError(f"does not exist; it must be {_ALLOWED}", fix)
     if (path / "session.json").is_file():
@@ -92,7 +102,7 @@ def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
         )
     if path.is_file():
         return _of_files("safetensors file", path, list_file(path), {})
-    return _of_files("Hugging Face folder", path, list_folder(path), _read_config(path))
+    return _of_files("Hugging Face folder", path, list_folder(path), read_model_config(path))
 
 
 def _split(text: str) -> tuple[Path, str | None]:
@@ -170,7 +180,12 @@ def _model_of(layout: SessionLayout) -> Mapping[str, Any]:
         return {}
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
+def read_model_config(folder: Path) -> Mapping[str, Any]:
+    """What a folder's config.json says; nothing where there is none.
+
+    Raises:
+        UnusableWeightsError: The file cannot be read.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from phaseline.checkpoint.foreign import find_weights
+from phaseline.checkpoint.foreign import CONFIG_FILE, find_weights, read_model_config
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.checks.model import sequences_beyond
 from phaseline.config.cross_checks import PhaseRule
+from phaseline.config.hub import (
+    HubModelError,
+    find_cached,
+    is_hub_name,
+    is_offline,
+    require_cached,
+)
+from phaseline.config.inheritance import outside_weights, pretrained_weights
+from phaseline.config.model_section import HUB_PREFIX
+from phaseline.config.sections import Config
+from phaseline.config.tree import Loc
 from phaseline.session.layout import SessionLayout
 
 _ARCHITECTURE = (
@@ -35,26 +48,95 @@ def inherited_weights_can_be_read(session_dir: Path | None, *, hashes: bool = Fa
     """
 
     def rule(place: Place) -> Iterator[Finding]:
-        text = place.phase.inherit.foreign_weights
-        if text is None or _has_begun(place, session_dir):
+        model = _Described(place.config)
+        if place.idx == 0:
+            yield from model.problems()
+        if place.config.model.pretrained is not None:
+            yield from sequences_beyond(place, model.values, model.words)
+        text = outside_weights(place.config, place.idx)
+        if text is None or _has_begun(place, session_dir) or _is_still_to_come(text):
             return
-        loc = place.loc("inherit", "weights")
+        is_pretrained = text == pretrained_weights(place.config.model)
+        loc = ("model", "pretrained") if is_pretrained else place.loc("inherit", "weights")
         try:
             weights = find_weights(text, hashes=hashes)
         except UnusableWeightsError as error:
-            yield Finding(loc, f"is {text!r}, which {error.problem}", error.fix)
+            if not (is_pretrained and place.idx == 0 and model.fault is not None):
+                yield Finding(loc, f"is {_shown(text)!r}, which {error.problem}", error.fix)
             return
-        ours = place.config.model.config or {}
-        for key in _ARCHITECTURE:
-            if key in ours and key in weights.model and ours[key] != weights.model[key]:
-                yield Finding(
-                    loc,
-                    f"is {text!r}, whose model has {key} {weights.model[key]}, but model.config "
-                    f"says {ours[key]}",
-                    f"Set model.config.{key} to {weights.model[key]}, or take other weights.",
-                )
+        yield from _other_architecture(text, weights.model, model, loc)
 
     return rule
+
+
+class _Described:
+    """What the session file says of the architecture, by itself or by the folder that it names."""
+
+    def __init__(self, config: Config) -> None:
+        self.values: Mapping[str, Any] = config.model.config or {}
+        self.words = "model.config"
+        self.fault: UnusableWeightsError | None = None
+        self._pretrained = text = pretrained_weights(config.model)
+        if text is None or _is_still_to_come(text):
+            return
+        self.words = "model.pretrained"
+        try:
+            folder = require_cached(text) if is_hub_name(text) else Path(text).expanduser()
+            self.values = _require_architecture(folder)
+        except HubModelError as error:
+            self.fault = UnusableWeightsError(error.problem, error.fix)
+        except UnusableWeightsError as error:
+            self.fault = error
+
+    def problems(self) -> Iterator[Finding]:
+        """Why the model cannot be built, if it cannot."""
+        if self.fault is not None and self._pretrained is not None:
+            yield Finding(
+                ("model", "pretrained"),
+                f"is {_shown(self._pretrained)!r}, which {self.fault.problem}",
+                self.fault.fix,
+            )
+
+
+def _require_architecture(folder: Path) -> Mapping[str, Any]:
+    values = read_model_config(folder) if folder.is_dir() else {}
+    if not isinstance(values.get("model_type"), str):
+        raise UnusableWeightsError(
+            f"has no {CONFIG_FILE} with a model_type, so that its architecture is not known",
+            "Name a Hugging Face folder, or describe the model by model.config and name the "
+            "weights in inherit.weights.",
+        )
+    return values
+
+
+def _other_architecture(
+    text: str, theirs: Mapping[str, Any], model: _Described, loc: Loc
+) -> Iterator[Finding]:
+    for key in _ARCHITECTURE:
+        if key not in model.values or key not in theirs or model.values[key] == theirs[key]:
+            continue
+        if key == "vocab_size" and model.values[key] > theirs[key]:
+            continue  # embeddings grow
+        yield Finding(
+            loc,
+            f"is {text!r}, whose model has {key} {theirs[key]}, but {model.words} says "
+            f"{model.values[key]}",
+            f"Set {model.words}.{key} to {theirs[key]}, or take other weights."
+            if model.words == "model.config"
+            else "Take other weights.",
+        )
+
+
+def _is_still_to_come(text: str) -> bool:
+    """Whether it is fetched from the hub when the session starts."""
+    try:
+        return is_hub_name(text) and not is_offline() and find_cached(text) is None
+    except HubModelError:
+        return False
+
+
+def _shown(text: str) -> str:
+    return text.removeprefix(HUB_PREFIX)
 
 
 def _has_begun(place: Place, session_dir: Path | None) -> bool:

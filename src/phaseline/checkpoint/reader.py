@@ -159,26 +159,7 @@ class CheckpointReader:
 
 
 @torch.no_grad()
-def load_weights(reader: CheckpointReader, module: torch.nn.Module) -> None:
-    """Fills a bare module with a checkpoint's weights and rank 0's buffers. **Ranks:** any.
-
-    Raises:
-        CheckpointError: A parameter is missing or has another shape.
-    """
-    _require_same_parameters(
-        reader, {name: tuple(p.shape) for name, p in module.named_parameters()}
-    )
-    for name, parameter in module.named_parameters():
-        flat = torch.empty(parameter.numel(), dtype=torch.float32)
-        reader.read(f"{WEIGHT}/{name}", 0, flat)
-        parameter.copy_(flat.view(parameter.shape))
-    reader.read_buffers(module, 0)
-
-
-@torch.no_grad()
-def load_engine(
-    reader: CheckpointReader, engine: Engine, *, dp_rank: int, optimizer: bool = True
-) -> None:
+def load_engine(reader: CheckpointReader, engine: Engine, *, dp_rank: int) -> None:
     """Gives a live engine the saved weights and optimizer state. **Ranks:** all.
 
     Every rank reads the ranges that it holds and nothing else.
@@ -187,20 +168,30 @@ def load_engine(
         reader: An opened checkpoint, of any engine and world size.
         engine: The engine, built for the same parameters.
         dp_rank: This rank.
-        optimizer: Whether the optimizer's state is taken, besides weights and buffers.
 
     Raises:
         CheckpointError: The checkpoint does not fit the engine.
     """
     shapes = {name: whole_shape(p) for name, p in engine.module.named_parameters()}
     _require_same_parameters(reader, shapes)
-    scalars: dict[int, tuple[str, dict[str, tuple[Scalar, bool]]]] = {}
     for fragment in engine.state_fragments():
         reader.read(f"{WEIGHT}/{fragment.name}", fragment.start, fragment.weight)
-        if fragment.trainable and optimizer:
-            _load_optimizer_state(reader, fragment, scalars)
+    load_optimizer(reader, engine)
     reader.read_buffers(engine.module, dp_rank)
     engine.refresh_weights()
+
+
+@torch.no_grad()
+def load_optimizer(reader: CheckpointReader, engine: Engine) -> None:
+    """Gives a live engine's optimizer the saved state of what it trains. **Ranks:** all.
+
+    Raises:
+        CheckpointError: The state does not fit the engine.
+    """
+    scalars: dict[int, tuple[str, dict[str, tuple[Scalar, bool]]]] = {}
+    for fragment in engine.state_fragments():
+        if fragment.trainable:
+            _load_optimizer_state(reader, fragment, scalars)
 
 
 def persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:

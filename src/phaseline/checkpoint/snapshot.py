@@ -68,7 +68,7 @@ class Snapshot:
             view.copy_(tensor, non_blocking=True)
             self.views[key] = view
             header[key] = {
-                "dtype": _name_of(tensor.dtype, key),
+                "dtype": dtype_name(tensor.dtype, key),
                 "shape": [tensor.numel()],
                 "data_offsets": [begin, end],
             }
@@ -83,7 +83,12 @@ class Snapshot:
         return [memoryview(self._header), memoryview(data.numpy())]  # type: ignore[arg-type]  # numpy arrays are buffers
 
 
-def _name_of(dtype: torch.dtype, key: str) -> str:
+def dtype_name(dtype: torch.dtype, key: str) -> str:
+    """How the format calls a dtype.
+
+    Raises:
+        CheckpointError: It has no place in the format.
+    """
     if dtype not in _DTYPES:
         known = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
         raise CheckpointError(

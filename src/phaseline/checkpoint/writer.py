@@ -18,6 +18,7 @@ from phaseline.checkpoint.reader import (
     weights_name,
 )
 from phaseline.checkpoint.snapshot import Snapshot
+from phaseline.distributed.adapter_record import record_of
 from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import AnomalyError
 
@@ -123,7 +124,8 @@ class RankSnapshot:
 
 
 def describe_model(module: torch.nn.Module) -> dict[str, Any]:
-    """Names, shapes and dtypes of a module's parameters, and which names are tied."""
+    """Names, shapes and dtypes of a module's parameters, which names are tied, its adapters."""
+    adapters = record_of(module)
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -137,6 +139,7 @@ def describe_model(module: torch.nn.Module) -> dict[str, Any]:
             for name, parameter in module.named_parameters()
         },
         "tied": [tied for tied in names.values() if len(tied) > 1],
+        "lora": None if adapters is None else adapters.to_json(),
     }
 
 

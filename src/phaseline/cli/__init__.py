@@ -13,6 +13,7 @@ from phaseline.errors import ExitCode, PhaselineError
 
 _RUNNING = "Running a session"
 _LOOKING = "Looking at a session"
+_USING = "Using what was trained"
 
 COMMANDS = {
     "launch": ("phaseline.cli.launch:launch", _RUNNING),
@@ -28,6 +29,8 @@ COMMANDS = {
     "report": ("phaseline.cli.report:report", _LOOKING),
     "verify": ("phaseline.cli.verify:verify", _LOOKING),
     "sync": ("phaseline.cli.sync:sync", _LOOKING),
+    "export": ("phaseline.cli.export:export", _USING),
+    "sample": ("phaseline.cli.sample:sample", _USING),
 }
 """Every subcommand: where its function lives, and the panel of the help it stands in."""
 

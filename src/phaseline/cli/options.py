@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from phaseline.errors import UsageError
+
 ConfigFile = Annotated[Path, typer.Argument(help="The session file, as configs/quickstart.yaml.")]
 
 Overrides = Annotated[
@@ -38,3 +40,22 @@ TakeOver = Annotated[
     bool,
     typer.Option("--take-over", help="Start although another process holds the session."),
 ]
+
+PhaseName = Annotated[
+    str | None, typer.Option("--phase", help="The phase. Default: the last one that has begun.")
+]
+
+PhaseStep = Annotated[
+    int | None,
+    typer.Option("--step", min=0, help="Its checkpoint at this step. Default: the last."),
+]
+
+BestOfPhase = Annotated[
+    bool, typer.Option("--best", help="Its best checkpoint, by checkpoint.keep_best.")
+]
+
+
+def require_one_choice(step: int | None, *, best: bool) -> None:
+    """Raises UsageError if a step and the best are both asked for."""
+    if best and step is not None:
+        raise UsageError("--best and --step both say which checkpoint. Leave one of them out.")

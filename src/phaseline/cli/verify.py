@@ -9,8 +9,8 @@ import typer
 
 from phaseline.checkpoint.manifest import list_headless, list_kept
 from phaseline.checkpoint.manifest import verify as verify_checkpoint
-from phaseline.errors import CheckpointError, ExitCode, UsageError
-from phaseline.session.layout import SessionLayout
+from phaseline.errors import CheckpointError, ExitCode
+from phaseline.session.identity import require_session
 
 
 def verify(
@@ -20,12 +20,7 @@ def verify(
 
     Ends with 0 if all are whole and 1 if one is not; nothing is changed.
     """
-    layout = SessionLayout(directory)
-    if not layout.session_file.is_file():
-        raise UsageError(
-            f"{directory} is no session directory: it has no {layout.session_file.name}. "
-            "Name the folder that `phaseline launch` made, as runs/quickstart."
-        )
+    layout = require_session(directory)
     phases = sorted(layout.phases_dir.glob("*"))
     places = [layout.phase(phase.name) for phase in phases]
     folders = [folder for place in places for folder in list_kept(place)]

@@ -90,6 +90,8 @@ _FIXED: dict[tuple[str, ...], str] = {
     ("data", "learn"): _OTHER_DATA,
     ("optimizer", "name"): _OTHER_STATE,
     ("optimizer", "arguments", "amsgrad"): _OTHER_STATE,
+    ("trainable", "lora", "rank"): _OTHER_STATE,
+    ("trainable", "lora", "targets"): _OTHER_STATE,
     ("inherit",): _TAKEN,
 }
 """Of a phase that is under way: what its checkpoints cannot go with."""
@@ -147,6 +149,8 @@ class _Judge:
             return Effect.AHEAD, ""
         if loc[0] == "phases" and isinstance(loc[1], int):
             return self._effect_in_phase(loc[1], loc[2:])
+        if loc == ("model", "attention"):
+            return Effect.ROUNDING, ""
         if loc[0] == "tokenizer":
             return Effect.STATE, "trained weights know the tokens by their numbers"
         if loc == ("session", "seed") and self._is_under_way():

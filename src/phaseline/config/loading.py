@@ -15,6 +15,7 @@ from phaseline.config.faults import faults_of
 from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
 from phaseline.config.partial import partial_config
+from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node
 from phaseline.config.yaml_reading import read_file
@@ -71,6 +72,7 @@ def load_config(
     if faults or config is None:
         raise ConfigurationError(_in_file_order(faults))
     directory = session_dir or Path(config.session.root) / config.session.name
+    config = resolve_names(config)
     return LoadedConfig(config=config, session_dir=Path(directory), source=path, root=root)
 
 

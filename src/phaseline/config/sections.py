@@ -13,15 +13,22 @@ from pydantic import Field, field_validator
 from phaseline.config.cluster_section import ClusterSection
 from phaseline.config.data_section import DataSection, PreparationSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
+from phaseline.config.model_section import (
+    ExportSection,
+    InheritSection,
+    ModelSection,
+    Positive,
+    TrainableSection,
+    require_patterns,
+)
 from phaseline.config.section import Section
 from phaseline.config.tracking_section import ProfileSection, TrackingSection
 from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class SessionSection(Section):
@@ -41,25 +48,6 @@ class SessionSection(Section):
     @classmethod
     def _name_is_a_folder_name(cls, value: str) -> str:
         return require_name(value)
-
-
-class ModelSection(Section):
-    """Which model is trained: exactly one of `config` and `factory`."""
-
-    config: dict[str, Any] | None = Field(
-        None,
-        examples=["{model_type: llama, hidden_size: 128}"],
-        description="A transformers configuration: `model_type` and its fields, as `hidden_size`. "
-        "The vocabulary size comes from the tokenizer unless it is given.",
-    )
-    factory: str | None = Field(
-        None,
-        examples=["my_package.models:build"],
-        description="`module:attribute` of a function `(vocab_size: int, **arguments) -> torch.nn.Module`.",
-    )
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for `factory`."
-    )
 
 
 class BatchSection(Section):
@@ -137,46 +125,6 @@ class ScheduleSection(Section):
     final_lr_frac: Fraction = Field(
         0.1, description="Last learning rate over peak; for linear, cosine and wsd."
     )
-
-
-class TrainableSection(Section):
-    """Which parameters a phase trains."""
-
-    freeze: tuple[str, ...] = Field(
-        (),
-        examples=["[embed_tokens]"],
-        description="Parameters whose name matches one of these expressions are frozen.",
-    )
-
-    @field_validator("freeze")
-    @classmethod
-    def _patterns_compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return require_patterns(value)
-
-
-class InheritSection(Section):
-    """What a phase starts from."""
-
-    weights: str = Field(
-        "previous",
-        min_length=1,
-        json_schema_extra={
-            "allowed": "previous, fresh, or the path of a Hugging Face folder, of a .safetensors "
-            "file or of a session with #phase"
-        },
-        description="previous: those of the phase before (fresh in the first phase); fresh; or a "
-        "path, relative to the folder you start in: a Hugging Face folder, a .safetensors file, "
-        "`SESSION#PHASE` of any session directory, or a checkpoint folder. Read once, when the "
-        "phase begins.",
-    )
-    optimizer: Literal["reset", "keep"] = Field(
-        "reset", description="Optimizer state: started anew, or kept from the previous phase."
-    )
-
-    @property
-    def foreign_weights(self) -> str | None:
-        """Where the weights come from if not from this session."""
-        return None if self.weights in ("previous", "fresh") else self.weights
 
 
 class SamplesSection(Section):
@@ -337,16 +285,6 @@ class ResilienceSection(Section):
     )
 
 
-class ExportSection(Section):
-    """What finalization leaves for others."""
-
-    phases: tuple[str, ...] = Field(
-        (),
-        examples=["[instruct]"],
-        description="Phases whose last weights become a Hugging Face folder under exports/.",
-    )
-
-
 class Config(Section):
     """A whole session, `defaults` already merged into the phases."""
 
@@ -382,14 +320,4 @@ def require_name(value: str) -> str:
             f"is {value!r}; it must be 1 to 64 lower-case letters, digits, '-' and '_', "
             "and begin with a letter or digit"
         )
-    return value
-
-
-def require_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ValueError unless every item is a regular expression."""
-    for item in value:
-        try:
-            re.compile(item)
-        except re.error as error:
-            raise ValueError(f"holds {item!r}, which is no regular expression: {error}") from None
     return value

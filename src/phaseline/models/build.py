@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from phaseline.config.hub import HubModelError, is_hub_name, require_cached
+from phaseline.config.inheritance import pretrained_weights
+from phaseline.config.model_section import ModelSection
 from phaseline.config.plugins import load_attribute
-from phaseline.config.sections import ModelSection, TrainableSection
 from phaseline.errors import ConfigurationError, Fault
 
 
@@ -28,11 +31,12 @@ def build_model(
     Raises:
         ConfigurationError: The section describes no model.
     """
-    module = (
-        _from_factory(section, vocab_size)
-        if section.factory is not None
-        else _from_config(section, vocab_size, special_ids)
-    )
+    if section.factory is not None:
+        module = _from_factory(section, vocab_size)
+    elif section.pretrained is not None:
+        module = _from_pretrained(section, vocab_size, special_ids)
+    else:
+        module = _from_config(section, vocab_size, special_ids)
     module = module.float().train()
     for name, parameter in module.named_parameters():
         if not parameter.is_contiguous():
@@ -42,31 +46,6 @@ def build_model(
                 "Build it with `.contiguous()`: its state is saved as one flat range.",
             )
     return module
-
-
-def freeze(module: torch.nn.Module, section: TrainableSection, *, path: str) -> None:
-    """Freezes the parameters whose names match, and thaws the others.
-
-    Args:
-        module: The bare module.
-        section: The phase's patterns.
-        path: The section's place in the configuration, for messages.
-
-    Raises:
-        ConfigurationError: A pattern matches nothing, or nothing is left to train.
-    """
-    names = [name for name, _ in module.named_parameters()]
-    for idx, pattern in enumerate(section.freeze):
-        if not any(re.search(pattern, name) for name in names):
-            raise _fault(
-                f"{path}.freeze[{idx}]",
-                f"is {pattern!r}, which matches no parameter",
-                f"The model has, for example, {', '.join(names[:3])}.",
-            )
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(not any(re.search(p, name) for p in section.freeze))
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise _fault(f"{path}.freeze", "freezes every parameter", "Leave some of them out.")
 
 
 def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None:
@@ -83,7 +62,7 @@ def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None
 def _from_config(
     section: ModelSection, vocab_size: int, special_ids: dict[str, int]
 ) -> torch.nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     values: dict[str, Any] = dict(section.config or {})
     model_type = str(values.pop("model_type"))
@@ -94,13 +73,9 @@ def _from_config(
     values = {**special_ids, "bos_token_id": None, **values}
     try:
         config = AutoConfig.for_model(model_type, **values)
-        module = AutoModelForCausalLM.from_config(config)
     except Exception as error:
-        raise _fault(
-            "model.config",
-            f"describes no causal language model of transformers: {error}",
-            "Check model_type and the fields of its configuration class.",
-        ) from error
+        raise _no_model("model.config", error) from error
+    module = _of_transformers(config, section, path="model.config")
     # transformers keeps whatever it is given; what a configuration without it has no place
     # for is read by nobody. Fields that go elsewhere (`rope_theta`) do not stay as they were.
     known = set(type(config)().to_dict())
@@ -111,8 +86,81 @@ def _from_config(
             f"has {', '.join(unknown)}, which {type(config).__name__} does not know",
             "A field without effect is refused; remove it or correct its name.",
         )
+    return module
+
+
+def _from_pretrained(
+    section: ModelSection, vocab_size: int, special_ids: dict[str, int]
+) -> torch.nn.Module:
+    """The architecture alone; its weights are read later, by every rank what it holds."""
+    from transformers import AutoConfig
+
+    try:
+        folder = pretrained_folder(section)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except HubModelError as error:
+        problem = f"is {section.pretrained!r}, which {error.problem}"
+        raise _fault("model.pretrained", problem, error.fix) from error
+    except Exception as error:
+        raise _no_model("model.pretrained", error) from error
+    # One that is larger stays so: rows that no token has are often there for their number.
+    config.vocab_size = max(config.vocab_size, vocab_size)
+    for name, value in special_ids.items():
+        setattr(config, name, value)
+    return _of_transformers(config, section, path="model.pretrained")
+
+
+def pretrained_folder(section: ModelSection) -> Path:
+    """Where `model.pretrained` lies on this machine. No network.
+
+    Raises:
+        HubModelError: It is a model of the hub that was not fetched.
+    """
+    text = pretrained_weights(section)
+    assert text is not None
+    return require_cached(text) if is_hub_name(text) else Path(text).expanduser()
+
+
+def _of_transformers(config: Any, section: ModelSection, *, path: str) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    chosen: dict[str, Any] = {"dtype": torch.float32}
+    if section.attention is not None:
+        chosen["attn_implementation"] = section.attention
+    try:
+        # A copy: what is chosen is left in the configuration even where it is refused.
+        module = AutoModelForCausalLM.from_config(deepcopy(config), **chosen)
+    except Exception as error:
+        if section.attention is None or not _can_build(config):
+            raise _no_model(path, error) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise _fault(
+            "model.attention",
+            f"is {section.attention!r}, which transformers refuses for this model: {reason}",
+            "Set another one, or remove it for transformers' own choice.",
+        ) from error
     assert isinstance(module, torch.nn.Module)
     return module
+
+
+def _can_build(config: Any) -> bool:
+    """Whether the model can be built if only its attention is left to transformers."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception:  # noqa: BLE001 - whatever it is, attention is not what is wrong
+        return False
+    return True
+
+
+def _no_model(path: str, error: Exception) -> ConfigurationError:
+    return _fault(
+        path,
+        f"describes no causal language model of transformers: {error}",
+        "Check model_type and the fields of its configuration class.",
+    )
 
 
 def _from_factory(section: ModelSection, vocab_size: int) -> torch.nn.Module:

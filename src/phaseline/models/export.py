@@ -1,39 +1,89 @@
-"""A folder that plain transformers loads."""
+"""What plain transformers and peft need beside and around the weights."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from phaseline.distributed.adapter_record import AdapterRecord, adapter_names
 
-def export_model(
-    module: torch.nn.Module, folder: Path, *, save_tokenizer: Callable[[Path], None]
-) -> None:
-    """Writes a model and its tokenizer aside and puts the folder in place at once.
 
-    A module that transformers does not know is saved as its weights alone.
+def is_of_transformers(module: torch.nn.Module) -> bool:
+    """Whether a model has a configuration that transformers can load it by."""
+    return hasattr(module, "config") and hasattr(module, "generation_config")
+
+
+def stored_tensors(
+    module: torch.nn.Module, name: str, tensor: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """One parameter by the names, and in the parts, that it has in a model's public files.
+
+    Mixtures of experts are one tensor in memory and one per expert in files, for example.
 
     Args:
-        module: The bare module, on the CPU.
-        folder: Where it goes; one that is there is replaced.
-        save_tokenizer: Writes the tokenizer's files into a folder.
+        module: The model; its own values are not looked at.
+        name: The parameter's name in it.
+        tensor: Its value, or a tensor without one (on the meta device) of its shape.
     """
-    aside = folder.with_name(f".aside-{folder.name}-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save: Any = getattr(module, "save_pretrained", None)
-    if save is not None:
-        save(aside)
-    else:
-        from safetensors.torch import save_model
+    if not is_of_transformers(module):
+        return {name: tensor}
+    from transformers.core_model_loading import revert_weight_conversion
 
-        save_model(module, str(aside / "model.safetensors"))
-    save_tokenizer(aside)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    parts: dict[str, torch.Tensor] = revert_weight_conversion(module, {name: tensor})
+    return dict(sorted(parts.items()))
+
+
+def save_architecture(module: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
+    """Writes config.json and generation_config.json; nothing for a model of one's own.
+
+    Args:
+        module: The model.
+        folder: Where they go.
+        dtype: Of the weights beside them.
+    """
+    if not is_of_transformers(module):
+        return
+    known: Any = module
+    known.config.architectures = [type(module).__name__]
+    known.config.dtype = dtype
+    known.config.save_pretrained(folder)
+    generation = known.generation_config
+    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        setattr(generation, key, getattr(known.config, key, None))
+    generation.save_pretrained(folder)
+
+
+def adapter_file_names(record: AdapterRecord) -> dict[str, str]:
+    """How peft's files call the parameters of adapters, by their names in the model."""
+    return {
+        name: f"base_model.model.{name.replace('.default.', '.')}"
+        for module in sorted(record.modules)
+        for name in adapter_names(module)
+    }
+
+
+def save_adapter_config(record: AdapterRecord, folder: Path, *, base_model: str | None) -> None:
+    """Writes adapter_config.json, by which peft puts the adapters onto their model.
+
+    Args:
+        record: The adapters.
+        folder: Where it goes.
+        base_model: Folder or hub name of the model that they belong to, if it has one.
+    """
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": record.section.rank,
+        "lora_alpha": record.section.alpha,
+        "lora_dropout": record.section.dropout,
+        "target_modules": sorted(record.modules),
+        "fan_in_fan_out": any(record.modules.values()),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Building a model whose parameters hold no memory, for ranks that will only hold parts."""
+"""Building a model whose parameters hold no memory: for parts of it, or values that come later."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def give_memory(module: torch.nn.Module) -> None:
+    """Makes parameters that hold no memory zeros on the CPU; tied ones stay tied."""
+    for parameter in module.parameters():
+        if parameter.is_meta:
+            zeros = torch.zeros(parameter.shape, dtype=parameter.dtype)
+            filled = torch.nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, filled)  # type: ignore[no-untyped-call]  # torch does not type it
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from phaseline.errors import SessionError
+from phaseline.errors import SessionError, UsageError
 from phaseline.session.files import read_json, write_json
 from phaseline.session.layout import SessionLayout
 
@@ -55,3 +56,18 @@ def load_identity(layout: SessionLayout) -> SessionIdentity | None:
 def save_identity(layout: SessionLayout, identity: SessionIdentity) -> None:
     """Puts the identity in place of the one before."""
     write_json(layout.session_file, asdict(identity))
+
+
+def require_session(directory: Path) -> SessionLayout:
+    """The layout of a session directory that somebody names.
+
+    Raises:
+        UsageError: It is none.
+    """
+    layout = SessionLayout(directory)
+    if not layout.session_file.is_file():
+        raise UsageError(
+            f"{directory} is no session directory: it has no {layout.session_file.name}. "
+            "Name the folder that `phaseline launch` made, as runs/quickstart."
+        )
+    return layout

@@ -55,7 +55,7 @@ def test_session_gives_the_last_checkpoint_of_a_finished_phase(layout: SessionLa
         ("other", r"several phases to start from\. Write other#first\."),
         ("other#second", r"names the phase second, which is not finished\. Write other#first\."),
         ("other#third", "which is not among its phases that have begun"),
-        ("elsewhere#first", "does not exist; it must be previous, fresh, a Hugging Face folder"),
+        ("elsewhere#first", "does not exist; it must be previous, fresh, pretrained, phase:NAME"),
         ("folder#first", "names the phase first of folder, which is no session directory"),
         ("folder", "is a folder without weights"),
         ("previos", r"does not exist; .*\. Did you mean previous\?"),

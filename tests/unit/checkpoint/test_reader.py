@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from phaseline.checkpoint.manifest import verify
-from phaseline.checkpoint.reader import CheckpointReader, load_engine, load_weights
+from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError
 from unit.checkpoint.live_engines import (
-    Odd,
     at,
     build,
-    everything,
     require_equal,
     save,
     store_in,
@@ -65,40 +63,6 @@ def test_load_engine_restores_an_engine_that_has_not_stepped(world: World, tmp_p
     require_equal(engine, other)
 
 
-def test_load_engine_leaves_the_optimizer_when_only_weights_are_wanted(
-    world: World, tmp_path: Path
-) -> None:
-    engine, other = build(world, 1), build(world, 2)
-    train(engine, range(3))
-    train(other, range(1))
-    before = everything(other)
-    folder = save(store_in(tmp_path, world), engine, at(3), {}).folder
-    with CheckpointReader(folder) as reader:
-        load_engine(reader, other, dp_rank=0, optimizer=False)
-    found, source = everything(other), everything(engine)
-    moments = [key for key in before if key.startswith(("exp_avg", "step"))]
-    assert len(moments) == 3 * 5
-    assert all(torch.equal(found[key], before[key]) for key in moments)
-    weights = [key for key in found if key.startswith("module/")]
-    assert weights
-    assert all(torch.equal(found[key], source[key]) for key in weights)
-
-
-def test_load_weights_fills_a_bare_module(world: World, tmp_path: Path) -> None:
-    engine = build(world, 1)
-    train(engine, range(2))
-    folder = save(store_in(tmp_path, world), engine, at(2), {}).folder
-    module = Odd(seed=3)
-    scratch = module.scratch.clone()
-    with CheckpointReader(folder) as reader:
-        load_weights(reader, module)
-    expected = engine.module.state_dict()
-    assert module.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
-    assert module.head.weight is module.embed.weight
-    assert torch.equal(module.scratch, scratch)
-
-
 def test_reader_fills_any_range_and_refuses_one_that_is_not_there(
     world: World, tmp_path: Path
 ) -> None:
@@ -118,19 +82,19 @@ def test_load_engine_is_refused_with_names_when_the_model_is_another(
 ) -> None:
     folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
     wider = build(world, 1, width=6)
-    with CheckpointReader(folder) as reader:
-        with pytest.raises(CheckpointError, match=r"embed\.weight is \[7, 5\] and not \[7, 6\]"):
-            load_engine(reader, wider, dp_rank=0)
-        with pytest.raises(CheckpointError, match=r"0\.weight is missing; embed\.weight is too ma"):
-            load_weights(reader, torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)))
+    with (
+        CheckpointReader(folder) as reader,
+        pytest.raises(CheckpointError, match=r"embed\.weight is \[7, 5\] and not \[7, 6\]"),
+    ):
+        load_engine(reader, wider, dp_rank=0)
 
 
-def test_load_weights_is_refused_when_a_buffer_is_missing(world: World, tmp_path: Path) -> None:
+def test_load_engine_is_refused_when_a_buffer_is_missing(world: World, tmp_path: Path) -> None:
     folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
-    module = Odd(seed=1)
-    module.register_buffer("extra", torch.zeros(3))
+    engine = build(world, 1)
+    engine.module.register_buffer("extra", torch.zeros(3))
     with (
         CheckpointReader(folder) as reader,
         pytest.raises(CheckpointError, match="does not hold the buffer extra"),
     ):
-        load_weights(reader, module)
+        load_engine(reader, engine, dp_rank=0)

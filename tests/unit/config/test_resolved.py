@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phaseline.config.loading import load_config
+from phaseline.config.model_section import ModelSection
 from phaseline.config.resolved import fingerprint, from_yaml, to_yaml
-from phaseline.config.sections import Config, ModelSection
+from phaseline.config.sections import Config
 from phaseline.errors import SessionError
 from unit.config.session_text import load
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from phaseline.config.sections import ModelSection
+from phaseline.config.model_section import ModelSection
 from phaseline.errors import ConfigurationError
 from phaseline.models.build import build_model
-from phaseline.models.export import export_model
 
 SPECIAL = {"eos_token_id": 256, "pad_token_id": 257}
 LLAMA = {
@@ -105,24 +104,41 @@ def test_model_is_refused_when_the_factory_makes_none() -> None:
         build(factory=f"{__name__}:no_model")
 
 
-def test_export_is_a_folder_that_transformers_loads(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    module, folder = build(config=LLAMA), tmp_path / "exports" / "only"
-    folder.mkdir(parents=True)
-    (folder / "old.txt").write_text("of an earlier export")
-    export_model(module, folder, save_tokenizer=lambda path: path.joinpath("t.json").touch())
-    assert (folder / "t.json").is_file()
-    assert not (folder / "old.txt").exists()
-    assert [path.name for path in folder.parent.iterdir()] == ["only"]
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    expected = module.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+def test_attention_is_what_is_chosen() -> None:
+    for name in ("eager", "sdpa"):
+        module: Any = build(config=LLAMA, attention=name)
+        assert module.config._attn_implementation == name
 
 
-def test_export_of_a_module_of_ones_own_is_its_weights(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
+def test_attention_is_refused_when_it_cannot_run_here() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"model\.attention is 'flash_attention_2', which transformers refuses for this model",
+    ):
+        build(config=LLAMA, attention="flash_attention_2")
+    with pytest.raises(ConfigurationError, match="describes no causal language model"):
+        build(config={**LLAMA, "num_attention_heads": "two"}, attention="eager")
 
-    module = torch.nn.Linear(2, 3)
-    export_model(module, tmp_path / "only", save_tokenizer=lambda _: None)
-    assert torch.equal(load_file(tmp_path / "only" / "model.safetensors")["weight"], module.weight)
+
+def test_pretrained_model_has_the_architecture_of_its_folder_and_room_for_every_token(
+    tmp_path: Path,
+) -> None:
+    for vocab_size, expected in ((200, 258), (300, 300)):
+        saved: Any = build(config={**LLAMA, "vocab_size": 300})
+        saved.config.vocab_size = vocab_size
+        saved.config.save_pretrained(tmp_path)
+        module: Any = build(pretrained=str(tmp_path))
+        assert module.config.hidden_size == 16
+        assert module.get_input_embeddings().weight.shape == (expected, 16)
+        assert (module.config.eos_token_id, module.config.pad_token_id) == (256, 257)
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_pretrained_model_is_refused_when_it_was_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ConfigurationError, match=r"model\.pretrained is 'org/tiny', which is not whole in this mac"
+    ):
+        build(pretrained="org/tiny")

@@ -5,11 +5,12 @@ import sys
 import pytest
 import torch
 
-from phaseline.config.sections import OptimizerSection, TrainableSection
+from phaseline.config.model_section import TrainableSection
+from phaseline.config.sections import OptimizerSection
 from phaseline.distributed.engines import deepspeed_private as private
 from phaseline.errors import ConfigurationError, EngineError
-from phaseline.models.build import freeze
 from phaseline.models.optimizers import Lion, build_optimizer, parameter_groups
+from phaseline.models.trainable import prepare_trainable as freeze
 
 CPU = torch.device("cpu")
 

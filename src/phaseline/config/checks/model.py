@@ -2,31 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Mapping
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.tokenizers import vocab_size_of
+from phaseline.config.inheritance import is_local
 from phaseline.config.sections import Config
 
 # `n_positions` is what GPT-2 calls it.
 _POSITION_KEYS = ("max_position_embeddings", "n_positions")
+_ATTENTION_PACKAGES = {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+}
 
 
 def model_is_described_once(config: Config) -> Iterator[Finding]:
-    """A model comes from a configuration or from a factory."""
+    """A model comes from a configuration, from weights that are there, or from a factory."""
     model = config.model
-    if model.config is None and model.factory is None:
+    ways = ("config", "pretrained", "factory")
+    given = [way for way in ways if getattr(model, way) is not None]
+    if not given:
         yield Finding(
             ("model",),
-            "names no model; exactly one of `config` and `factory` must be given",
+            "names no model; exactly one of `config`, `pretrained` and `factory` must be given",
             "Add for example `config: {model_type: llama, hidden_size: 128}`.",
         )
-    if model.config is not None and model.factory is not None:
+    for other in given[1:]:
         yield Finding(
-            ("model", "factory"),
-            "is given together with `config`; exactly one of them must be",
+            ("model", other),
+            f"is given together with `{given[0]}`; exactly one of them must be",
             "Remove one of them.",
         )
+
+
+def revision_is_of_the_hub(config: Config) -> Iterator[Finding]:
+    """Only the hub has revisions."""
+    if config.model.revision is None:
+        return
+    if config.model.pretrained is None or is_local(config.model):
+        where = "`pretrained`" if config.model.pretrained is None else "a name on the hub"
+        yield Finding(
+            ("model", "revision"),
+            f"is {config.model.revision!r}, which has no effect without {where}",
+            "Remove it.",
+        )
+
+
+def attention_can_run(config: Config) -> Iterator[Finding]:
+    """An implementation needs its package, and a model of transformers."""
+    attention = config.model.attention
+    if attention is None:
+        return
+    if config.model.factory is not None:
+        yield Finding(
+            ("model", "attention"),
+            f"is {attention!r}, which has no effect on a model that a factory builds",
+            "Remove it, or give it to the factory in `arguments`.",
+        )
+    package = _ATTENTION_PACKAGES.get(attention)
+    if package is not None and importlib.util.find_spec(package) is None:
+        yield Finding(
+            ("model", "attention"),
+            f"is {attention!r}, but its package {package} is not installed",
+            f"Install {package}, or set sdpa, which needs nothing.",
+        )
+
+
+def export_settings_have_an_effect(config: Config) -> Iterator[Finding]:
+    """They say how phases are exported; without phases nothing is."""
+    if config.export.phases:
+        return
+    for key in sorted(config.export.model_fields_set - {"phases"}):
+        yield Finding(
+            ("export", key),
+            f"is {getattr(config.export, key)!r}, which has no effect without export.phases",
+            "Add for example `phases: [instruct]`, or remove it.",
+        )
+
+
+def exported_best_is_kept(config: Config) -> Iterator[Finding]:
+    """The best of a phase is looked for only where its checkpoints say by what."""
+    if config.export.at != "best":
+        return
+    for idx, phase in enumerate(config.phases):
+        if phase.name in config.export.phases and phase.checkpoint.keep_best is None:
+            yield Finding(
+                ("export", "at"),
+                f"is 'best', but phases[{idx}] keeps no best checkpoint",
+                f"Set phases[{idx}].checkpoint.keep_best, as {{metric: loss}}.",
+            )
 
 
 def model_config_has_a_type(config: Config) -> Iterator[Finding]:
@@ -58,8 +124,19 @@ def factory_arguments_have_a_factory(config: Config) -> Iterator[Finding]:
 
 def positions_cover_the_sequences(place: Place) -> Iterator[Finding]:
     """No sequence is longer than the model has positions for."""
+    yield from sequences_beyond(place, place.config.model.config or {}, "model.config")
+
+
+def sequences_beyond(place: Place, values: Mapping[str, object], words: str) -> Iterator[Finding]:
+    """Sequences of a phase that are longer than an architecture has positions for.
+
+    Args:
+        place: The phase.
+        values: The architecture's fields.
+        words: How messages call them.
+    """
     for key in _POSITION_KEYS:
-        limit = (place.config.model.config or {}).get(key)
+        limit = values.get(key)
         if not isinstance(limit, int):
             continue
         for section, length in (
@@ -69,8 +146,10 @@ def positions_cover_the_sequences(place: Place) -> Iterator[Finding]:
             if length is not None and length > limit:
                 yield Finding(
                     place.loc(section, "sequence_length"),
-                    f"is {length}, but model.config.{key} allows at most {limit}",
-                    f"Set model.config.{key} to at least {length}, or shorten the sequences.",
+                    f"is {length}, but {words}.{key} allows at most {limit}",
+                    f"Set {words}.{key} to at least {length}, or shorten the sequences."
+                    if words == "model.config"
+                    else f"Shorten the sequences to {limit}.",
                 )
 
 

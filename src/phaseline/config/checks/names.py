@@ -12,6 +12,7 @@ from pathlib import Path
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.known import OBJECTIVES, OPTIMIZERS, Argument
 from phaseline.config.known_sources import SOURCES
+from phaseline.config.plugins import Group, find_plugin, plugin_names
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, found_text
 
@@ -48,13 +49,13 @@ def exported_phases_exist(config: Config) -> Iterator[Finding]:
 
 def objective_is_known(place: Place) -> Iterator[Finding]:
     """An objective is built in or can be found."""
-    yield from _check_name(place.phase.objective, place.loc("objective"), OBJECTIVES)
+    yield from _check_name(place.phase.objective, place.loc("objective"), "objectives", OBJECTIVES)
 
 
 def optimizer_is_known(place: Place) -> Iterator[Finding]:
     """An optimizer is built in, with arguments that it takes, or can be found."""
     name = place.phase.optimizer.name
-    yield from _check_name(name, place.loc("optimizer", "name"), OPTIMIZERS)
+    yield from _check_name(name, place.loc("optimizer", "name"), "optimizers", OPTIMIZERS)
     if name in OPTIMIZERS:
         loc = place.loc("optimizer", "arguments")
         yield from _check_arguments(name, place.phase.optimizer.arguments, OPTIMIZERS[name], loc)
@@ -98,7 +99,7 @@ def held_out_source_is_known(place: Place) -> Iterator[Finding]:
 def model_factory_can_be_found(config: Config) -> Iterator[Finding]:
     """The model's factory is in a package that can be found."""
     if config.model.factory is not None:
-        yield from _check_plugin(config.model.factory, ("model", "factory"))
+        yield from _check_own(config.model.factory, ("model", "factory"), "models")
 
 
 def trackers_can_be_found(config: Config) -> Iterator[Finding]:
@@ -132,28 +133,36 @@ def wandb_settings_have_an_effect(config: Config) -> Iterator[Finding]:
 def callbacks_can_be_found(place: Place) -> Iterator[Finding]:
     """Callbacks are in packages that can be found."""
     for callback_idx, name in enumerate(place.phase.callbacks):
-        yield from _check_plugin(name, place.loc("callbacks", callback_idx))
+        yield from _check_own(name, place.loc("callbacks", callback_idx), "callbacks")
 
 
 def _check_source(name: str, arguments: Mapping[str, object], loc: Loc) -> Iterator[Finding]:
-    yield from _check_name(name, (*loc, "source"), SOURCES)
+    yield from _check_name(name, (*loc, "source"), "sources", SOURCES)
     if name in SOURCES:
         allowed = SOURCES[name].arguments
         yield from _check_arguments(name, arguments, allowed, (*loc, "arguments"))
 
 
-def _check_name(name: str, loc: Loc, built_in: Collection[str]) -> Iterator[Finding]:
-    """The name of something built in, or else `module:attribute`."""
+def _check_own(name: str, loc: Loc, group: Group) -> Iterator[Finding]:
+    """A registered name, or else `module:attribute`, of what is never built in."""
+    if ":" in name or find_plugin(group, name) is None:
+        yield from _check_plugin(name, loc)
+
+
+def _check_name(name: str, loc: Loc, group: Group, built_in: Collection[str]) -> Iterator[Finding]:
+    """The name of something built in or registered, or else `module:attribute`."""
     if name in built_in:
         return
     if ":" in name:
         yield from _check_plugin(name, loc)
         return
-    known = ", ".join(built_in)
+    if find_plugin(group, name) is not None:
+        return
+    known = [*built_in, *plugin_names(group)]
     yield Finding(
         loc,
-        f"is {name!r}; it must be {known}, or one of your own as 'module:attribute'",
-        _nearest(name, built_in) or "Use one of them, or write your own.",
+        f"is {name!r}; it must be {', '.join(known)}, or one of your own as 'module:attribute'",
+        _nearest(name, known) or "Use one of them, or write your own.",
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.known import OBJECTIVES
-from phaseline.config.tree import found_text
 
 
 def profiled_steps_are_inside(place: Place) -> Iterator[Finding]:
@@ -32,46 +31,6 @@ def weight_has_an_effect(place: Place) -> Iterator[Finding]:
             f"is {sources[0].weight:g}, which has no effect with a single source",
             "Remove it, or add another source.",
             unused=True,
-        )
-
-
-def inherited_weights_exist(place: Place) -> Iterator[Finding]:
-    """The first phase has nothing to inherit."""
-    inherit = place.phase.inherit
-    is_given = "weights" in inherit.model_fields_set
-    if place.idx == 0 and is_given and inherit.weights == "previous":
-        yield Finding(
-            place.loc("inherit", "weights"),
-            "is 'previous', but the first phase has none before it",
-            "Remove it: the first phase starts from fresh weights.",
-            unused=True,
-        )
-
-
-def kept_optimizer_exists(place: Place) -> Iterator[Finding]:
-    """Optimizer state is kept only for the same weights and optimizer."""
-    if place.phase.inherit.optimizer != "keep":
-        return
-    loc = place.loc("inherit", "optimizer")
-    if place.idx == 0:
-        yield Finding(
-            loc, "is 'keep', but the first phase has none before it", "Set it to reset here."
-        )
-        return
-    if place.phase.inherit.weights != "previous":
-        yield Finding(
-            loc,
-            f"is 'keep' while inherit.weights is {found_text(place.phase.inherit.weights)}: the "
-            "state belongs to other weights",
-            "Set inherit.optimizer to reset, or inherit.weights to previous.",
-        )
-    before = place.config.phases[place.idx - 1].optimizer.name
-    if place.phase.optimizer.name != before:
-        yield Finding(
-            loc,
-            f"is 'keep', but phases[{place.idx - 1}] is trained with {before} and this one "
-            f"with {place.phase.optimizer.name}",
-            "Set it to reset, or use the same optimizer.",
         )
 
 

@@ -6,21 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.config.sections import PhaseSection
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.distributed.world import World
 from phaseline.models.activation_checkpointing import checkpoint_activations
-from phaseline.models.build import build_model, freeze
+from phaseline.models.build import build_model
 from phaseline.models.compilation import compile_module
 from phaseline.models.linear_loss import install_linear_loss
 from phaseline.models.optimizers import build_optimizer
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import give_memory, parameters_without_memory
+from phaseline.models.trainable import prepare_trainable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.content_identity import require_same_tokenizer
-from phaseline.training.pipeline.foreign_start import ForeignStart
+from phaseline.training.pipeline.phase_start import PhaseStart
 from phaseline.training.pipeline.resume_point import ResumePoint
 
 
@@ -30,7 +29,7 @@ def build_phase_engine(
     phase_idx: int,
     tokenizer: Tokenizer,
     point: ResumePoint | None,
-    foreign: ForeignStart | None = None,
+    start: PhaseStart | None = None,
 ) -> Engine:
     """Builds a phase's model and engine. **Ranks:** all.
 
@@ -39,30 +38,31 @@ def build_phase_engine(
         world: The started world.
         phase_idx: Which phase.
         tokenizer: Of the session.
-        point: What the phase goes on from. A checkpoint of its own is left to the caller; of
-            the phase before it takes what `inherit` says.
-        foreign: Weights from outside, if it starts from those.
+        point: What the session goes on from. A checkpoint of this very phase is left to the
+            caller to load.
+        start: The weights that the phase begins with, if it takes any.
     """
     section = configuration.config.phases[phase_idx]
     settings = _settings(configuration, phase_idx)
     within_phase = point is not None and point.manifest.phase == section.name
-    inherits = point is not None and not within_phase and section.inherit.weights == "previous"
-    # Values that come from a checkpoint, or from the main rank, are never made here.
-    filled = within_phase or inherits or (foreign is not None and not foreign.is_trial)
-    holds_values = not settings.partitions_weights or (world.is_main and not filled)
+    takes = start is not None and not start.is_trial
+    # Values that come from files, or from the main rank, are never made here.
+    filled = within_phase or takes
+    if settings.partitions_weights:
+        holds_values = world.is_main and not filled
+    else:
+        # A model of one's own may look at its parameters while it is built.
+        holds_values = not filled or configuration.config.model.factory is not None
     with _memory(holds_values=holds_values):
         module = _build_module(configuration, phase_idx, tokenizer)
-    if foreign is not None:
-        foreign.require_fit(module)
+    if not settings.partitions_weights:
+        give_memory(module)
+    if start is not None:
+        start.require_fit(module)
     optimizer = build_optimizer(module, section.optimizer, device=_stepping_device(section, world))
     engine = build_engine(module, optimizer, settings, world)
-    if point is not None and inherits:
-        with CheckpointReader(point.folder) as reader:
-            require_same_tokenizer(reader, tokenizer, section.name)
-            keeps = section.inherit.optimizer == "keep"
-            load_engine(reader, engine, dp_rank=world.dp_rank, optimizer=keeps)
-    if foreign is not None and not foreign.is_trial:
-        foreign.fill(engine)
+    if start is not None and takes:
+        start.fill(engine)
     if section.engine.compile:
         compile_module(engine.module)
     return engine
@@ -96,7 +96,7 @@ def _build_module(
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
     )
-    freeze(module, section.trainable, path=f"{path}.trainable")
+    prepare_trainable(module, section.trainable, path=f"{path}.trainable")
     if section.engine.linear_cross_entropy:
         install_linear_loss(module, path=f"{path}.engine.linear_cross_entropy")
     if section.engine.activation_checkpointing:

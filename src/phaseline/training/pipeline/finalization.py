@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from phaseline.checkpoint.manifest import list_kept
-from phaseline.checkpoint.reader import CheckpointReader, load_weights
-from phaseline.data.cache import Cache
-from phaseline.data.tokenizer_building import build_tokenizer
-from phaseline.errors import CheckpointError
-from phaseline.models.build import build_model
-from phaseline.models.export import export_model
 from phaseline.session.metrics_view import read_metrics
 from phaseline.tracking.console import Display
 from phaseline.tracking.report import write_report
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.content_identity import require_same_tokenizer
+from phaseline.training.pipeline.exporting import ExportForm, export_phase
+from phaseline.training.pipeline.phase_checkpoints import choose, wanted_of
 from phaseline.training.pipeline.session_manager import OpenSession
+from phaseline.training.pipeline.trained_phase import TrainedPhase
+from phaseline.units import parse_size
 
 
 class Finalization:
@@ -47,27 +43,30 @@ class Finalization:
         self._session.event("session_finished")
 
     def _export(self, phase: str) -> None:
-        config = self._configuration.config
-        layout = self._session.layout
-        trusted = set(self._session.trusted_checkpoints())
-        published = [path for path in list_kept(layout.phase(phase)) if path in trusted]
-        if not published:
-            raise CheckpointError(
-                f"export.phases names {phase}, which has no checkpoint in {layout.root}."
-            )
-        tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
-        module = build_model(
-            config.model,
-            vocab_size=tokenizer.vocab_size,
-            special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+        config, layout = self._configuration.config, self._session.layout
+        assert self._session.identity is not None
+        checkpoint = choose(
+            wanted_of(config, phase, config.export.at),
+            self._session.trusted_checkpoints(),
+            session=self._session.identity.id,
         )
         folder = layout.exports_dir / phase
-        with CheckpointReader(published[-1]) as reader:
-            require_same_tokenizer(reader, tokenizer, phase)
-            load_weights(reader, module)
-        export_model(module, folder, save_tokenizer=tokenizer.save)
+        form = ExportForm(
+            dtype=config.export.dtype,
+            max_shard_bytes=parse_size(config.export.max_shard_size),
+            lora=self._lora_of(phase),
+        )
+        # One that is there was left by an attempt that ended before the session did.
+        trained = TrainedPhase.at(layout, config, phase, checkpoint)
+        export_phase(trained, folder, form, replace=True)
         self._session.event("exported", phase=phase)
         self._display.note(f"exported {phase} to {folder}")
+
+    def _lora_of(self, phase: str) -> str:
+        """One setting for all phases: those without adapters are exported whole."""
+        config = self._configuration.config
+        section = next(section for section in config.phases if section.name == phase)
+        return "merged" if section.trainable.lora is None else config.export.lora
 
     def _report(self) -> None:
         """A report that cannot be drawn must not cost a finished session its end."""

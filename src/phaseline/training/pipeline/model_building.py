@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.checkpoint.retention import Best, Retention
+from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.cluster.slot import Slot
+from phaseline.config.inheritance import source_phase
 from phaseline.config.plugins import load_attribute
 from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData, open_phase_data
@@ -14,6 +17,7 @@ from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.peak_flops import peak_flops_of
 from phaseline.distributed.world import World
+from phaseline.errors import CheckpointError
 from phaseline.models.flops import flops_per_token
 from phaseline.objectives import Objective, build_objective
 from phaseline.resilience.stop import StopVote
@@ -34,7 +38,8 @@ from phaseline.training.pipeline.configuration_builder import TrainingConfigurat
 from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
 from phaseline.training.pipeline.engine_building import build_phase_engine
 from phaseline.training.pipeline.event_log import EventLog
-from phaseline.training.pipeline.foreign_start import find_foreign_start
+from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
+from phaseline.training.pipeline.phase_start import StartContext, find_phase_start
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.slot_pace import SlotPace
@@ -137,15 +142,50 @@ class ModelBuilding:
         self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None, *, is_trial: bool
     ) -> Engine:
         configuration, world = self._configuration, self._world
-        foreign = find_foreign_start(
-            configuration, world, phase_idx, tokenizer, point, is_trial=is_trial
-        )
-        engine = build_phase_engine(configuration, world, phase_idx, tokenizer, point, foreign)
-        if foreign is not None and not is_trial and world.is_main:
-            self._session.event("weights_taken", **foreign.facts())
-            for note in foreign.notes():
+        phase = configuration.config.phases[phase_idx].name
+        start = None
+        if point is None or point.manifest.phase != phase:
+            context = StartContext(
+                configuration=configuration,
+                world=world,
+                phase_idx=phase_idx,
+                tokenizer=tokenizer,
+                is_trial=is_trial,
+            )
+            start = find_phase_start(context, self._inherited(phase_idx, point))
+        engine = build_phase_engine(configuration, world, phase_idx, tokenizer, point, start)
+        if start is not None and not is_trial and world.is_main:
+            self._session.event("weights_taken", **start.facts())
+            for note in start.notes():
                 self._display.note(note)
         return engine
+
+    def _inherited(self, phase_idx: int, point: ResumePoint | None) -> Path | None:
+        """The checkpoint of another phase that a phase starts from; the main rank finds it."""
+        config = self._configuration.config
+        source = source_phase(config, phase_idx)
+        if source is None or point is None:
+            return None
+        told = {"path": "", "problem": ""}
+        if self._world.is_main:
+            at = config.phases[phase_idx].inherit.at
+            try:
+                wanted = wanted_of(config, config.phases[source].name, at)
+                told["path"] = str(self._find(wanted, point))
+            except CheckpointError as error:
+                told["problem"] = str(error)
+        # One that fails by itself would leave the others waiting for it.
+        main = self._world.gather_objects(told)[0]
+        if main["problem"]:
+            raise CheckpointError(main["problem"])
+        return Path(main["path"])
+
+    def _find(self, wanted: Wanted, point: ResumePoint) -> Path:
+        if wanted.best is None and point.manifest.phase == wanted.phase:
+            return point.folder  # verified when it was found
+        session = self._session
+        assert session.identity is not None
+        return choose(wanted, session.trusted_checkpoints(), session=session.identity.id)
 
     def _open_data(self, phase_idx: int) -> PhaseData:
         configuration = self._configuration
@@ -220,14 +260,22 @@ class ModelBuilding:
     def _retention(self, phase_idx: int, plan: PhasePlan) -> Retention:
         session, phases = self._session, self._configuration.config.phases
         section, root = phases[phase_idx].checkpoint, session.layout.root
-        resumed_from, best = session.adopted.resumed_from, section.keep_best
+        resumed_from = session.adopted.resumed_from
         # A phase that takes over the optimizer's state may have to begin once more.
-        num_reduced = phase_idx - int(phases[phase_idx].inherit.optimizer == "keep")
-        finished = [session.layout.phase(phase.name) for phase in phases[: max(0, num_reduced)]]
+        needed = {
+            source_phase(self._configuration.config, idx)
+            for idx in range(phase_idx, len(phases))
+            if phases[idx].inherit.optimizer == "keep"
+        }
+        finished = [
+            session.layout.phase(phase.name)
+            for idx, phase in enumerate(phases[:phase_idx])
+            if idx not in needed
+        ]
         return Retention(
             keep_last=section.keep_last,
             keep_every_steps=plan.keep_every_steps,
-            best=None if best is None else Best(best.metric, best.mode),
+            best=best_by(phases[phase_idx]),
             adopted=[root / name for name in session.adopted.checkpoints],
             resumed_from=None if resumed_from is None else root / resumed_from,
             finished=[(phase.checkpoints_dir, phase.final_dir) for phase in finished],

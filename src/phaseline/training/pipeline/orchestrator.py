@@ -12,6 +12,7 @@ from typing import Any
 from phaseline.cluster.causes import cause_of_stop
 from phaseline.cluster.slot import EndlessSlot, Slot, open_slot
 from phaseline.cluster.slurm import JobPlace
+from phaseline.config.inheritance import describe_start
 from phaseline.distributed.determinism import (
     deterministic_kernels,
     prepare_environment,
@@ -133,8 +134,11 @@ class PipelineOrchestrator:
         # A later image finds everything in the cache and need not say it again.
         report = self._display.note if self._environment.image == 0 else _say_nothing
         rendezvous = self._session.rendezvous
+        for idx in range(len(config.phases)):
+            report(f"{describe_start(config, idx)}.")
         notice = StopNotice(self._stop_flag, rendezvous)
-        facts = prepare_data(config, rendezvous, report, notice)
+        fetches = self._environment.local_rank == 0
+        facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
         if facts and self._environment.image == 0:
             self._session.event("data_prepared", sources=facts)
         self._prepare_determinism(report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from phaseline.config.changes import Change
 from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
+from phaseline.distributed.adapter_record import is_adapter, plain_name
 from phaseline.errors import CheckpointError
 from phaseline.session.layout import SessionLayout
 
@@ -110,13 +110,11 @@ class SavedState:
             yield ("callbacks",), lost
 
     def _thawed(self, phase: PhaseSection) -> list[str]:
-        frozen = [
+        return [
             name
             for name, record in self._json("model.json").get("parameters", {}).items()
-            if not record["trainable"]
+            if not record["trainable"] and phase.trainable.trains(plain_name(name))
         ]
-        patterns = phase.trainable.freeze
-        return [name for name in frozen if not any(re.search(p, name) for p in patterns)]
 
     def _lost_callbacks(self, old: PhaseSection, new: PhaseSection, idx: int) -> str:
         """What is wrong with other callbacks: each one's state has to be in the checkpoint."""
@@ -133,8 +131,9 @@ class SavedState:
     def _misfit(self, wanted: Config) -> str:
         """What keeps the saved weights from going into the model that is wanted now."""
         saved = {
-            name: tuple(record["shape"])
+            plain_name(name): tuple(record["shape"])
             for name, record in self._json("model.json").get("parameters", {}).items()
+            if not is_adapter(name)
         }
         if not saved:
             return ""

@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from phaseline.checkpoint import foreign_reading
+from phaseline.checkpoint import weight_readers
 from phaseline.checkpoint.foreign import find_weights
-from phaseline.checkpoint.foreign_reading import fill_engine, match_names, open_weights
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
+from phaseline.checkpoint.weight_matching import fill_engine, fill_module, match_names
+from phaseline.checkpoint.weight_readers import open_weights
 from phaseline.distributed.world import World
+from phaseline.models.skeleton import parameters_without_memory
 from unit.checkpoint.live_engines import Odd, at, build, everything, save, store_in, train
 
 Tensors = dict[str, torch.Tensor]
@@ -42,7 +44,7 @@ def fill(path: str, world: World) -> Tensors:
 def test_fill_engine_takes_every_bit_from_a_file(
     world: World, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign_reading, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(weight_readers, "BLOCK_ELEMENTS", block)
     found = fill(write(tmp_path, odd_tensors(2)), world)
     expected = Odd(2).state_dict()
     assert all(torch.equal(found[f"module/{name}"], expected[name]) for name in expected)
@@ -133,3 +135,21 @@ def test_match_names_passes_over_what_the_module_computes_itself(tmp_path: Path)
     module._keys_to_ignore_on_load_unexpected = [r"inv_freq$"]  # type: ignore[assignment]  # as transformers has it
     with open_weights(find_weights(write(tmp_path, tensors))) as reader:
         assert "scratch" not in match_names(reader, module)
+
+
+def test_fill_module_gives_memory_and_values_and_leaves_ties_alone(
+    world: World, tmp_path: Path
+) -> None:
+    engine = build(world, 1)
+    train(engine, range(2))
+    folder = save(store_in(tmp_path, world), engine, at(2), {"stateful": {}}).folder
+    with parameters_without_memory():
+        module = Odd(seed=3)
+    scratch = module.scratch.clone()
+    with open_weights(find_weights(str(folder))) as reader:
+        fill_module(reader, match_names(reader, module), module, torch.device("cpu"))
+    expected = engine.module.state_dict()
+    assert module.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items())
+    assert module.head.weight is module.embed.weight
+    assert torch.equal(module.scratch, scratch)

@@ -1,0 +1,61 @@
+"""`phaseline sample`: text from any checkpoint of a session."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
+from phaseline.errors import UsageError
+
+if TYPE_CHECKING:
+    from phaseline.training.pipeline.talking import Talk
+
+
+def sample(
+    directory: Annotated[Path, typer.Argument(help="The session directory.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Text to continue. Without it, on a terminal: a dialogue.")
+    ] = None,
+    phase: PhaseName = None,
+    step: PhaseStep = None,
+    best: BestOfPhase = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, at most.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 takes the most likely token each time.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn with a temperature.")] = 0,
+) -> None:
+    """Let a trained phase write: continue one text, or talk with it in the terminal.
+
+    With a chat template the prompt is a user's turn, and a dialogue is remembered; without one
+    every text is continued by itself. The same seed writes the same.
+    """
+    require_one_choice(step, best=best)
+    if prompt is None and not sys.stdin.isatty():
+        raise UsageError("Nothing to continue: give --prompt TEXT, or start it on a terminal.")
+    # Not above: torch and transformers take seconds, and the help needs neither.
+    from phaseline.training.pipeline.talking import Talk
+    from phaseline.training.pipeline.trained_phase import TrainedPhase
+
+    trained = TrainedPhase.find(directory, phase, step=step, best=best)
+    talk = Talk(trained, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    if prompt is not None:
+        typer.echo(talk.answer(prompt))
+        return
+    _converse(talk)
+
+
+def _converse(talk: Talk) -> None:
+    typer.echo(f"{talk.title}. An empty line ends it.", err=True)
+    while True:
+        try:
+            text = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            break
+        if not text.strip():
+            break
+        typer.echo(talk.answer(text))

@@ -1,0 +1,111 @@
+"""What every phase starts from, as far as the configuration says. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from phaseline.config.model_section import HUB_PREFIX, InheritSection, LoraSection, ModelSection
+from phaseline.config.sections import Config, PhaseSection
+
+LoraFate = Literal["keep", "merge", "drop"]
+
+
+def pretrained_weights(model: ModelSection) -> str | None:
+    """Where the weights of `model.pretrained` are, in the words of `inherit.weights`."""
+    if model.pretrained is None or is_local(model):
+        return model.pretrained
+    name = model.pretrained.removeprefix(HUB_PREFIX)
+    return f"{HUB_PREFIX}{name}" + (f"@{model.revision}" if model.revision else "")
+
+
+def is_local(model: ModelSection) -> bool:
+    """Whether `model.pretrained` is a folder, and no name on the hub."""
+    text = model.pretrained or ""
+    return not text.startswith(HUB_PREFIX) and Path(text).expanduser().exists()
+
+
+def source_phase(config: Config, idx: int) -> int | None:
+    """The phase of this session that a phase takes its weights from; None: it takes none.
+
+    A name that no earlier phase has is None as well; `validate` refuses it.
+    """
+    inherit = config.phases[idx].inherit
+    if inherit.weights == "previous":
+        return idx - 1 if idx > 0 else None
+    names = [phase.name for phase in config.phases[:idx]]
+    return names.index(inherit.phase) if inherit.phase in names else None
+
+
+def outside_weights(config: Config, idx: int) -> str | None:
+    """The path or hub name that a phase takes its weights from; None: they are not from outside."""
+    inherit = config.phases[idx].inherit
+    if inherit.weights == "pretrained" or (inherit.weights == "previous" and idx == 0):
+        return pretrained_weights(config.model)
+    if inherit.weights in ("previous", "fresh") or inherit.phase is not None:
+        return None
+    return inherit.weights
+
+
+def lora_fate(
+    inherit: InheritSection, there: LoraSection | None, here: LoraSection | None
+) -> LoraFate:
+    """What becomes of the adapters that the weights have.
+
+    Args:
+        inherit: What the phase says.
+        there: Of the weights.
+        here: Of the phase.
+    """
+    if inherit.lora is not None:
+        return inherit.lora
+    same = there is not None and here is not None and here.is_shaped_as(there)
+    return "keep" if same else "merge"
+
+
+def describe_start(config: Config, idx: int) -> str:
+    """One sentence: the weights, the adapters and the optimizer state that a phase starts with."""
+    phase = config.phases[idx]
+    parts = [f"{phase.name} starts from {_describe_weights(config, idx)}"]
+    adapters = _describe_adapters(config, idx)
+    if adapters:
+        parts.append(adapters)
+    if phase.inherit.optimizer == "keep":
+        parts.append("and the optimizer's state is kept")
+    else:
+        parts.append("and the optimizer begins anew")
+    return ", ".join(parts)
+
+
+def _describe_weights(config: Config, idx: int) -> str:
+    source, outside = source_phase(config, idx), outside_weights(config, idx)
+    inherit = config.phases[idx].inherit
+    if source is not None:
+        return f"the {inherit.at} weights of {config.phases[source].name}"
+    return "fresh weights" if outside is None else f"the weights of {outside}"
+
+
+def _describe_adapters(config: Config, idx: int) -> str:
+    phase = config.phases[idx]
+    here, there = phase.trainable.lora, lora_of_source(config, idx)
+    words = []
+    if there is not None:
+        fate = lora_fate(phase.inherit, there, here)
+        words.append({"keep": "kept", "merge": "merged into them", "drop": "dropped"}[fate])
+        words[-1] = f"with their LoRA {words[-1]}"
+        if fate == "keep":
+            return words[0]
+    if here is not None:
+        words.append(f"{'' if words else 'with '}a new LoRA of rank {here.rank}")
+    return " and ".join(words)
+
+
+def lora_of_source(config: Config, idx: int) -> LoraSection | None:
+    """The adapters of the phase of this session that the weights are of."""
+    source = source_phase(config, idx)
+    return None if source is None else config.phases[source].trainable.lora
+
+
+def needs_optimizer_of(phase: PhaseSection) -> bool:
+    """Whether a phase goes on with another's optimizer state."""
+    return phase.inherit.optimizer == "keep"

@@ -1,0 +1,101 @@
+"""A trained phase that writes what somebody asks of it."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.errors import UsageError
+from phaseline.models.generation import Coder, generate
+from phaseline.training.pipeline.trained_phase import TrainedPhase
+
+
+class Talk:
+    """Continues texts, or answers turns of a dialogue where the tokenizer has a chat template."""
+
+    def __init__(
+        self, trained: TrainedPhase, *, max_new_tokens: int, temperature: float, seed: int
+    ) -> None:
+        """Loads the model onto a GPU if there is one.
+
+        Args:
+            trained: The checkpoint, and what it is of.
+            max_new_tokens: Tokens per answer, at most.
+            temperature: 0 takes the most likely token.
+            seed: Of what is drawn.
+
+        Raises:
+            UsageError: The model cannot write.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._module = trained.load_model(device)
+        if not hasattr(self._module, "generate"):
+            raise UsageError(
+                f"{trained.phase} trains a {type(self._module).__name__}, which has no `generate`. "
+                "Only models of transformers can be sampled."
+            )
+        self._trained = trained
+        self._generate = partial(
+            generate,
+            self._module,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        self._chat = _chat_tokenizer(trained)
+        self._turns: list[dict[str, str]] = []
+        self._num_answers = 0
+
+    @property
+    def title(self) -> str:
+        """What is talking, in words."""
+        how = "continues what you write" if self._chat is None else "answers"
+        return f"{self._trained.phase} at step {self._trained.manifest.phase_step} {how}"
+
+    def answer(self, text: str) -> str:
+        """What the model writes after a text, or as the answer to it."""
+        coder: Coder = self._trained.tokenizer
+        prompt = text
+        if self._chat is not None:
+            self._turns.append({"role": "user", "content": text})
+            prompt = self._chat.apply_chat_template(
+                self._turns, tokenize=False, add_generation_prompt=True
+            )
+            coder = _ChatCoder(self._trained.tokenizer, self._chat)
+        # Drawn from its own index, so that an answer does not depend on how long others were.
+        [found] = self._generate(coder, [(self._num_answers, prompt)])
+        self._num_answers += 1
+        self._turns.append({"role": "assistant", "content": found.completion})
+        return found.completion
+
+
+class _ChatCoder:
+    """Encodes what a template wrote: there the names of special tokens are those tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, chat: Any) -> None:
+        self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
+        self.decode = tokenizer.decode
+        self._chat = chat
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._chat.encode(text, add_special_tokens=False)
+        return ids
+
+
+def _chat_tokenizer(trained: TrainedPhase) -> Any | None:
+    """transformers' tokenizer of the session if it has a chat template, else None."""
+    with TemporaryDirectory() as folder:
+        trained.tokenizer.save(Path(folder))
+        settings = json.loads((Path(folder) / "tokenizer_config.json").read_text("utf-8"))
+        has_template = any(Path(folder).glob("chat_template*")) or settings.get("chat_template")
+        if not has_template:
+            return None
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)

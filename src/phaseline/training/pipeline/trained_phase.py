@@ -1,0 +1,157 @@
+"""A phase of a session as somebody finds it later: its checkpoint, its model and its tokenizer.
+
+Needs neither the world that it was trained in, nor a GPU, nor DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from phaseline.checkpoint.lora_weights import view_without_adapters
+from phaseline.checkpoint.manifest import Manifest
+from phaseline.checkpoint.reader import CheckpointReader
+from phaseline.checkpoint.retention import Best
+from phaseline.checkpoint.trust import list_inherited
+from phaseline.checkpoint.weight_matching import fill_module, match_names
+from phaseline.checkpoint.weight_readers import CheckpointWeights, WeightReader
+from phaseline.config.resolved import from_yaml
+from phaseline.config.sections import Config, PhaseSection
+from phaseline.data.cache import Cache
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer
+from phaseline.errors import UsageError
+from phaseline.models.build import build_model
+from phaseline.models.skeleton import parameters_without_memory
+from phaseline.session.identity import require_session
+from phaseline.session.layout import SessionLayout
+from phaseline.training.pipeline.content_identity import require_same_tokenizer
+from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPhase:
+    """One checkpoint, and what it is of.
+
+    Attributes:
+        layout: The session.
+        config: The session's configuration.
+        phase: The phase's name.
+        checkpoint: The checkpoint, verified.
+        tokenizer: Of the session.
+    """
+
+    layout: SessionLayout
+    config: Config
+    phase: str
+    checkpoint: Path
+    tokenizer: Tokenizer
+
+    @classmethod
+    def find(
+        cls, session_dir: Path, phase: str | None, *, step: int | None = None, best: bool = False
+    ) -> TrainedPhase:
+        """Finds a phase's checkpoint in a session directory.
+
+        Args:
+            session_dir: The session.
+            phase: The phase; None: the last one that has begun.
+            step: The step of the phase; None: its last.
+            best: Whether the best by its `checkpoint.keep_best` is wanted.
+
+        Raises:
+            UsageError: There is no such session or phase.
+            CheckpointError: There is no such checkpoint.
+        """
+        layout = require_session(session_dir)
+        config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+        folders = list_inherited(layout, max(layout.attempt_numbers(), default=0) + 1)
+        name = _choose_phase(config, folders, phase, layout)
+        section = next(section for section in config.phases if section.name == name)
+        wanted = Wanted(phase=name, step=step, best=_require_best(section) if best else None)
+        return cls.at(layout, config, name, choose(wanted, folders, session=None))
+
+    @classmethod
+    def at(
+        cls, layout: SessionLayout, config: Config, phase: str, checkpoint: Path
+    ) -> TrainedPhase:
+        """A checkpoint that was verified.
+
+        Raises:
+            DataError: The tokenizer is not the one that it was trained with.
+        """
+        tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
+        require_same_tokenizer(CheckpointReader(checkpoint), tokenizer, phase)
+        return cls(
+            layout=layout, config=config, phase=phase, checkpoint=checkpoint, tokenizer=tokenizer
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the checkpoint says of itself."""
+        return Manifest.load(self.checkpoint)
+
+    @property
+    def section(self) -> PhaseSection:
+        """The phase's settings."""
+        return next(section for section in self.config.phases if section.name == self.phase)
+
+    def build_skeleton(self) -> torch.nn.Module:
+        """The bare model without adapters; its parameters hold no memory."""
+        with parameters_without_memory():
+            return build_model(
+                self.config.model,
+                vocab_size=self.tokenizer.vocab_size,
+                special_ids={
+                    "eos_token_id": self.tokenizer.eos_id,
+                    "pad_token_id": self.tokenizer.pad_id,
+                },
+            )
+
+    @contextmanager
+    def open(self) -> Iterator[WeightReader]:
+        """The weights of the model without adapters, those that it has merged into them."""
+        with CheckpointWeights(self.checkpoint) as reader:
+            yield view_without_adapters(reader, "merge")
+
+    def load_model(self, device: torch.device) -> torch.nn.Module:
+        """The bare model with its weights in fp32, in evaluation mode."""
+        module = self.build_skeleton()
+        with self.open() as reader:
+            fill_module(reader, match_names(reader, module), module, device)
+        return module.eval()
+
+
+def _choose_phase(
+    config: Config, folders: Sequence[Path], phase: str | None, layout: SessionLayout
+) -> str:
+    names = [section.name for section in config.phases]
+    if phase is not None and phase not in names:
+        raise UsageError(
+            f"--phase is {phase!r}, but the session at {layout.root} has the phases "
+            f"{', '.join(names)}. Name one of them."
+        )
+    begun = {folder.parents[2].name for folder in folders}
+    if phase is None:
+        phase = next((name for name in reversed(names) if name in begun), None)
+    if phase is None or phase not in begun:
+        what = "any phase" if phase is None else phase
+        raise UsageError(
+            f"The session at {layout.root} has no checkpoint of {what} yet. Let it train until the "
+            "first one is saved; `phaseline status` shows where it stands."
+        )
+    return phase
+
+
+def _require_best(section: PhaseSection) -> Best:
+    best = best_by(section)
+    if best is None:
+        raise UsageError(
+            f"--best has no meaning for {section.name}, whose checkpoint.keep_best is not set. "
+            "Leave it out for the last checkpoint, or name a --step."
+        )
+    return best

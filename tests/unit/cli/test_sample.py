@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phaseline.cli import main
+from phaseline.data.tokenizer import Tokenizer
+from phaseline.errors import ExitCode
+from phaseline.training.pipeline.talking import Talk
+from phaseline.training.pipeline.trained_phase import TrainedPhase
+from unit.training.pipeline.adapter_session import Place
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One phase of the session of adapters."""
+    place = Place.make(tmp_path_factory.mktemp("sampled"))
+    text = (place.folder / "session.yaml").read_text()
+    head, _, rest = text.partition("  - {name: lora")
+    tail = rest[rest.index("tracking:") : rest.index("export:")]
+    (place.folder / "session.yaml").write_text(head + tail)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place.enter(monkeypatch)
+        assert place.run("whole").code is ExitCode.FINISHED
+        yield place.layout().root
+
+
+def sample(session: Path, *words: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["sample", str(session), "--max-new-tokens", "6", *words])
+    return int(end.value.code or 0)
+
+
+def test_sample_continues_a_prompt_and_the_same_seed_writes_the_same(
+    session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ("--prompt", "word", "--temperature", "1.0")
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert sample(session, *drawn, "--seed", seed) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_sample_asks_for_a_prompt_where_nobody_could_type_one(
+    session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("word\n"))
+    assert sample(session) == ExitCode.USAGE
+    assert "give --prompt TEXT, or start it on a terminal" in capsys.readouterr().err
+
+
+def test_sample_answers_on_a_terminal_until_an_empty_line(
+    session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO("word\nword\n\nnever read\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert sample(session, "--temperature", "1.0") == 0
+    captured = capsys.readouterr()
+    assert "full at step 3 continues what you write. An empty line ends it." in captured.err
+    first, second = captured.out.split("> ")[1:3]
+    assert first != second  # each answer is drawn from its own number
+    assert terminal.read() == "never read\n"
+
+
+def test_dialogue_goes_through_the_chat_template_and_is_remembered(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Tokenizer.save
+
+    def save_with_template(self: Tokenizer, folder: Path) -> None:
+        save(self, folder)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+
+    monkeypatch.setattr(Tokenizer, "save", save_with_template)
+    seen: list[list[int]] = []
+    talk = Talk(TrainedPhase.find(session, None), max_new_tokens=2, temperature=0.0, seed=0)
+    module: Any = talk._module
+    generate = module.generate
+
+    def watched(inputs: Any, **arguments: Any) -> Any:
+        seen.append(inputs[0].tolist())
+        return generate(inputs, **arguments)
+
+    monkeypatch.setattr(module, "generate", watched)
+    answer = talk.answer("hi")
+    talk.answer("ho")
+    eos = talk._trained.tokenizer.eos_id
+    encode = talk._trained.tokenizer.encode
+    first = [*encode("u:hi"), eos, *encode("a:")]
+    assert talk.title == "full at step 3 answers"
+    assert seen == [first, [*first, *encode(answer), eos, *encode("u:ho"), eos, *encode("a:")]]
