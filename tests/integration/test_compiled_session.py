@@ -29,7 +29,7 @@ phases:
     objective: causal_lm
     duration: 6 steps
     data: {source: python_stdlib, arguments: {packages: [json, email]}, sequence_length: 16,
-           held_out_frac: 0.2}
+           held_out_frac: 0.2, separate_documents: false}
     batch: {global_size: 4, micro_size: 2}
     optimizer: {lr: 1e-2}
     evaluate: {every: 2 steps, max_sequences: 4}
