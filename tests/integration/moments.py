@@ -28,6 +28,8 @@ class KillAt(Callback):
     def step_ended(self, runtime: PhaseRuntime) -> None:
         if not self._is_here(runtime) or runtime.position.phase_step != self.step:
             return
+        # What was saved steps ago is to be there, however fast steps are and slow the disk is.
+        runtime.store.wait()
         if self.moment == "step":
             _die()
         if self.moment == "save":

@@ -21,7 +21,7 @@ from phaseline.training_pipeline import TrainingPipeline
 CONFIG = """
 session: {name: compiled, seed: 5}
 model:
-  config: {model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2,
+  config: {model_type: llama, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
            num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 64,
            tie_word_embeddings: true, attention_dropout: 0.1}
 phases:
@@ -29,7 +29,7 @@ phases:
     objective: causal_lm
     duration: 6 steps
     data: {source: python_stdlib, arguments: {packages: [json, email]}, sequence_length: 16,
-           held_out_frac: 0.2}
+           held_out_frac: 0.2, separate_documents: false}
     batch: {global_size: 4, micro_size: 2}
     optimizer: {lr: 1e-2}
     evaluate: {every: 2 steps, max_sequences: 4}
@@ -67,6 +67,8 @@ def run(folder: str, name: str, stop: bool) -> int:
     return int(TrainingPipeline(config, session_dir=session, stop_flag=flag).run().code)
 
 
+# Three starts, and each compiles anew.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "engine",
     [pytest.param(name, marks=[] if name == "plain" else pytest.mark.nightly) for name in ENGINES],

@@ -77,6 +77,8 @@ def test_commands_are_those_that_the_tests_below_run() -> None:
         "phaseline status runs",
         "phaseline metrics runs/mine --format csv",
         "phaseline report runs/mine",
+        "phaseline watch runs/mine",
+        "phaseline sync runs/mine",
         "phaseline verify runs/mine",
         "phaseline submit mine.yaml --dry-run",
         "accelerate launch --config_file launch/gpu_8.yaml -m phaseline run mine.yaml",

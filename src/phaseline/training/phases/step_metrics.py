@@ -89,9 +89,8 @@ class StepMetrics:
             return []
         losses = torch.stack(self._losses).double().view(len(self._losses), -1)
         more = torch.tensor(beside, dtype=losses.dtype, device=losses.device)
-        summed = self._world.all_reduce_sum(torch.cat([losses.flatten(), more])).cpu()
-        sums = summed[: losses.numel()].view(losses.shape).tolist()
-        self.beside = summed[losses.numel() :].tolist()
+        summed = self._world.all_reduce_sum(torch.cat([losses.flatten(), more])).cpu().tolist()
+        sums, self.beside = _in_rows(summed, losses.shape[1], len(losses))
         rows = [
             StepRow(
                 phase_step=phase_step,
@@ -114,3 +113,11 @@ class StepMetrics:
         self._losses.clear()
         self._facts.clear()
         return rows
+
+
+def _in_rows(
+    numbers: list[float], width: int, num_rows: int
+) -> tuple[list[list[float]], list[float]]:
+    """Cuts off so many rows of numbers; what is left comes after them."""
+    rows = [numbers[row * width : (row + 1) * width] for row in range(num_rows)]
+    return rows, numbers[num_rows * width :]

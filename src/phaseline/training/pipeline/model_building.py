@@ -103,10 +103,8 @@ class ModelBuilding:
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
         engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
-        if point is not None and point.manifest.phase == section.name:
-            self._restore(point, engine, stateful)
-        elif point is not None:
-            position.follow(point.manifest.global_step, point.manifest.tokens)
+        if point is not None:
+            self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
@@ -203,8 +201,18 @@ class ModelBuilding:
             dp_rank=self._world.dp_rank,
         )
 
-    def _restore(self, point: ResumePoint, engine: Engine, stateful: StatefulRegistry) -> None:
-        """Goes on within a phase from everything that was saved."""
+    def _go_on_from(
+        self,
+        point: ResumePoint,
+        phase: str,
+        engine: Engine,
+        stateful: StatefulRegistry,
+        position: PhasePosition,
+    ) -> None:
+        """Within a phase takes up everything that was saved, after another one only the counts."""
+        if point.manifest.phase != phase:
+            position.follow(point.manifest.global_step, point.manifest.tokens)
+            return
         with CheckpointReader(point.folder) as reader:
             load_engine(reader, engine, dp_rank=self._world.dp_rank)
             stateful.load_state_dict(reader.state["stateful"])
