@@ -6,7 +6,11 @@ phases:
   - name: names
     objective: causal_lm
     duration: 20 steps
-    data: {source: "character_model:PlaceNames", sequence_length: 16, held_out_frac: 0.2}
+    data:
+      source: "character_model:PlaceNames"
+      sequence_length: 16
+      held_out_frac: 0.2
+      separate_documents: false  # a recurrent network sees what comes before, other names too
     batch: {global_size: 16, micro_size: 8}
     optimizer: {lr: 1e-2}
     engine: {kind: plain}

@@ -44,7 +44,7 @@ MODEL = {
     "max_position_embeddings": 16,
     "tie_word_embeddings": True,
 }
-VOCABULARY = 258
+VOCABULARY = 259
 SEED = 7
 IDS = torch.arange(0, 248, 31).view(1, 8)
 PLAIN, LORA = TrainableSection(), TrainableSection(lora=LoraSection(rank=2, dropout=0.2))

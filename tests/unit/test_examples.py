@@ -38,7 +38,8 @@ phases:
   - name: only
     objective: focal
     duration: 2 steps
-    data: {source: places, sequence_length: 16, held_out_frac: 0.2}
+    data:
+      {source: places, sequence_length: 16, held_out_frac: 0.2, separate_documents: false}
     batch: {global_size: 8, micro_size: 8}
     optimizer: {name: signs, lr: 1e-2}
     engine: {kind: plain}

@@ -23,6 +23,14 @@ def sample(
     phase: PhaseName = None,
     step: PhaseStep = None,
     best: BestOfPhase = False,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Whether a text is a turn of a dialogue, or is continued. Default: a dialogue if "
+            "the phase, or one before it, was trained on chats.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, at most.")] = 128,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the most likely token each time.")
@@ -31,7 +39,7 @@ def sample(
 ) -> None:
     """Let a trained phase write: continue one text, or talk with it in the terminal.
 
-    With a chat template the prompt is a user's turn, and a dialogue is remembered; without one
+    What was trained on chats takes the prompt as a user's turn and remembers the dialogue; else
     every text is continued by itself. The same seed writes the same.
     """
     require_one_choice(step, best=best)
@@ -42,7 +50,13 @@ def sample(
     from phaseline.training.pipeline.trained_phase import TrainedPhase
 
     trained = TrainedPhase.find(directory, phase, step=step, best=best)
-    talk = Talk(trained, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    talk = Talk(
+        trained,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        is_chat=chat,
+    )
     if prompt is not None:
         typer.echo(talk.answer(prompt))
         return

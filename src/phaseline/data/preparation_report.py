@@ -38,6 +38,7 @@ def facts_of(rows: PhaseRows, sequence_length: int) -> dict[str, Any]:
     }
     return {
         "source": rows.store.facts["source"],
+        "shape": rows.store.shape,
         **sides,
         "useful_frac": round(_useful_frac(rows, sequence_length), 4),
         "dropped": _dropped(rows),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 
 from phaseline.cli import main
-from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import ExitCode
 from phaseline.training.pipeline.talking import Talk
 from phaseline.training.pipeline.trained_phase import TrainedPhase
@@ -29,7 +29,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     text = (place.folder / "session.yaml").read_text()
     head, _, rest = text.partition("  - {name: lora")
     tail = rest[rest.index("tracking:") : rest.index("export:")]
-    (place.folder / "session.yaml").write_text(head + tail)
+    (place.folder / "chat.jinja").write_text(TEMPLATE)
+    template = f"tokenizer: {{chat_template: {place.folder / 'chat.jinja'}}}\n"
+    (place.folder / "session.yaml").write_text(head + tail + template)
     with pytest.MonkeyPatch.context() as monkeypatch:
         place.enter(monkeypatch)
         assert place.run("whole").code is ExitCode.FINISHED
@@ -79,16 +81,9 @@ def test_sample_answers_on_a_terminal_until_an_empty_line(
 def test_dialogue_goes_through_the_chat_template_and_is_remembered(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Tokenizer.save
-
-    def save_with_template(self: Tokenizer, folder: Path) -> None:
-        save(self, folder)
-        path = folder / "tokenizer_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
-
-    monkeypatch.setattr(Tokenizer, "save", save_with_template)
     seen: list[list[int]] = []
-    talk = Talk(TrainedPhase.find(session, None), max_new_tokens=2, temperature=0.0, seed=0)
+    trained = TrainedPhase.find(session, None)
+    talk = Talk(trained, max_new_tokens=2, temperature=0.0, seed=0, is_chat=True)
     module: Any = talk._module
     generate = module.generate
 
@@ -104,3 +99,26 @@ def test_dialogue_goes_through_the_chat_template_and_is_remembered(
     first = [*encode("u:hi"), eos, *encode("a:")]
     assert talk.title == "full at step 3 answers"
     assert seen == [first, [*first, *encode(answer), eos, *encode("u:ho"), eos, *encode("a:")]]
+
+
+def test_phase_speaks_in_turns_once_it_has_learnt_chats(
+    session: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = Path(shutil.copytree(session, tmp_path / "copy"))
+    assert not TrainedPhase.find(copy, None).has_learnt_chats()
+    [events] = copy.glob("attempts/*/events.jsonl")
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    [prepared] = [line for line in lines if line["event"] == "data_prepared"]
+    assert [source["shape"] for source in prepared["sources"]] == ["text"]
+    for source in prepared["sources"]:
+        source["shape"] = "chats"
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert TrainedPhase.find(copy, None).has_learnt_chats()
+    for words, how in (([], "answers"), (["--no-chat"], "continues what you write")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        assert sample(copy, *words) == 0
+        assert capsys.readouterr().err == f"full at step 3 {how}. An empty line ends it.\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +16,16 @@ from phaseline.training.pipeline.trained_phase import TrainedPhase
 
 
 class Talk:
-    """Continues texts, or answers turns of a dialogue where the tokenizer has a chat template."""
+    """Continues texts, or answers the turns of a dialogue as the chat template writes them."""
 
     def __init__(
-        self, trained: TrainedPhase, *, max_new_tokens: int, temperature: float, seed: int
+        self,
+        trained: TrainedPhase,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        is_chat: bool | None = None,
     ) -> None:
         """Loads the model onto a GPU if there is one.
 
@@ -29,9 +34,10 @@ class Talk:
             max_new_tokens: Tokens per answer, at most.
             temperature: 0 takes the most likely token.
             seed: Of what is drawn.
+            is_chat: Whether a text is a turn of a dialogue; None: if it was trained on chats.
 
         Raises:
-            UsageError: The model cannot write.
+            UsageError: The model cannot write, or a dialogue is wanted without a chat template.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = trained.load_model(device)
@@ -48,7 +54,8 @@ class Talk:
             temperature=temperature,
             seed=seed,
         )
-        self._chat = _chat_tokenizer(trained)
+        is_chat = trained.has_learnt_chats() if is_chat is None else is_chat
+        self._chat = _chat_tokenizer(trained) if is_chat else None
         self._turns: list[dict[str, str]] = []
         self._num_answers = 0
 
@@ -88,14 +95,15 @@ class _ChatCoder:
         return ids
 
 
-def _chat_tokenizer(trained: TrainedPhase) -> Any | None:
-    """transformers' tokenizer of the session if it has a chat template, else None."""
+def _chat_tokenizer(trained: TrainedPhase) -> Any:
+    """transformers' tokenizer of the session, with its chat template."""
+    if trained.tokenizer.settings.chat_template is None:
+        raise UsageError(
+            f"--chat needs a chat template, and the tokenizer of the session at "
+            f"{trained.layout.root} has none. Leave --chat out to have a text continued."
+        )
     with TemporaryDirectory() as folder:
         trained.tokenizer.save(Path(folder))
-        settings = json.loads((Path(folder) / "tokenizer_config.json").read_text("utf-8"))
-        has_template = any(Path(folder).glob("chat_template*")) or settings.get("chat_template")
-        if not has_template:
-            return None
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder)

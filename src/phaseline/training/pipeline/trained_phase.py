@@ -29,6 +29,7 @@ from phaseline.models.build import build_model
 from phaseline.models.skeleton import parameters_without_memory
 from phaseline.session.identity import require_session
 from phaseline.session.layout import SessionLayout
+from phaseline.session.records import read_records
 from phaseline.training.pipeline.content_identity import require_same_tokenizer
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose
 
@@ -99,6 +100,18 @@ class TrainedPhase:
     def section(self) -> PhaseSection:
         """The phase's settings."""
         return next(section for section in self.config.phases if section.name == self.phase)
+
+    def has_learnt_chats(self) -> bool:
+        """Whether this phase, or one before it, was trained on chats."""
+        names = [section.name for section in self.config.phases]
+        until_now = names[: names.index(self.phase) + 1]
+        return any(
+            source["phase"] in until_now and source.get("shape") == "chats"
+            for number in self.layout.attempt_numbers()
+            for event in read_records(self.layout.attempt(number).events_file)
+            if event.get("event") == "data_prepared"
+            for source in event["sources"]
+        )
 
     def build_skeleton(self) -> torch.nn.Module:
         """The bare model without adapters; its parameters hold no memory."""

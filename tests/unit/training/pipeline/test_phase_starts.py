@@ -72,7 +72,7 @@ def test_first_phase_starts_from_the_pretrained_weights_with_grown_embeddings(
 def test_start_of_a_session_tells_what_every_phase_starts_from(still: Still) -> None:
     assert "full starts from the weights of base, and the optimizer begins anew." in still.output
     assert "with their LoRA merged into them, and the optimizer begins anew." in still.output
-    assert "embeddings grown from 250 to 258 rows; the new ones are the mean" in still.output
+    assert "embeddings grown from 250 to 259 rows; the new ones are the mean" in still.output
     assert still.output.count("weights taken from") == 1  # of its own phases the sentence tells
 
 
