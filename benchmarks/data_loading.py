@@ -58,7 +58,7 @@ def _measure(data: PhaseData, num_workers: int, num_steps: int) -> None:
         for step in SEEK_STEPS:
             start = time.perf_counter()
             loader.micro_batch(step, 0)
-            data.target_counts(step)
+            data.unit_counts(step, "tokens")
             seeks.append(f"{1e3 * (time.perf_counter() - start):.1f}")
         # The best of some stretches: the others tell of what else the machine does.
         per_s = max(

@@ -18,20 +18,19 @@ from __future__ import annotations
 
 import torch
 
-from phaseline.objectives.base import TokenBatch
+from phaseline.objectives.base import TokenBatch, TokenObjective
 from phaseline.objectives.token_loss import token_cross_entropy
 
 _FOCUS = 2.0
 
 
-class FocalLoss:
+class FocalLoss(TokenObjective):
     """Scales a target's loss by how far it is from certain.
 
     Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 4.
     """
 
     name = "focal"
-    shape = "text"
 
     def token_losses(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         """Returns the loss of every target, 0 where there is none. [batch, sequence]"""

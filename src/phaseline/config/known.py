@@ -89,9 +89,6 @@ def _betas(example: str) -> Argument:
 
 _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
 
-OBJECTIVES: Mapping[str, tuple[Shape, ...]] = {"causal_lm": ("text",), "sft": ("pairs", "chats")}
-"""Objectives, each with the shapes of the sources it trains on."""
-
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {
         "betas": _betas("[0.9, 0.95]"),

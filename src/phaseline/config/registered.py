@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeVar
 
 from phaseline.config.data_section import SourceSection, TrainingText
-from phaseline.config.known import OBJECTIVES, OPTIMIZERS
+from phaseline.config.known import OPTIMIZERS
+from phaseline.config.known_objectives import OBJECTIVES
 from phaseline.config.known_sources import SOURCES
 from phaseline.config.plugins import Group, find_plugin
 from phaseline.config.sections import Config, PhaseSection

@@ -190,8 +190,8 @@ class KeepBestSection(Section):
 
     metric: str = Field(
         "loss",
-        description="What a validation measures: loss, bits_per_byte, loss_at_A_to_B for each of "
-        "evaluate.position_ranges, or in a mixture loss_SOURCE.",
+        description="What a validation measures: loss, bits_per_byte, perplexity, loss_at_A_to_B for "
+        "each of evaluate.position_ranges, in a mixture loss_SOURCE, or what the objective adds.",
     )
     mode: Literal["min", "max"] = Field("min", description="Whether less of it is better, or more.")
 
@@ -239,6 +239,9 @@ class PhaseSection(Section):
     )
     objective: str = Field(
         examples=["causal_lm"], description="causal_lm, sft, or `module:attribute`."
+    )
+    objective_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further settings of the objective."
     )
     duration: Duration = Field(examples=["400 steps"], description="How long it trains.")
     data: DataSection = Field(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from phaseline.config.batch_layout import BatchLayout
     from phaseline.config.sections import Config, PhaseSection
-    from phaseline.data.rows import Ids, Rows
+    from phaseline.data.rows import Ids, Rows, Unit
 
 
 def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> PhaseData:
@@ -85,7 +85,7 @@ class PhaseData:
         self.layout = layout
         self._rows = [source.train for source in sources]
         self._stream = stream
-        self._counts_of = -1
+        self._counts_of: tuple[int, Unit] = (-1, "tokens")
         self._counts = np.zeros((0, len(sources)), np.int64)
 
         def assembler(rows: Sequence[Rows], sequence_length: int) -> BatchAssembler:
@@ -110,15 +110,19 @@ class PhaseData:
         """(source index, row id) of every row of a step, `[global_size, 2]`, int64."""
         return self._stream.sample_ids(step)
 
-    def target_counts(self, step: int) -> Ids:
-        """Targets with loss in the whole global batch of a step, by source. `[sources]`
+    def unit_counts(self, step: int, unit: Unit) -> Ids:
+        """Units in the whole global batch of a step, by source. `[sources]`
 
         Known without communication; do not write.
+
+        Args:
+            step: Update within the phase, from 0.
+            unit: Targets with loss, pairs of answers, or rows.
         """
         block_idx, place = divmod(step, STEPS_AT_ONCE)
-        if block_idx != self._counts_of:
-            self._counts = self._count(self._stream.block(block_idx))
-            self._counts_of = block_idx
+        if (block_idx, unit) != self._counts_of:
+            self._counts = self._count(self._stream.block(block_idx), unit)
+            self._counts_of = (block_idx, unit)
         counts: Ids = self._counts[place]
         return counts
 
@@ -151,12 +155,12 @@ class PhaseData:
         """
         return self.held_out.prompts(num_prompts)
 
-    def _count(self, block: Ids) -> Ids:
-        """Targets of each step of a block by source. `[steps, sources]`"""
+    def _count(self, block: Ids, unit: Unit) -> Ids:
+        """Units of each step of a block by source. `[steps, sources]`"""
         counts = np.zeros((len(block), len(self._rows)), np.int64)
         for source_idx, rows in enumerate(self._rows):
             steps, places = np.nonzero(block[:, :, 0] == source_idx)
-            of_rows = rows.num_targets(block[steps, places, 1])
+            of_rows = rows.num_units(block[steps, places, 1], unit)
             counts[:, source_idx] = np.bincount(steps, of_rows, len(block)).astype(np.int64)
         counts.flags.writeable = False
         return counts

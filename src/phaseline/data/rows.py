@@ -7,7 +7,7 @@ belongs to another document than its input, and positions begin again with each.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 NO_LOSS = -100
+
+Unit = Literal["tokens", "pairs", "samples"]
+"""What losses are counted in: targets with loss, pairs of answers, or rows."""
 
 
 class RowArrays(NamedTuple):
@@ -53,8 +56,8 @@ class Rows(Protocol):
         """Inputs of the longest of these rows, without padding."""
         ...
 
-    def num_targets(self, ids: Ids) -> Ids:
-        """Targets with loss in each of these rows. `[rows]`"""
+    def num_units(self, ids: Ids, unit: Unit) -> Ids:
+        """Units in each of these rows: targets with loss, pairs of answers, or itself. `[rows]`"""
         ...
 
     def take(self, ids: Ids, time: int, pad_id: int) -> RowArrays:
@@ -89,8 +92,9 @@ class TextWindows:
         """Inputs of the longest of these rows, without padding."""
         return self._sequence_length
 
-    def num_targets(self, ids: Ids) -> Ids:
-        """Targets with loss in each of these rows. `[rows]`"""
+    def num_units(self, ids: Ids, unit: Unit) -> Ids:
+        """Targets with loss in each of these rows; texts have no other unit. `[rows]`"""
+        assert unit == "tokens", f"texts have no {unit}"
         first, end = self._begins_after(ids)
         counts: Ids = self._sequence_length - (end - first)
         return counts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from phaseline.data.rows import NO_LOSS, Ids, RowArrays, spans
+from phaseline.data.rows import NO_LOSS, Ids, RowArrays, Unit, spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,9 +82,14 @@ class SequenceRows:
         """Inputs of the longest of these rows, without padding."""
         return int(self._row_inputs[ids].max())
 
-    def num_targets(self, ids: Ids) -> Ids:
-        """Targets with loss in each of these rows. `[rows]`"""
-        return np.take(self._row_targets, ids)
+    def num_units(self, ids: Ids, unit: Unit) -> Ids:
+        """Units in each of these rows: targets with loss, or pairs of answers. `[rows]`"""
+        if unit == "tokens":
+            return np.take(self._row_targets, ids)
+        has_pairs = unit == "pairs" and self._sequences.per_item == 2
+        assert has_pairs, f"these rows have no {unit}"
+        counts: Ids = (self._offsets[ids + 1] - self._offsets[ids]) // self._sequences.per_item
+        return counts
 
     def take(self, ids: Ids, time: int, pad_id: int) -> RowArrays:
         """These rows, padded on the right to `time`; fresh arrays."""

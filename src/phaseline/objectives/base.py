@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 
 IGNORED_TARGET = -100
 """A target with this value carries no loss."""
+
+Normaliser = Literal["tokens", "pairs", "samples"]
+"""What a mean is taken over: targets with loss, pairs of answers, or samples."""
 
 
 class TokenBatch(Protocol):
@@ -33,16 +38,62 @@ class TokenBatch(Protocol):
         """Which document of its row each input belongs to, from 0; None as `position_ids`."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What an objective makes of a batch.
+
+    Attributes:
+        values: Loss of every unit, fp32, 0 where there is none. `[rows, units]`
+        is_unit: Which of these are units; None: those with a target, of a token objective.
+            `[rows, units]`, bool
+        measures: Sums over this batch's units, one for each of the objective's `measures`,
+            detached; None if it has none. `[measures]`, fp32
+    """
+
+    values: torch.Tensor
+    is_unit: torch.Tensor | None = None
+    measures: torch.Tensor | None = None
+
+
 class Objective(Protocol):
-    """Turns a batch into losses. It keeps no state and calls no collective."""
+    """Turns a batch into losses. It keeps no state of training and calls no collective."""
 
     name: str
-    shape: str
-    """The shape of data that it trains on: `text` or `pairs`."""
+    shapes: tuple[str, ...]
+    """The shapes of data that it trains on, as `text` or `pairs`."""
+    normaliser: Normaliser
+    """What its units are. The loop sums the losses and divides once by the units of the whole
+    global batch, so that neither the layout of the ranks nor ragged rows weigh in."""
+    measures: tuple[str, ...]
+    """What it sums beside the loss; each is reported as its mean over the units."""
+
+    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
+        """Runs the model on a batch."""
+
+    def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What is reported beside the loss.
+
+        Args:
+            means: Of `loss` and of every measure, over all units of all ranks.
+        """
+
+
+class TokenObjective:
+    """An objective whose units are tokens; a subclass says what the loss of each is."""
+
+    name: str
+    shapes: tuple[str, ...] = ("text",)
+    normaliser: Normaliser = "tokens"
+    measures: tuple[str, ...] = ()
 
     def token_losses(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-        """Returns the loss of every target, fp32, 0 where there is none. [batch, sequence]
+        """Returns the loss of every target, fp32, 0 where there is none. `[batch, sequence]`"""
+        raise NotImplementedError
 
-        The loop sums it and divides once by the number of targets of the whole global batch,
-        so that neither the layout of the ranks nor ragged rows weigh in.
-        """
+    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
+        """Runs the model on a batch."""
+        return Losses(self.token_losses(model, batch))
+
+    def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What is reported beside the loss: every measure as it is."""
+        return {name: means[name] for name in self.measures}

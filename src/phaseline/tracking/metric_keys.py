@@ -19,6 +19,7 @@ class Metric(NamedTuple):
         unit: Of its value; "1" for a number without one, as a share.
         meaning: What it says.
         is_timing: Whether it was measured and differs from run to run.
+        objective: The objective that has it; empty: all.
     """
 
     group: str
@@ -26,6 +27,7 @@ class Metric(NamedTuple):
     unit: str
     meaning: str
     is_timing: bool = False
+    objective: str = ""
 
     def key(self, phase: str, *, source: str = "") -> str:
         """As it stands in a record; one that is measured of each source needs its name."""
@@ -116,6 +118,7 @@ VALIDATION_LOSS = Metric("validation", "loss", "nats", "Mean over all held-out t
 VALIDATION_LOSS_OF = Metric(
     "validation", "loss_SOURCE", "nats", "Mean over one source's targets, in a mixture."
 )
+PERPLEXITY = Metric("validation", "perplexity", "1", "e to the loss; of losses of tokens.")
 BITS_PER_BYTE = Metric(
     "validation", "bits_per_byte", "bits/byte", "Loss per byte of text, whatever the tokens."
 )

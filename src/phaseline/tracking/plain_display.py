@@ -63,9 +63,10 @@ class PlainDisplay:
             self._show_rest()
 
     def _show_rest(self) -> None:
-        if self._unshown is not None:
-            self.note(progress_line(self._unshown))
-            self._unshown = None
+        # Forgotten first: what a Ctrl-C interrupts here is not written a second time.
+        rest, self._unshown = self._unshown, None
+        if rest is not None:
+            self.note(progress_line(rest))
 
 
 def progress_line(progress: Progress) -> str:

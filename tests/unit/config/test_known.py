@@ -13,17 +13,18 @@ from phaseline.config.known import (
     DEEPSPEED_REFUSED,
     DEEPSPEED_SETTINGS,
     NUM_BYTES,
-    OBJECTIVES,
     OPTIMIZERS,
     OWN_EOS,
     OWN_PAD,
     OWN_TURN,
     Argument,
 )
+from phaseline.config.known_objectives import OBJECTIVES
 from phaseline.config.known_sources import SOURCES
 
 _OWNERS = {
     **OPTIMIZERS,
+    **{name: objective.arguments for name, objective in OBJECTIVES.items()},
     **{name: source.arguments for name, source in SOURCES.items()},
     "deepspeed": DEEPSPEED_SETTINGS,
 }

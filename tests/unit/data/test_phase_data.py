@@ -113,7 +113,7 @@ def test_global_batch_is_the_same_when_the_layout_is_any(
     data = _open(config, layout)
     assert _global_batch(data, layout, step) == expected
     num_targets = sum(target != NO_LOSS for _, targets in expected for target in targets)
-    assert data.target_counts(step).sum() == num_targets
+    assert data.unit_counts(step, "tokens").sum() == num_targets
 
 
 def test_epoch_covers_every_window_once_when_text_is_trained(text_config: Config) -> None:

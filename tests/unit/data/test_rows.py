@@ -31,7 +31,7 @@ def test_windows_predict_every_next_token_within_its_document_when_cut_anywhere(
     ]
     assert targets.ravel().tolist() == expected
     counts = [sum(target != NO_LOSS for target in row) for row in targets.tolist()]
-    assert rows.num_targets(ids).tolist() == counts
+    assert rows.num_units(ids, "tokens").tolist() == counts
     assert rows.num_useful == sum(counts)
     # Positions begin again with each window, and in it with each document.
     begins = [idx for idx in range(covered) if idx % length == 0 or tokens[idx - 1] == EOS]

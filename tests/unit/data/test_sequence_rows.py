@@ -66,7 +66,7 @@ def test_rows_hold_every_sequence_once_with_its_own_targets_when_packed_anyhow(
         ids = np.array([idx])
         assert rows.max_length(ids) == sum(len(inputs) for inputs, _ in row)
         learnt = sum(target != NO_LOSS for _, targets in row for target in targets)
-        assert rows.num_targets(ids).tolist() == [learnt]
+        assert rows.num_units(ids, "tokens").tolist() == [learnt]
 
 
 @given(documents=SEQUENCES, length=st.integers(2, 40))
@@ -118,9 +118,9 @@ def test_targets_are_counted_alike_when_a_store_is_counted_in_parts(
 ) -> None:
     documents = [[7] * (idx % 5) + [100] * (idx % 7) for idx in range(200)]
     ids = np.arange(_rows("pairs", documents, 9, "alone").num_rows)
-    whole = _rows("pairs", documents, 9, "alone").num_targets(ids)
+    whole = _rows("pairs", documents, 9, "alone").num_units(ids, "tokens")
     monkeypatch.setattr(sequence_rows, "_TOKENS_AT_ONCE", 3)
-    assert _rows("pairs", documents, 9, "alone").num_targets(ids).tolist() == whole.tolist()
+    assert _rows("pairs", documents, 9, "alone").num_units(ids, "tokens").tolist() == whole.tolist()
 
 
 def test_most_positions_are_useful_when_pairs_are_ragged() -> None:

@@ -153,7 +153,7 @@ def test_every_sample_comes_once_per_epoch_in_its_share_and_sees_no_other(
                 learnt[source] += sum(target != NO_LOSS for target in segment[1])
             counts = np.array([len(found) for found in seen])
             assert np.abs(counts - shares * counts.sum()).max() < 1
-        assert data.target_counts(step).tolist() == learnt.tolist()
+        assert data.unit_counts(step, "tokens").tolist() == learnt.tolist()
         step += 1
         gone_through = [len(found) / n for found, n in zip(seen, num_rows, strict=True)]
         assert data.epochs(step) == gone_through

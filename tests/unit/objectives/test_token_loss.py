@@ -69,7 +69,7 @@ def test_token_losses_equal_the_definition_and_are_zero_where_ignored(
     logits = torch.randn(2, 4, 5)
     targets = torch.tensor([[1, -100, 4, 0], [-100, -100, -100, 2]])
     rows = Batch(torch.zeros(2, 4, dtype=torch.int64), targets, 2)
-    losses = build_objective(name, path="p").token_losses(Fixed(logits, wrapped=wrapped), rows)
+    losses = build_objective(name, path="p").losses(Fixed(logits, wrapped=wrapped), rows).values
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, torch.tensor(reference(logits, targets)))
     assert losses[targets == -100].tolist() == [0.0] * 4

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import nearest_or_all
-
-_MEASURED = ("loss", "bits_per_byte")
+from phaseline.config.known_objectives import OBJECTIVES
 
 
 def best_is_looked_for(place: Place) -> Iterator[Finding]:
@@ -29,8 +28,12 @@ def best_metric_is_measured(place: Place) -> Iterator[Finding]:
         return
     ranges = place.phase.evaluate.position_ranges
     sources = place.phase.data.source_names
+    objective = OBJECTIVES.get(place.phase.objective)
+    if objective is None:
+        return  # one of the user's own measures what it says when it runs
     known = [
-        *_MEASURED,
+        "loss",
+        *objective.metrics,
         *(f"loss_at_{re.sub('-', '_to_', item)}" for item in ranges),
         *(f"loss_{name}" for name in sources if len(sources) > 1),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES
+from phaseline.config.known_objectives import shapes_of
 from phaseline.config.known_sources import SHAPE_WORDS, known_shape
 
 _HAS_ANSWERS = {"pairs", "chats"}
@@ -41,7 +41,7 @@ def held_out_is_said_once(place: Place) -> Iterator[Finding]:
 def held_out_source_has_the_objective_shape(place: Place) -> Iterator[Finding]:
     """What is validated on has the shape of what is trained on."""
     held_out = place.phase.data.held_out
-    wanted = OBJECTIVES.get(place.phase.objective)
+    wanted = shapes_of(place.phase.objective)
     if held_out is None or held_out.source is None or wanted is None:
         return
     shape = known_shape(held_out.source, held_out.arguments)
@@ -57,7 +57,7 @@ def held_out_source_has_the_objective_shape(place: Place) -> Iterator[Finding]:
 
 def learn_has_an_effect(place: Place) -> Iterator[Finding]:
     """Only pairs and chats have something that need not be learnt."""
-    wanted = OBJECTIVES.get(place.phase.objective)
+    wanted = shapes_of(place.phase.objective)
     data = place.phase.data
     if "learn" in data.model_fields_set and wanted is not None and not _HAS_ANSWERS & {*wanted}:
         words = " or ".join(SHAPE_WORDS[one] for one in wanted)

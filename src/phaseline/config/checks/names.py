@@ -10,7 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES, OPTIMIZERS, Argument
+from phaseline.config.known import OPTIMIZERS, Argument
+from phaseline.config.known_objectives import OBJECTIVES
 from phaseline.config.known_sources import SOURCES
 from phaseline.config.plugins import Group, find_plugin, plugin_names
 from phaseline.config.sections import Config
@@ -49,7 +50,11 @@ def exported_phases_exist(config: Config) -> Iterator[Finding]:
 
 def objective_is_known(place: Place) -> Iterator[Finding]:
     """An objective is built in or can be found."""
-    yield from _check_name(place.phase.objective, place.loc("objective"), "objectives", OBJECTIVES)
+    name = place.phase.objective
+    yield from _check_name(name, place.loc("objective"), "objectives", OBJECTIVES)
+    if name in OBJECTIVES:
+        loc, given = place.loc("objective_arguments"), place.phase.objective_arguments
+        yield from _check_arguments(name, given, OBJECTIVES[name].arguments, loc)
 
 
 def optimizer_is_known(place: Place) -> Iterator[Finding]:
@@ -214,7 +219,7 @@ def _check_arguments(
             yield Finding(
                 (*loc, key),
                 f"is missing, and {name} needs it",
-                f"Add for example `arguments: {{{key}: {argument.example}}}`.",
+                f"Add for example `{loc[-1]}: {{{key}: {argument.example}}}`.",
             )
 
 
@@ -227,7 +232,7 @@ def _value_text(value: object) -> str:
 
 def nearest_or_all(name: str, known: Collection[str], lead: str) -> str:
     """A hint at the name that was meant, or else at all of them."""
-    return _nearest(name, known) or f"{lead} {', '.join(known)}."
+    return _nearest(name, known) or f"{lead} {', '.join(known) or 'none'}."
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:

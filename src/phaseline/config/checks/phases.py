@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.known import OBJECTIVES
+from phaseline.config.known_objectives import shapes_of
 
 
 def profiled_steps_are_inside(place: Place) -> Iterator[Finding]:
@@ -39,7 +39,7 @@ def held_out_prompts_have_pairs(place: Place) -> Iterator[Finding]:
     samples = place.phase.evaluate.samples
     if samples is None or samples.held_out_prompts == 0:
         return
-    if OBJECTIVES.get(place.phase.objective) == ("text",):
+    if shapes_of(place.phase.objective) == ("text",):
         yield Finding(
             place.loc("evaluate", "samples", "held_out_prompts"),
             f"is {samples.held_out_prompts}, but {place.phase.objective} trains on text, "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import nearest_or_all
-from phaseline.config.known import OBJECTIVES
+from phaseline.config.known_objectives import shapes_of
 from phaseline.config.known_sources import (
     IMAGE_ARGUMENTS,
     LABEL_ARGUMENTS,
@@ -25,7 +25,7 @@ _ALL_ROLES = ("id", *dict.fromkeys(role for roles in ROLES.values() for role in 
 
 def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
     """As far as the configuration says it; others tell their shape when they are built."""
-    wanted = OBJECTIVES.get(place.phase.objective)
+    wanted = shapes_of(place.phase.objective)
     for source_idx, entry in enumerate(place.phase.data.sources):
         shape = known_shape(entry.source, entry.arguments)
         if wanted is None or shape is None or shape in wanted:

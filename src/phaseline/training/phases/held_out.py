@@ -9,14 +9,17 @@ import torch
 
 from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
-from phaseline.objectives.base import IGNORED_TARGET
+from phaseline.objectives.base import IGNORED_TARGET, Losses, Objective
+
+_MOST_EXPONENT = 700.0  # of what a float holds
 
 
 class HeldOutTotals:
-    """Sums over targets on the device; the means are taken once, over all ranks."""
+    """Sums over units, as targets, on the device; the means are taken once, over all ranks."""
 
     def __init__(
         self,
+        objective: Objective,
         token_bytes: torch.Tensor,
         position_ranges: Sequence[str],
         source_names: Sequence[str],
@@ -25,12 +28,15 @@ class HeldOutTotals:
         """Starts at zero.
 
         Args:
+            objective: What the losses are of.
             token_bytes: Bytes that each token stands for. [vocabulary], int
             position_ranges: As `512-1023`; their losses are also reported alone. Positions are
                 those that the model sees: where documents are kept apart, in the document.
             source_names: Of each source; if there are several, their losses are also reported.
             device: Where batches lie.
         """
+        self._objective = objective
+        self._counts_tokens = objective.normaliser == "tokens"
         self._token_bytes = token_bytes.to(device=device, dtype=torch.float64)
         self._source_keys = [f"loss_{name}" for name in source_names if len(source_names) > 1]
         self._range_keys = [f"loss_at_{item.replace('-', '_to_')}" for item in position_ranges]
@@ -39,42 +45,56 @@ class HeldOutTotals:
             for first, last in (item.split("-") for item in position_ranges)
         ]
         num_parts = 1 + len(self._source_keys) + len(self._bounds)
-        self._totals = torch.zeros(1 + 2 * num_parts, dtype=torch.float64, device=device)
+        num_sums = 1 + len(objective.measures) + 2 * num_parts
+        self._totals = torch.zeros(num_sums, dtype=torch.float64, device=device)
 
-    def add(self, losses: torch.Tensor, batch: Batch) -> None:
+    def add(self, losses: Losses, batch: Batch) -> None:
         """Counts one batch.
 
         Args:
-            losses: Loss of every target, 0 where there is none. [batch, sequence]
-            batch: The batch that they belong to.
+            losses: What the objective made of it.
+            batch: The batch.
         """
-        counted = batch.targets != IGNORED_TARGET
-        losses = losses.double()
-        num_bytes = self._token_bytes[batch.targets.clamp(min=0)] * counted
-        sums = [num_bytes.sum()]
-        for part in (counted, *self._parts(batch, counted)):
-            sums += [(losses * part).sum(), part.sum()]
+        is_unit = batch.targets != IGNORED_TARGET if losses.is_unit is None else losses.is_unit
+        values = losses.values.double()
+        num_bytes = torch.zeros((), device=values.device)
+        if self._counts_tokens:
+            num_bytes = (self._token_bytes[batch.targets.clamp(min=0)] * is_unit).sum()
+        sums = [num_bytes, *(() if losses.measures is None else losses.measures)]
+        for part in (is_unit, *self._parts(batch, is_unit)):
+            sums += [(values * part).sum(), part.sum()]
         self._totals += torch.stack([value.double() for value in sums])
 
     def metrics(self, prefix: str, world: World) -> dict[str, float]:
         """Returns the means over all ranks, under `prefix/`. **Ranks:** all. One collective."""
         totals = world.all_reduce_sum(self._totals.clone()).cpu().tolist()
-        num_bytes, loss, num_targets, *parts = totals
-        found = {f"{prefix}/loss": loss / num_targets if num_targets else math.nan}
+        names = self._objective.measures
+        num_bytes, measures, rest = totals[0], totals[1 : 1 + len(names)], totals[1 + len(names) :]
+        loss, num_units, *parts = rest
+        mean = loss / num_units if num_units else math.nan
+        found = {f"{prefix}/loss": mean}
+        if self._counts_tokens and num_units:
+            found[f"{prefix}/perplexity"] = math.exp(mean) if mean < _MOST_EXPONENT else math.inf
         if num_bytes:
             found[f"{prefix}/bits_per_byte"] = loss / math.log(2) / num_bytes
+        if num_units:
+            means = {name: value / num_units for name, value in zip(names, measures, strict=True)}
+            reported = self._objective.metrics({"loss": mean, **means})
+            found |= {f"{prefix}/{name}": value for name, value in reported.items()}
         keys = [*self._source_keys, *self._range_keys]
-        for key, part_loss, part_targets in zip(keys, parts[::2], parts[1::2], strict=True):
-            if part_targets:
-                found[f"{prefix}/{key}"] = part_loss / part_targets
+        for key, part_loss, part_units in zip(keys, parts[::2], parts[1::2], strict=True):
+            if part_units:
+                found[f"{prefix}/{key}"] = part_loss / part_units
         return found
 
     def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Which targets count in each part that is reported alone. [batch, sequence]"""
+        """Which units count in each part that is reported alone. [rows, units]"""
         if self._source_keys:
             assert batch.source_ids is not None
             for source_idx in range(len(self._source_keys)):
                 yield counted & (batch.source_ids == source_idx).unsqueeze(1)
+        if not self._bounds:
+            return
         positions = batch.position_ids
         if positions is None:
             positions = torch.arange(counted.shape[1], device=counted.device)

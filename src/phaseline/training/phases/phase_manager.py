@@ -86,28 +86,28 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         runtime = self.runtime
         engine, position, world = runtime.engine, runtime.position, runtime.world
         step = position.phase_step
-        num_targets = runtime.data.target_counts(step).tolist()
-        # The engine averages over ranks; the loss is a sum over targets, divided once by the
-        # targets of the whole global batch. So neither ranks nor ragged rows weigh in.
-        scale = world.dp_world_size / sum(num_targets)
+        num_units = runtime.data.unit_counts(step, runtime.objective.normaliser).tolist()
+        # The engine averages over ranks; the loss is a sum over units, as targets, divided once
+        # by the units of the whole global batch. So neither ranks nor ragged rows weigh in.
+        scale = world.dp_world_size / sum(num_units)
         num_micro_steps = runtime.layout.accumulation_steps
-        losses: list[torch.Tensor] = []
+        sums: list[torch.Tensor] = []
         for micro_step in range(num_micro_steps):
             batch = self.fetch(step, micro_step)
             self.seed_micro_step(step, micro_step)
             engine.begin_micro_step(is_last=micro_step == num_micro_steps - 1)
-            token_losses = runtime.objective.token_losses(engine.model, batch)
-            loss = token_losses.sum()
+            losses = runtime.objective.losses(engine.model, batch)
+            loss = losses.values.sum()
             engine.backward(loss * scale)
-            losses.append(self.loss_by_source(loss, token_losses, batch))
+            sums.append(self.sums_of(loss, losses, batch))
         lr = runtime.plan.learning_rate(step + 1)
         for group in engine.param_groups:
             group["lr"] = lr
         report = engine.step()
         position.advance(tokens=runtime.plan.tokens_per_step, skipped=report.skipped)
         runtime.step_metrics.add(
-            sum(losses[1:], losses[0]),
-            num_targets=num_targets,
+            sum(sums[1:], sums[0]),
+            num_units=num_units,
             lr=lr,
             report=report,
             counters=(position.phase_step, position.global_step, position.tokens),
@@ -141,6 +141,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         evaluate = runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
         totals = HeldOutTotals(
+            runtime.objective,
             torch.as_tensor(runtime.data.token_bytes),
             evaluate.position_ranges,
             runtime.data.source_names,
@@ -152,7 +153,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                     return None
                 batch = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
                 batch = batch.to(world.device)
-                totals.add(runtime.objective.token_losses(runtime.engine.model, batch), batch)
+                totals.add(runtime.objective.losses(runtime.engine.model, batch), batch)
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         runtime.position.validation_loss = metrics[f"{prefix}/loss"]

@@ -13,14 +13,15 @@ from phaseline.distributed.world import World
 
 
 class StepRow(NamedTuple):
-    """One step as it is read: the loss is the mean over the targets of all ranks.
+    """One step as it is read: the loss is the mean over the units of all ranks.
 
     Attributes:
         phase_step: Steps of the phase that are done with it.
         global_step: Steps of the session that are done with it.
         tokens: Tokens of the session that are consumed with it.
-        loss: Mean over all targets of the global batch.
-        source_losses: The same of each source; None of one that had no target.
+        loss: Mean over all units of the global batch, as tokens that are targets.
+        source_losses: The same of each source; None of one that had no unit.
+        measures: Means of what the objective measures besides.
         lr: Learning rate that the update used.
         grad_norm: 2-norm of the gradient before clipping.
         skipped: Whether the update was left out.
@@ -32,6 +33,7 @@ class StepRow(NamedTuple):
     tokens: int
     loss: float
     source_losses: tuple[float | None, ...]
+    measures: tuple[float, ...]
     lr: float
     grad_norm: float
     skipped: bool
@@ -49,14 +51,14 @@ class StepMetrics:
         """Starts empty."""
         self.beside: list[float] = []
         self._world = world
-        self._losses: list[torch.Tensor] = []
+        self._sums: list[torch.Tensor] = []
         self._facts: list[tuple[int, int, int, list[int], float, StepReport, float]] = []
 
     def add(
         self,
-        loss_sums: torch.Tensor,
+        sums: torch.Tensor,
         *,
-        num_targets: list[int],
+        num_units: list[int],
         lr: float,
         report: StepReport,
         counters: tuple[int, int, int],
@@ -64,15 +66,15 @@ class StepMetrics:
         """Keeps one step; nothing is read from the device.
 
         Args:
-            loss_sums: This rank's summed loss of the step, detached. [sources], or a scalar if
-                there is one.
-            num_targets: Targets of the whole global batch, by source.
+            sums: This rank's sums over the step, detached: the loss of each source, then what
+                the objective measures. [sources + measures], or a scalar if there is one.
+            num_units: Units of the whole global batch, by source.
             lr: Learning rate that the update used.
             report: What the engine did.
             counters: Phase step, global step and tokens after the step.
         """
-        self._losses.append(loss_sums)
-        self._facts.append((*counters, num_targets, lr, report, time.time()))
+        self._sums.append(sums)
+        self._facts.append((*counters, num_units, lr, report, time.time()))
 
     @property
     def is_empty(self) -> bool:
@@ -87,30 +89,31 @@ class StepMetrics:
         """
         if not self._facts:
             return []
-        losses = torch.stack(self._losses).double().view(len(self._losses), -1)
-        more = torch.tensor(beside, dtype=losses.dtype, device=losses.device)
-        summed = self._world.all_reduce_sum(torch.cat([losses.flatten(), more])).cpu().tolist()
-        sums, self.beside = _in_rows(summed, losses.shape[1], len(losses))
+        mine = torch.stack(self._sums).double().view(len(self._sums), -1)
+        more = torch.tensor(beside, dtype=mine.dtype, device=mine.device)
+        summed = self._world.all_reduce_sum(torch.cat([mine.flatten(), more])).cpu().tolist()
+        sums, self.beside = _in_rows(summed, mine.shape[1], len(mine))
         rows = [
             StepRow(
                 phase_step=phase_step,
                 global_step=global_step,
                 tokens=tokens,
-                loss=sum(loss_sums) / sum(num_targets),
+                loss=sum(of_step[: len(num_units)]) / sum(num_units),
                 source_losses=tuple(
                     loss_sum / count if count else None
-                    for loss_sum, count in zip(loss_sums, num_targets, strict=True)
+                    for loss_sum, count in zip(of_step, num_units, strict=False)
                 ),
+                measures=tuple(value / sum(num_units) for value in of_step[len(num_units) :]),
                 lr=lr,
                 grad_norm=report.grad_norm,
                 skipped=report.skipped,
                 ended=ended,
             )
-            for loss_sums, (phase_step, global_step, tokens, num_targets, lr, report, ended) in zip(
+            for of_step, (phase_step, global_step, tokens, num_units, lr, report, ended) in zip(
                 sums, self._facts, strict=True
             )
         ]
-        self._losses.clear()
+        self._sums.clear()
         self._facts.clear()
         return rows
 

@@ -7,6 +7,7 @@ import torch
 from phaseline.data.batch import Batch
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import IGNORED_TARGET
+from phaseline.objectives.token_loss import token_cross_entropy
 from phaseline.training.phases.runtime import PhaseRuntime
 
 _TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
@@ -100,7 +101,10 @@ class DocumentTrial:
     def _losses(self, batch: Batch) -> torch.Tensor:
         runtime = self._runtime
         batch = batch.to(runtime.world.device)
-        return runtime.objective.token_losses(runtime.engine.model, batch)
+        objective, model = runtime.objective, runtime.engine.model
+        if objective.normaliser != "tokens":
+            return token_cross_entropy(model, batch)
+        return objective.losses(model, batch).values
 
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime

@@ -218,8 +218,12 @@ class ModelBuilding:
             stateful.load_state_dict(reader.state["stateful"])
 
     def _objective(self, phase_idx: int) -> Objective:
-        name = self._configuration.config.phases[phase_idx].objective
-        return build_objective(name, path=f"phases[{phase_idx}].objective")
+        section = self._configuration.config.phases[phase_idx]
+        return build_objective(
+            section.objective,
+            section.objective_arguments,
+            path=f"phases[{phase_idx}].objective",
+        )
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
         config = self._configuration.config

@@ -85,7 +85,7 @@ class PhaseValidation:
         for micro_step in range(layout.accumulation_steps):
             batch = self._worst_batch(layout.micro_size, sequence_length)
             engine.begin_micro_step(is_last=micro_step == layout.accumulation_steps - 1)
-            loss = runtime.objective.token_losses(engine.model, batch).sum()
+            loss = runtime.objective.losses(engine.model, batch).values.sum()
             engine.backward(loss / num_targets)
         for group in engine.param_groups:
             group["lr"] = runtime.plan.learning_rate(1)
@@ -106,7 +106,7 @@ class PhaseValidation:
             evaluate.sequence_length or runtime.section.data.sequence_length,
         )
         with torch.no_grad():
-            runtime.objective.token_losses(runtime.engine.model, batch)
+            runtime.objective.losses(runtime.engine.model, batch)
 
     def _keep_documents_apart(self) -> None:
         if self._shares_rows():

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
 
 from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
+from phaseline.objectives.base import Losses, Normaliser, TokenObjective
+from phaseline.objectives.causal_lm import CausalLM
 from phaseline.training.phases.held_out import HeldOutTotals
 
 CPU = torch.device("cpu")
@@ -20,10 +23,10 @@ def batch_of(targets: torch.Tensor) -> Batch:
 def totals_of(
     losses: torch.Tensor, targets: torch.Tensor, size: int, *ranges: str
 ) -> HeldOutTotals:
-    totals = HeldOutTotals(TOKEN_BYTES, ranges, ["only"], CPU)
+    totals = HeldOutTotals(CausalLM(), TOKEN_BYTES, ranges, ["only"], CPU)
     for first in range(0, len(losses), size):
         rows = slice(first, first + size)
-        totals.add(losses[rows], batch_of(targets[rows]))
+        totals.add(Losses(losses[rows]), batch_of(targets[rows]))
     return totals
 
 
@@ -34,6 +37,7 @@ def test_totals_are_the_means_taken_by_hand(world: World) -> None:
     num_bytes = 1 + 2 + 5 + 0 + 2
     assert found == {
         "a/validation/loss": pytest.approx(15 / 5),
+        "a/validation/perplexity": pytest.approx(math.exp(15 / 5)),
         "a/validation/bits_per_byte": pytest.approx(15 / math.log(2) / num_bytes),
         "a/validation/loss_at_0_to_0": pytest.approx((1 + 3) / 2),
         "a/validation/loss_at_1_to_2": pytest.approx((2 + 4 + 5) / 3),
@@ -61,7 +65,7 @@ def test_totals_can_be_read_twice(world: World) -> None:
 
 
 def test_totals_are_nan_and_name_no_range_when_nothing_was_counted(world: World) -> None:
-    found = HeldOutTotals(TOKEN_BYTES, ["4-5"], ["only"], CPU).metrics("p", world)
+    found = HeldOutTotals(CausalLM(), TOKEN_BYTES, ["4-5"], ["only"], CPU).metrics("p", world)
     assert list(found) == ["p/loss"]
     assert math.isnan(found["p/loss"])
 
@@ -86,7 +90,7 @@ def test_every_example_counts_once_for_any_ranks_batches_and_sizes(
     torch.manual_seed(size)
     losses, targets = torch.rand(size, 5), torch.randint(4, (size, 5))
     sources = sources_of(size)
-    totals = HeldOutTotals(TOKEN_BYTES, ["1-3"], ["a", "b", "c"], CPU)
+    totals = HeldOutTotals(CausalLM(), TOKEN_BYTES, ["1-3"], ["a", "b", "c"], CPU)
     for batch_idx in range(-(-size // (num_ranks * micro_size))):
         for rank in range(num_ranks):
             first = (batch_idx * num_ranks + rank) * micro_size
@@ -94,7 +98,7 @@ def test_every_example_counts_once_for_any_ranks_batches_and_sizes(
             missing = micro_size - len(losses[rows])
             filled = torch.nn.functional.pad
             totals.add(
-                filled(losses[rows], (0, 0, 0, missing)),
+                Losses(filled(losses[rows], (0, 0, 0, missing))),
                 Batch(
                     torch.zeros(micro_size, 5, dtype=torch.int64),
                     filled(targets[rows], (0, 0, 0, missing), value=-100),
@@ -104,6 +108,7 @@ def test_every_example_counts_once_for_any_ranks_batches_and_sizes(
             )
     expected = {
         "p/loss": losses.mean().item(),
+        "p/perplexity": math.exp(losses.mean().item()),
         "p/loss_at_1_to_3": losses[:, 1:4].mean().item(),
         **{
             f"p/loss_{name}": losses[sources == idx].mean().item()
@@ -118,10 +123,41 @@ def test_every_example_counts_once_for_any_ranks_batches_and_sizes(
 
 def test_ranges_are_of_positions_in_the_document_when_rows_hold_several(world: World) -> None:
     losses, targets = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.zeros(1, 4, dtype=torch.int64)
-    totals = HeldOutTotals(TOKEN_BYTES, ["0-0", "1-1", "2-2"], ["only"], CPU)
+    totals = HeldOutTotals(CausalLM(), TOKEN_BYTES, ["0-0", "1-1", "2-2"], ["only"], CPU)
     positions = torch.tensor([[0, 1, 0, 1]])
-    totals.add(losses, Batch(targets, targets, 1, position_ids=positions))
+    totals.add(Losses(losses), Batch(targets, targets, 1, position_ids=positions))
     found = totals.metrics("p", world)
     assert found["p/loss_at_0_to_0"] == 2.5
     assert found["p/loss_at_1_to_1"] == 5.0
     assert "p/loss_at_2_to_2" not in found
+
+
+class Pairs(TokenObjective):
+    """Counts pairs, and whether each was told right."""
+
+    name = "pairs"
+    normaliser: Normaliser = "pairs"
+    measures: tuple[str, ...] = ("accuracy", "margin")
+
+    def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {"accuracy": means["accuracy"], "margin_over_loss": means["margin"] / means["loss"]}
+
+
+def test_losses_of_pairs_are_means_over_pairs_and_say_nothing_of_bytes(world: World) -> None:
+    totals = HeldOutTotals(Pairs(), TOKEN_BYTES, [], ["a", "b"], CPU)
+    values = torch.tensor([[1.0, 3.0], [8.0, 0.0]])
+    is_unit = torch.tensor([[True, True], [True, False]])
+    batch = Batch(
+        torch.zeros(2, 4, dtype=torch.int64),
+        torch.zeros(2, 4, dtype=torch.int64),
+        2,
+        source_ids=torch.tensor([0, 1]),
+    )
+    totals.add(Losses(values, is_unit, torch.tensor([2.0, 24.0])), batch)
+    assert totals.metrics("p", world) == {
+        "p/loss": 4.0,
+        "p/accuracy": pytest.approx(2 / 3),
+        "p/margin_over_loss": 2.0,
+        "p/loss_a": 2.0,
+        "p/loss_b": 8.0,
+    }

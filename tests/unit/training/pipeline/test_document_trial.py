@@ -144,9 +144,9 @@ def test_two_documents_give_the_losses_that_they_have_apart() -> None:
     batch = two_documents(first, second)
     assert batch.document_ids is not None
     assert batch.document_ids[0].tolist() == [0] * 5 + [1] * 8
-    losses = objective.token_losses(model, batch)
+    losses = objective.losses(model, batch).values
     for document, columns in ((first, slice(0, 5)), (second, slice(5, 13))):
         alone = two_documents(document, document[:, :1])
         torch.testing.assert_close(
-            losses[:, columns], objective.token_losses(model, alone), rtol=0, atol=1e-5
+            losses[:, columns], objective.losses(model, alone).values, rtol=0, atol=1e-5
         )

@@ -74,7 +74,7 @@ def add_steps(runtime: PhaseRuntime, count: int) -> None:
         position = runtime.position
         runtime.step_metrics.add(
             torch.tensor(256.0),
-            num_targets=[128],
+            num_units=[128],
             lr=0.5,
             report=StepReport(1.5, False),
             counters=(position.phase_step, position.global_step, position.tokens),
@@ -115,7 +115,7 @@ def test_metrics_count_the_skipped_steps_of_the_phase_up_to_each_step(
         runtime.position.advance(tokens=128, skipped=skipped)
         runtime.step_metrics.add(
             torch.tensor(1.0),
-            num_targets=[1],
+            num_units=[1],
             lr=0.5,
             report=StepReport(1.0, skipped),
             counters=(runtime.position.phase_step, 0, 0),
