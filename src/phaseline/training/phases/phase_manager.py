@@ -16,6 +16,7 @@ from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.position import Unfinished
 from phaseline.training.phases.sampling import Sampler
+from phaseline.training.phases.step_metrics import sums_of
 
 
 class PhaseEnding(Enum):
@@ -99,7 +100,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             losses = runtime.objective.losses(engine.model, batch)
             loss = losses.values.sum()
             engine.backward(loss * scale)
-            sums.append(self.sums_of(loss, losses, batch))
+            sums.append(sums_of(loss, losses, batch.source_ids, len(num_units)))
         lr = runtime.plan.learning_rate(step + 1)
         for group in engine.param_groups:
             group["lr"] = lr
@@ -138,7 +139,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         runtime.position.unfinished = Unfinished.VALIDATION
         runtime.stop.begin()
         world, held_out = runtime.world, runtime.data.held_out
-        evaluate = runtime.section.evaluate
+        position, evaluate = runtime.position, runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
         totals = HeldOutTotals(
             runtime.objective,
@@ -151,13 +152,12 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
                 if runtime.stop.agreed():
                     return None
-                batch = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
-                batch = batch.to(world.device)
+                mine = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
+                batch = mine.to(world.device)
                 totals.add(runtime.objective.losses(runtime.engine.model, batch), batch)
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
-        runtime.position.validation_loss = metrics[f"{prefix}/loss"]
-        position = runtime.position
+        position.validation_loss = metrics[f"{prefix}/loss"]
         position.unfinished = Unfinished.NOTHING
         position.validation = {
             key.removeprefix(f"{prefix}/"): value
@@ -171,7 +171,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             f"{key.rpartition('/')[2].replace('_', ' ')} {value:.4f}"
             for key, value in metrics.items()
         )
-        self.say(f"{runtime.section.name} step {runtime.position.phase_step}: validation {shown}")
+        self.say(f"{runtime.section.name} step {position.phase_step}: validation {shown}")
         return metrics
 
     def save(self, *, final: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from phaseline.distributed.engines import StepReport
 from phaseline.distributed.world import World
+from phaseline.objectives.base import Losses, Objective
 
 
 class StepRow(NamedTuple):
@@ -38,6 +39,36 @@ class StepRow(NamedTuple):
     grad_norm: float
     skipped: bool
     ended: float
+
+    def metrics_of(self, objective: Objective, prefix: str) -> dict[str, float]:
+        """What the objective reports of the step beside the loss, under `prefix/`."""
+        means = {"loss": self.loss, **dict(zip(objective.measures, self.measures, strict=True))}
+        return {f"{prefix}/{name}": value for name, value in objective.metrics(means).items()}
+
+
+def sums_of(
+    loss: torch.Tensor, losses: Losses, source_ids: torch.Tensor | None, num_sources: int
+) -> torch.Tensor:
+    """Returns the summed loss of each source, then each measure's sum, detached.
+
+    Args:
+        loss: The sum of all losses of a batch. Scalar.
+        losses: What the objective made of it.
+        source_ids: Of each of its rows; None if there is one source. [rows]
+        num_sources: Sources of the phase.
+
+    Returns:
+        [sources + measures]; the loss itself where there is neither a second source nor a measure.
+    """
+    by_source = loss.detach()
+    if source_ids is not None:
+        sources = torch.arange(num_sources, device=loss.device)
+        is_of_source = source_ids == sources.unsqueeze(1)
+        of_rows = losses.values.detach().flatten(1).sum(dim=1)
+        by_source = torch.where(is_of_source, of_rows, 0.0).sum(dim=1)
+    if losses.measures is None:
+        return by_source
+    return torch.cat([by_source.view(-1), losses.measures])
 
 
 class StepMetrics:

@@ -6,11 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from phaseline.data.batch import Batch
 from phaseline.distributed.guards import main_process_only
-from phaseline.objectives.base import Losses
 from phaseline.tracking import metric_keys as keys
 from phaseline.training.phases.interval import timing_of
 from phaseline.training.phases.meter import largest, spread
@@ -48,28 +44,6 @@ class MetricsMixin(PhaseHost):
         runtime.last_timing = timing_of(runtime, gauges, len(rows))
         self._write_steps(rows, values)
         return rows
-
-    def sums_of(self, loss: torch.Tensor, losses: Losses, batch: Batch) -> torch.Tensor:
-        """Returns the summed loss of each source, then each measure's sum, detached.
-
-        Args:
-            loss: The sum of all losses. Scalar.
-            losses: Of the batch.
-            batch: The batch that they belong to.
-
-        Returns:
-            [sources + measures]; the loss itself where there is neither a second source nor a
-            measure.
-        """
-        by_source = loss.detach()
-        if batch.source_ids is not None:
-            sources = torch.arange(len(self.runtime.data.source_names), device=loss.device)
-            is_of_source = batch.source_ids == sources.unsqueeze(1)
-            of_rows = losses.values.detach().flatten(1).sum(dim=1)
-            by_source = torch.where(is_of_source, of_rows, 0.0).sum(dim=1)
-        if losses.measures is None:
-            return by_source
-        return torch.cat([by_source.view(-1), losses.measures])
 
     @main_process_only
     def record(
@@ -119,14 +93,9 @@ class MetricsMixin(PhaseHost):
             num_skipped += row.skipped
             values = {loss: row.loss, lr: row.lr, weight_decay: decay, grad_norm: row.grad_norm}
             values |= {skipped: float(row.skipped), skipped_steps: float(num_skipped)}
-            values |= self._metrics_of_objective(row)
+            values |= row.metrics_of(runtime.objective, f"{runtime.section.name}/train")
             found.append({**values, **self._metrics_of_sources(row)})
         return found
-
-    def _metrics_of_objective(self, row: StepRow) -> dict[str, float]:
-        objective, phase = self.runtime.objective, self.runtime.section.name
-        means = {"loss": row.loss, **dict(zip(objective.measures, row.measures, strict=True))}
-        return {f"{phase}/train/{name}": value for name, value in objective.metrics(means).items()}
 
     def _metrics_of_sources(self, row: StepRow) -> dict[str, float]:
         data, phase = self.runtime.data, self.runtime.section.name
