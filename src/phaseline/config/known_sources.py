@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from phaseline.config.known import Argument, Shape
 
@@ -150,9 +150,26 @@ _OF_ROWS: Mapping[str, Argument] = {
     "channels": Argument("1 or 3", _member_of((1, 3)), "3"),
 }
 
+PreferenceKind = Literal["other", "renamed", "truncated"]
+"""What is wrong with a rejected function body of `python_stdlib_preferences`."""
+
+
+def _are_kinds(value: object) -> bool:
+    return _are_texts(value) and set(cast("list[str]", value)) <= set(get_args(PreferenceKind))
+
+
 SOURCES: Mapping[str, BuiltInSource] = {
     "python_stdlib": BuiltInSource("text", {"packages": _PACKAGES}),
     "python_stdlib_functions": BuiltInSource("pairs", {"packages": _PACKAGES}),
+    "python_stdlib_preferences": BuiltInSource(
+        "preferences",
+        {
+            "packages": _PACKAGES,
+            "kinds": Argument(
+                f"a list of {', '.join(get_args(PreferenceKind))}", _are_kinds, "[other, renamed]"
+            ),
+        },
+    ),
     "torch_source": BuiltInSource(
         "text",
         {"packages": Argument("a list of torch's subpackages", _are_texts, "[nn, optim]")},

@@ -49,7 +49,7 @@ class PythonStdlibFunctions:
 
 def extract_pairs(path: str, text: str) -> Iterator[Pair]:
     """Yields a pair for every documented function of one file, in order of appearance."""
-    module = _parse(text)
+    module = parse_python(text)
     if module is None:
         return
     # Not str.splitlines: it also breaks at form feeds, which the parser does not count.
@@ -61,7 +61,8 @@ def extract_pairs(path: str, text: str) -> Iterator[Pair]:
             yield Pair(f"{path}::{qualified_name}:{function.lineno}", prompt, completion, path)
 
 
-def _parse(text: str) -> ast.Module | None:
+def parse_python(text: str) -> ast.Module | None:
+    """The tree of a source text; None if it is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -119,7 +120,7 @@ def _dedent(line: str, indent: int) -> str:
 
 
 def _is_one_function(text: str) -> bool:
-    module = _parse(text)
+    module = parse_python(text)
     return (
         module is not None
         and len(module.body) == 1

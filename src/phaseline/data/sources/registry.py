@@ -12,6 +12,7 @@ from phaseline.data.sources.filters import FilteredSource
 from phaseline.data.sources.hub_dataset import hub_dataset
 from phaseline.data.sources.python_stdlib import PythonStdlib
 from phaseline.data.sources.python_stdlib_functions import PythonStdlibFunctions
+from phaseline.data.sources.python_stdlib_preferences import PythonStdlibPreferences
 from phaseline.data.sources.saved_dataset import saved_dataset
 from phaseline.data.sources.token_files import TokenFiles
 from phaseline.data.sources.torch_source import TorchSource
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BUILT_IN: Mapping[str, Callable[..., Source]] = {
     "python_stdlib": PythonStdlib,
     "python_stdlib_functions": PythonStdlibFunctions,
+    "python_stdlib_preferences": PythonStdlibPreferences,
     "torch_source": TorchSource,
     "text_files": text_files,
     "files": files,
