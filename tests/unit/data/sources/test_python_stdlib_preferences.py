@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from phaseline.config.known_sources import PreferenceKind
 from phaseline.data.sources.protocol import Pair, Preference
 from phaseline.data.sources.python_files import stdlib_files
 from phaseline.data.sources.python_stdlib_functions import PythonStdlibFunctions, extract_pairs
@@ -13,7 +14,7 @@ from phaseline.data.sources.python_stdlib_preferences import PythonStdlibPrefere
 from phaseline.errors import DataError
 
 PACKAGES = ["json", "email", "asyncio"]
-KINDS = ("other", "renamed", "truncated")
+KINDS: tuple[PreferenceKind, ...] = ("other", "renamed", "truncated")
 
 
 @pytest.fixture(scope="module")
