@@ -25,7 +25,7 @@ _ENVIRONMENT_OF_LIBRARIES = (
     "TORCH_NCCL_",
     "TRITON_",
 )
-_THREADS_OF_LIBRARIES = ("tqdm", "pytest_timeout", "execnet")
+_THREADS_OF_LIBRARIES = ("tqdm", "pytest_timeout", "execnet", "otel")
 _CHILDREN_OF_LIBRARIES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _GRACE_S = 2.0
 

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from phaseline.config.loading import load_config
 from phaseline.errors import ConfigurationError
+from unit.tracking.wandb_server import WandbServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,7 +110,16 @@ def test_make_test_is_a_target() -> None:
     assert run("make -n test", ROOT).returncode == 0
 
 
-def test_shortest_session_trains_and_can_be_looked_at(folder: Path) -> None:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """Where wandb's runs go."""
+    with WandbServer().serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        yield server
+
+
+def test_shortest_session_trains_and_can_be_looked_at(folder: Path, server: WandbServer) -> None:
     for command in commands():
         if not command.startswith("phaseline "):
             continue
@@ -116,6 +127,8 @@ def test_shortest_session_trains_and_can_be_looked_at(folder: Path) -> None:
             command = f"{command} {SHORT}"
         done = run(command, folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    [run_there] = server.runs.values()
+    assert len(run_there.rows) > 90
     program = blocks("python")[0] + "\nprint('ended with', int(outcome.code))\n"
     (folder / "program.py").write_text(program)
     done = run(f"{sys.executable} program.py", folder)

@@ -84,7 +84,11 @@ class WandbRun:
 
     def _begun(self) -> wandb.Run:
         if self._run is None:
-            self._run = _begin(self._session, self._mode)
+            try:
+                self._run = _begin(self._session, self._mode)
+            except wandb.Error:
+                wandb.teardown()  # else its process lives as long as this one
+                raise
             note_service(self._session.folder)
         return self._run
 

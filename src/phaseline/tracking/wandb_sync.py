@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from phaseline.errors import SessionBusyError
+from phaseline.errors import SessionBusyError, UsageError
 from phaseline.tracking.follower import is_followed
 from phaseline.tracking.following import Feed, read_session
 from phaseline.tracking.tracker import WANDB
@@ -34,6 +34,7 @@ def sync_session(
     Raises:
         SessionBusyError: Another process feeds the run.
         SessionError: There is no session.
+        UsageError: wandb takes nothing from here, as without a key.
     """
     session = read_session(session_dir, folder=session_dir / "synced" / WANDB)
     section = session.config.tracking.wandb
@@ -42,11 +43,20 @@ def sync_session(
             f"A follower feeds the run of {session_dir} now. Two would send steps twice: wait until "
             "the session has ended."
         )
+    # Not above: the package takes seconds.
+    from wandb.errors import UsageError as WandbUsageError
+
     from phaseline.tracking.wandb_run import WandbRun
 
     with _alone(session.folder):
         feed = Feed(WandbRun(mode), session)
-        feed.send_new()
+        try:
+            feed.send_new()
+        except WandbUsageError as error:
+            raise UsageError(
+                f"wandb refuses: {error} Log in with `wandb login`, set WANDB_API_KEY, or give "
+                "--offline for files that `wandb sync` sends from another machine."
+            ) from error
         feed.close()
     where = session.folder if mode == "offline" else f"project {section.project}"
     say(f"{session.identity.name}: run {session.identity.wandb_id} is complete in {where}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phaseline.errors import ExitCode, SessionBusyError
+from phaseline.errors import ExitCode, SessionBusyError, UsageError
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from phaseline.tracking.wandb_sync import sync_session
 from unit.tracking.followers import PATIENCE_S, follower_of, log_of, until, until_dead
@@ -266,3 +266,17 @@ def _samples(phase: str, step: int) -> dict[str, Any]:
         "timing": {"time": 1.76e9},
         "samples": [{"prompt": "def f():", "completion": " pass", "valid": True}],
     }
+
+
+def test_sync_says_what_to_do_where_nobody_has_logged_in(
+    online: SessionBuilder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    attempt = online.attempt()
+    online.train(attempt, range(1, 4))
+    online.end(attempt)
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=r"wandb refuses: No API key.* --offline for files"):
+        sync_session(online.layout.root, say=print)
