@@ -11,6 +11,7 @@ from typing import Any
 from loops import CLIP_NORM, LOGGING_STEPS, LR, Loop
 from pausing import Turnstile
 
+from phaseline.cluster.slot import EndlessSlot
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import ExitCode
@@ -131,7 +132,7 @@ def _phase_building(
     configuration = builder.build(dp_world_size=1)
     session = SessionManager(configuration, environment).open()
     notice = StopNotice(StopFlag(), session.rendezvous)
-    prepare_data(configuration.config, session.rendezvous, lambda _text: None, notice)
+    prepare_data(configuration.config, session.rendezvous, lambda _text: None, notice, fetches=True)
     world = World(environment, session.rendezvous, collective_timeout_s=60)
     tracking = configuration.config.tracking
     with (
@@ -140,7 +141,14 @@ def _phase_building(
         watching_for_stacks(session.attempt, rank=0),
     ):
         display = build_display(tracking.console, stream, tracking.plain_interval_s)
-        yield ModelBuilding(configuration, session, world, display=display, stop_flag=stop_flag)
+        yield ModelBuilding(
+            configuration,
+            session,
+            world,
+            display=display,
+            stop_flag=stop_flag,
+            slot=EndlessSlot(),
+        )
         display.close()
     session.end(ExitCode.STOPPED, "the benchmark is over")
     world.close()

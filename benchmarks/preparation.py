@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from phaseline.config.sections import Config
-from phaseline.data.sources.stdlib_files import StdlibFiles
+from phaseline.data.sources.python_files import stdlib_files
 from phaseline.data.tokenizer import Tokenizer
 
 MEGA = 1_000_000
@@ -70,7 +70,7 @@ def measure(names: list[str], megabytes: int, processes: int, rounds: int) -> No
 def write_corpus(folder: Path, num_bytes: int) -> int:
     """The standard library's files, over and over, each time under other names."""
     (folder / "corpus").mkdir()
-    texts = [text for _, text in StdlibFiles().read()]
+    texts = [text for _, text in stdlib_files("benchmark", None).read()]
     Tokenizer.train(iter(texts), VOCAB_SIZE).save(folder / "tokenizer")
     written = idx = 0
     while written < num_bytes:
