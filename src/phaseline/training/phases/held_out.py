@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -73,18 +73,29 @@ class HeldOutTotals:
         loss, num_units, *parts = rest
         mean = loss / num_units if num_units else math.nan
         found = {f"{prefix}/loss": mean}
-        if self._counts_tokens and num_units:
-            found[f"{prefix}/perplexity"] = math.exp(mean) if mean < _MOST_EXPONENT else math.inf
-        if num_bytes:
-            found[f"{prefix}/bits_per_byte"] = loss / math.log(2) / num_bytes
         if num_units:
-            means = {name: value / num_units for name, value in zip(names, measures, strict=True)}
-            reported = self._objective.metrics({"loss": mean, **means})
+            sums = {"loss": loss, **dict(zip(names, measures, strict=True))}
+            found |= self._of_tokens(prefix, sums, num_units, num_bytes)
+            reported = self._objective.metrics({name: sums[name] / num_units for name in sums})
             found |= {f"{prefix}/{name}": value for name, value in reported.items()}
         keys = [*self._source_keys, *self._range_keys]
         for key, part_loss, part_units in zip(keys, parts[::2], parts[1::2], strict=True):
             if part_units:
                 found[f"{prefix}/{key}"] = part_loss / part_units
+        return found
+
+    def _of_tokens(
+        self, prefix: str, sums: Mapping[str, float], num_units: float, num_bytes: float
+    ) -> dict[str, float]:
+        """What the cross entropy of tokens says in other words."""
+        if not self._counts_tokens:
+            return {}
+        entropy = sums[self._objective.cross_entropy]
+        mean = entropy / num_units
+        perplexity = math.exp(mean) if mean < _MOST_EXPONENT else math.inf
+        found = {f"{prefix}/perplexity": perplexity}
+        if num_bytes:
+            found[f"{prefix}/bits_per_byte"] = entropy / math.log(2) / num_bytes
         return found
 
     def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:

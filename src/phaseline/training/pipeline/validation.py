@@ -16,9 +16,11 @@ from phaseline.errors import CheckpointError, EngineError, PhaselineError
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
+from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
+from phaseline.training.pipeline.teaching import require_same_vocabulary
 
 
 class PhaseValidation:
@@ -49,6 +51,7 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         trials = (
             self._try_levers,
+            self._try_teacher,
             self._train_worst_batch,
             self._evaluate_worst_batch,
             self._keep_documents_apart,
@@ -74,6 +77,12 @@ class PhaseValidation:
             require_compiler(runtime.world.device, path=f"{path}.compile")
         if section.linear_cross_entropy:
             require_same_loss(runtime.engine.model, path=f"{path}.linear_cross_entropy")
+
+    def _try_teacher(self) -> None:
+        if isinstance(self._runtime.objective, Distillation):
+            length = self._runtime.section.data.sequence_length
+            self._runtime.engine.model.eval()
+            require_same_vocabulary(self._runtime, self._worst_batch(1, length))
 
     def _train_worst_batch(self) -> None:
         """One optimizer step on full sequences in which every token is a target."""
@@ -109,8 +118,11 @@ class PhaseValidation:
             runtime.objective.losses(runtime.engine.model, batch)
 
     def _keep_documents_apart(self) -> None:
-        if self._shares_rows():
-            DocumentTrial(self._runtime).run()
+        if not self._shares_rows():
+            return
+        DocumentTrial(self._runtime).run()
+        if isinstance(self._runtime.objective, Distillation):
+            DocumentTrial(self._runtime, self._runtime.objective.model).run()
 
     def _generate_once(self) -> None:
         """One token of one sample, so that the end of the phase can generate its own."""
