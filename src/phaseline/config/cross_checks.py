@@ -67,6 +67,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     held_out.learn_has_an_effect,
     names.optimizer_is_known,
     names.callbacks_can_be_found,
+    names.metrics_can_be_found,
     sources.sources_have_the_objective_shape,
     phases.weight_has_an_effect,
     data.separation_has_documents,

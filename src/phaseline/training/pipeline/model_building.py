@@ -21,6 +21,7 @@ from phaseline.errors import CheckpointError
 from phaseline.models.flops import flops_per_token
 from phaseline.objectives import Objective, build_objective
 from phaseline.objectives.distillation import Distillation
+from phaseline.objectives.validation_metric import ValidationMetric, build_metrics
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
@@ -106,8 +107,7 @@ class ModelBuilding:
         context = self._context(phase_idx, data.tokenizer, is_trial=is_trial)
         objective = self._objective(context, stateful)
         engine = self._engine(context, point)
-        if point is not None:
-            self._go_on_from(point, section.name, engine, stateful, position)
+        self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
@@ -121,6 +121,7 @@ class ModelBuilding:
             world=self._world,
             engine=engine,
             objective=objective,
+            metrics=self._metrics(phase_idx),
             data=data,
             loader=self._loader(phase_idx, data),
             position=position,
@@ -223,13 +224,15 @@ class ModelBuilding:
 
     def _go_on_from(
         self,
-        point: ResumePoint,
+        point: ResumePoint | None,
         phase: str,
         engine: Engine,
         stateful: StatefulRegistry,
         position: PhasePosition,
     ) -> None:
         """Within a phase takes up everything that was saved, after another one only the counts."""
+        if point is None:
+            return
         if point.manifest.phase != phase:
             position.follow(point.manifest.global_step, point.manifest.tokens)
             return
@@ -249,6 +252,14 @@ class ModelBuilding:
         if isinstance(objective, Distillation):
             stateful.register("teacher", self._teach(objective, context))
         return objective
+
+    def _metrics(self, phase_idx: int) -> tuple[ValidationMetric, ...]:
+        section = self._configuration.config.phases[phase_idx]
+        return build_metrics(
+            section.evaluate.metrics,
+            path=f"phases[{phase_idx}].evaluate.metrics",
+            has_logits=not section.engine.linear_cross_entropy,
+        )
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:
         config = self._configuration.config

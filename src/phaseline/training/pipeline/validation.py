@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,12 +14,19 @@ from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.data.batch import Batch
-from phaseline.errors import CheckpointError, EngineError, PhaselineError
+from phaseline.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngineError,
+    Fault,
+    PhaselineError,
+)
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
 from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
+from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
 from phaseline.training.pipeline.teaching import require_same_vocabulary
@@ -114,8 +123,30 @@ class PhaseValidation:
             evaluate.micro_size or runtime.section.batch.micro_size,
             evaluate.sequence_length or runtime.section.data.sequence_length,
         )
+        if len(runtime.data.source_names) > 1:
+            source_ids = torch.zeros(batch.rows, dtype=torch.int64, device=batch.targets.device)
+            batch = replace(batch, source_ids=source_ids)
+        totals = HeldOutTotals.of(runtime)
         with torch.no_grad():
-            runtime.objective.losses(runtime.engine.model, batch)
+            totals.look(runtime.engine.model, batch)
+        found = totals.metrics("", runtime.world)
+        self._require_best_is_measured(
+            [*totals.names_of_parts, *(key.removeprefix("/") for key in found)]
+        )
+
+    def _require_best_is_measured(self, names: Sequence[str]) -> None:
+        """What the user's own code measures is not known before."""
+        runtime = self._runtime
+        best = runtime.section.checkpoint.keep_best
+        if best is None or best.metric in names:
+            return
+        fault = Fault(
+            f"phases[{runtime.phase_idx}].checkpoint.keep_best.metric",
+            "",
+            f"is {best.metric!r}, which a validation of this phase does not measure",
+            f"It measures {', '.join(names)}.",
+        )
+        raise ConfigurationError([fault])
 
     def _keep_documents_apart(self) -> None:
         if not self._shares_rows():
