@@ -80,6 +80,8 @@ def test_commands_are_those_that_the_tests_below_run() -> None:
         "phaseline watch runs/mine",
         "phaseline sync runs/mine",
         "phaseline verify runs/mine",
+        "phaseline export runs/mine --to models/mine",
+        "phaseline sample runs/mine --prompt 'def add(a, b):'",
         "phaseline submit mine.yaml --dry-run",
         "accelerate launch --config_file launch/gpu_8.yaml -m phaseline run mine.yaml",
         "sbatch --job-name mine slurm/session.sbatch mine.yaml",
