@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from phaseline.errors import ConfigurationError, DataError, ExitCode
+from phaseline.errors import ConfigurationError, DataError, ExitCode, SessionChangedError
 from phaseline.session.metrics_view import read_metrics
+from phaseline.training_pipeline import TrainingPipeline
 from unit.training.pipeline.adapter_session import Place, tiny_llama
 from unit.training.pipeline.taught_session import TEXT, export, make, teacher
 
@@ -197,3 +199,49 @@ def test_teacher_with_adapters_teaches_with_them_merged(
     export(place, "merged")
     assert place.run("folder", teacher("merged")).code is ExitCode.FINISHED
     require_same_training(place, "folder")
+
+
+def test_model_of_the_hub_teaches_the_same_and_is_asked_for_before_anything_runs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    named = teacher("hub:org/large")
+    with pytest.raises(
+        ConfigurationError, match=r"teacher is 'hub:org/large', which is not whole in this machine"
+    ):
+        place.run("hub", named)
+    cached = tmp_path / "models--org--large"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(place.folder / "large", cached / "snapshots" / ("a" * 40))
+    assert place.run("hub", named).code is ExitCode.FINISHED
+    require_same_training(place, "hub")
+
+
+def test_same_teacher_at_another_place_goes_on_once_that_is_accepted(place: Place) -> None:
+    shutil.copytree(place.folder / "large", place.folder / "here")
+    assert place.run("moved", teacher("here"), stop_at=5).code is ExitCode.STOPPED
+    (place.folder / "here").rename(place.folder / "there")
+    with pytest.raises(SessionChangedError, match="a teacher with other weights is refused all"):
+        place.run("moved", teacher("there"))
+    pipeline = TrainingPipeline(
+        place.folder / "session.yaml",
+        overrides=[teacher("there")],
+        session_dir=place.layout("moved").root,
+        accept_changes=["phases[second].objective_arguments.teacher"],
+    )
+    assert pipeline.run().code is ExitCode.FINISHED
+    require_same_training(place, "moved")
+
+
+def test_finished_phase_needs_its_teacher_no_more(place: Place) -> None:
+    shutil.copytree(place.folder / "large", place.folder / "gone")
+    assert place.run("done", teacher("gone"), stop_at=5).code is ExitCode.STOPPED
+    (place.folder / "gone").rename(place.folder / "away")
+    with pytest.raises(ConfigurationError, match="is 'gone', which does not exist"):
+        place.run("done", teacher("gone"))
+    (place.folder / "away").rename(place.folder / "gone")
+    assert place.run("done", teacher("gone")).code is ExitCode.FINISHED
+    shutil.rmtree(place.folder / "gone")
+    assert place.run("done", teacher("gone")).code is ExitCode.FINISHED
