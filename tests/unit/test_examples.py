@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from phaseline.checkpoint.manifest import Manifest, list_kept
 from phaseline.cli import main
 from phaseline.config.loading import load_config
 from phaseline.errors import ConfigurationError, ExitCode
@@ -28,6 +30,8 @@ places = tiny_parts.character_model:PlaceNames
 characters = tiny_parts.character_model:build
 [phaseline.optimizers]
 signs = tiny_parts.signed_momentum:SignedMomentum
+[phaseline.metrics]
+accuracy = tiny_parts.token_accuracy_metric:TokenAccuracy
 [phaseline.callbacks]
 slow = tiny_parts.slow_steps_callback:SlowSteps
 """
@@ -44,6 +48,7 @@ phases:
     optimizer: {name: signs, lr: 1e-2}
     engine: {kind: plain}
     callbacks: [slow]
+    evaluate: {metrics: [accuracy]}
 """
 
 
@@ -66,10 +71,10 @@ def session_of(file: Path) -> str:
     return text.partition("\n\n")[2] + "\n" + QUIET
 
 
-def test_examples_are_five_and_the_table_names_each() -> None:
+def test_table_names_every_example_and_nothing_else() -> None:
     table = (EXAMPLES / "README.md").read_text()
-    assert len(FILES) == 5
-    assert all(f"[{file.name}]({file.name})" in table for file in FILES)
+    named = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|", table, re.MULTILINE)
+    assert sorted(named) == [(file.name, file.name) for file in FILES]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
@@ -83,6 +88,8 @@ def test_example_runs_as_it_says_and_learns(
     if file.stem == "slow_steps_callback":
         assert "of 20 steps were slow" in output
     [session] = (place / "runs").iterdir()
+    if file.stem == "token_accuracy_metric":
+        require_accuracies(SessionLayout(session))
     losses = [
         value
         for record in read_metrics(SessionLayout(session))
@@ -91,6 +98,20 @@ def test_example_runs_as_it_says_and_learns(
     ]
     assert len(losses) == 20
     assert losses[-1] < losses[0] - 0.1
+
+
+def require_accuracies(layout: SessionLayout) -> None:
+    """Two validations have both shares, and the better checkpoint was told by one of them."""
+    key = "measured/validation/token_accuracy"
+    found = [
+        (record["metrics"][key], record["metrics"][f"{key}_top_5"])
+        for record in read_metrics(layout)
+        if key in record["metrics"]
+    ]
+    assert len(found) == 2
+    assert all(0 < first < among < 1 for first, among in found)
+    checkpoints = list_kept(layout.phase("measured"))
+    assert [Manifest.load(path).validation["token_accuracy"] for path in checkpoints]
 
 
 @pytest.fixture
@@ -124,6 +145,7 @@ def test_registered_names_are_found_without_an_import_and_kept_as_what_they_stan
     assert phase.objective == "tiny_parts.focal_objective:FocalLoss"
     assert phase.optimizer.name == "tiny_parts.signed_momentum:SignedMomentum"
     assert phase.data.sources[0].source == "tiny_parts.character_model:PlaceNames"
+    assert phase.evaluate.metrics == ("tiny_parts.token_accuracy_metric:TokenAccuracy",)
     assert phase.callbacks == ("tiny_parts.slow_steps_callback:SlowSteps",)
     assert TrainingPipeline(place / "session.yaml").run().code is ExitCode.FINISHED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,15 +21,18 @@ from phaseline.checkpoint.tensor_files import (
 )
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
+from phaseline.config.inheritance import WORDS_FOR_WEIGHTS
 from phaseline.config.resolved import from_yaml
 from phaseline.errors import CheckpointError, PhaselineError
 from phaseline.session.layout import SessionLayout
 
 CONFIG_FILE = "config.json"
-_WORDS = ("previous", "fresh", "pretrained")
-_ALLOWED = (
-    "previous, fresh, pretrained, phase:NAME, hub:NAME, a Hugging Face folder, a .safetensors "
-    "file, SESSION#PHASE or a checkpoint"
+_FORMS = (
+    "phase:NAME",
+    "hub:NAME",
+    "a Hugging Face folder",
+    "a .safetensors file",
+    "SESSION#PHASE or a checkpoint",
 )
 
 
@@ -64,7 +67,9 @@ class ForeignWeights:
         return digest.hexdigest()
 
 
-def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
+def find_weights(
+    text: str, *, hashes: bool = False, words: Sequence[str] = WORDS_FOR_WEIGHTS
+) -> ForeignWeights:
     """Looks at what `inherit.weights` names, and reads no weight.
 
     Args:
@@ -72,6 +77,7 @@ def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
             folder, relative to the working folder; or `hub:NAME`, which is looked for in the
             cache alone.
         hashes: Whether a checkpoint's contents are held against their hashes as well.
+        words: What else the setting may say, for the message.
 
     Raises:
         UnusableWeightsError: There is nothing that can be taken over.
@@ -84,9 +90,10 @@ def find_weights(text: str, *, hashes: bool = False) -> ForeignWeights:
     else:
         path, phase = _split(text)
     if not path.exists():
-        near = get_close_matches(text.lower(), _WORDS, n=1)
+        near = get_close_matches(text.lower(), words, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Paths start at the folder you start in."
-        raise UnusableWeightsError(f"does not exist; it must be {_ALLOWED}", fix)
+        allowed = ", ".join((*words, *_FORMS))
+        raise UnusableWeightsError(f"does not exist; it must be {allowed}", fix)
     if (path / "session.json").is_file():
         return _of_session(path, phase, hashes=hashes)
     if phase is not None:

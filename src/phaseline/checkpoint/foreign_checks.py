@@ -1,4 +1,4 @@
-"""The rule that weights from outside can be taken over, as far as files say. No torch."""
+"""The rules that weights from outside can be taken, as far as files say. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phaseline.checkpoint.foreign import CONFIG_FILE, find_weights, read_model_config
-from phaseline.checkpoint.manifest import list_kept
+from phaseline.checkpoint.manifest import Manifest, list_kept
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.model import sequences_beyond
@@ -19,10 +19,17 @@ from phaseline.config.hub import (
     is_offline,
     require_cached,
 )
-from phaseline.config.inheritance import outside_weights, pretrained_weights
+from phaseline.config.inheritance import (
+    WORDS_FOR_WEIGHTS,
+    outside_weights,
+    pretrained_weights,
+    teacher_of,
+    teacher_phase,
+)
 from phaseline.config.model_section import HUB_PREFIX
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
+from phaseline.errors import CheckpointError
 from phaseline.session.layout import SessionLayout
 
 _ARCHITECTURE = (
@@ -37,6 +44,24 @@ _ARCHITECTURE = (
     "vocab_size",
 )
 """What must be the same. Some of it shows in no shape: heads of another number fit as well."""
+
+_DESCRIBE = (
+    "Name a Hugging Face folder, or describe the model by model.config and name the weights in "
+    "inherit.weights."
+)
+
+
+def weights_can_be_read(session_dir: Path | None, *, hashes: bool = False) -> list[PhaseRule]:
+    """Builds the rules about everything that a phase takes from outside.
+
+    Args:
+        session_dir: The session directory; None: `<session.root>/<session.name>`.
+        hashes: Whether checkpoints are held against their hashes, which reads all of them.
+    """
+    return [
+        inherited_weights_can_be_read(session_dir, hashes=hashes),
+        teacher_can_be_read(session_dir, hashes=hashes),
+    ]
 
 
 def inherited_weights_can_be_read(session_dir: Path | None, *, hashes: bool = False) -> PhaseRule:
@@ -65,6 +90,41 @@ def inherited_weights_can_be_read(session_dir: Path | None, *, hashes: bool = Fa
                 yield Finding(loc, f"is {_shown(text)!r}, which {error.problem}", error.fix)
             return
         yield from _other_architecture(text, weights.model, model, loc)
+
+    return rule
+
+
+def teacher_can_be_read(session_dir: Path | None, *, hashes: bool = False) -> PhaseRule:
+    """Builds the rule. A teacher is read at every start, until its phase is finished.
+
+    Args:
+        session_dir: The session directory; None: `<session.root>/<session.name>`.
+        hashes: Whether checkpoints are held against their hashes, which reads all of them.
+    """
+
+    def rule(place: Place) -> Iterator[Finding]:
+        teacher = teacher_of(place.phase)
+        if teacher is None or teacher in WORDS_FOR_WEIGHTS or teacher_phase(teacher) is not None:
+            return
+        if _is_still_to_come(teacher) or _is_finished(place, session_dir):
+            return
+        loc = place.loc("objective_arguments", "teacher")
+        try:
+            weights = find_weights(teacher, hashes=hashes, words=())
+            if weights.checkpoint is None:
+                _require_architecture(weights.path, "Name a Hugging Face folder.")
+        except UnusableWeightsError as error:
+            yield Finding(loc, f"is {teacher!r}, which {error.problem}", error.fix)
+            return
+        there, here = (
+            values.get("vocab_size") for values in (weights.model, place.config.model.config or {})
+        )
+        if there is not None and here is not None and there != here:
+            yield Finding(
+                loc,
+                f"is {teacher!r}, which predicts {there} tokens, but model.config says {here}",
+                f"Set model.config.vocab_size to {there}, or take another teacher.",
+            )
 
     return rule
 
@@ -98,13 +158,12 @@ class _Described:
             )
 
 
-def _require_architecture(folder: Path) -> Mapping[str, Any]:
+def _require_architecture(folder: Path, fix: str = _DESCRIBE) -> Mapping[str, Any]:
     values = read_model_config(folder) if folder.is_dir() else {}
     if not isinstance(values.get("model_type"), str):
         raise UnusableWeightsError(
             f"has no {CONFIG_FILE} with a model_type, so that its architecture is not known",
-            "Name a Hugging Face folder, or describe the model by model.config and name the "
-            "weights in inherit.weights.",
+            fix,
         )
     return values
 
@@ -140,7 +199,22 @@ def _shown(text: str) -> str:
 
 
 def _has_begun(place: Place, session_dir: Path | None) -> bool:
-    """Whether the phase has a checkpoint of its own, so that nothing is read from outside."""
+    """Whether the phase has a checkpoint of its own, so that no weights are taken any more."""
+    return bool(_kept(place, session_dir))
+
+
+def _is_finished(place: Place, session_dir: Path | None) -> bool:
+    """Whether the phase has its last checkpoint."""
+    for folder in _kept(place, session_dir):
+        try:
+            if Manifest.load(folder).final:
+                return True
+        except CheckpointError:
+            continue
+    return False
+
+
+def _kept(place: Place, session_dir: Path | None) -> list[Path]:
     session = place.config.session
     layout = SessionLayout(session_dir or Path(session.root) / session.name)
-    return bool(list_kept(layout.phase(place.phase.name)))
+    return list_kept(layout.phase(place.phase.name))

@@ -31,6 +31,7 @@ COMMANDS = {
     "sync": ("phaseline.cli.sync:sync", _LOOKING),
     "export": ("phaseline.cli.export:export", _USING),
     "sample": ("phaseline.cli.sample:sample", _USING),
+    "evaluate": ("phaseline.cli.evaluate:evaluate", _USING),
 }
 """Every subcommand: where its function lives, and the panel of the help it stands in."""
 

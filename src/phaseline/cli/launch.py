@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.addresses import ports_of
@@ -74,7 +74,7 @@ def launch(
     trial = SweepTrial.of()
     if trial is not None and session is None:
         session = trial.session_dir(load_config(config, overrides).session_dir)
-    rules = [inherited_weights_can_be_read(session)]
+    rules = weights_can_be_read(session)
     loaded = load_config(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)
     num_processes = processes or loaded.config.cluster.processes_per_node or max(1, num_gpus)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import ConfigFile, Overrides, SessionDir
 from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
@@ -65,9 +65,7 @@ def submit(
         "sbatch": [*sbatch] if sbatch else None,
     }
     overrides += [f"cluster.{key}={value}" for key, value in flags.items() if value is not None]
-    loaded = load_config(
-        config, overrides, session_dir=session, rules=[inherited_weights_can_be_read(session)]
-    )
+    loaded = load_config(config, overrides, session_dir=session, rules=weights_can_be_read(session))
     sessions = _check_members(loaded, overrides)
     jobs = plan_submission(loaded, overrides=overrides, session_dir=session)
     if dry_run:

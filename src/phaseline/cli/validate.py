@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import ConfigFile, Overrides, SessionDir
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig, load_config
@@ -28,7 +28,7 @@ def validate(
     `module:attribute`, is looked up and not imported. Exit code 0: it can be run;
     2: it cannot.
     """
-    rules = [inherited_weights_can_be_read(session, hashes=True)]
+    rules = weights_can_be_read(session, hashes=True)
     loaded = load_config(config, override or (), session_dir=session, rules=rules)
     typer.echo(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
     rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]

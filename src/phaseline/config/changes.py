@@ -104,6 +104,7 @@ _REMARKS: dict[tuple[str, ...], str] = {
     ("data", "sources"): _OTHER_ORDER,
     ("data", "packing"): _OTHER_ORDER,
     ("data", "order"): _OTHER_ORDER,
+    ("objective_arguments", "teacher"): "a teacher with other weights is refused all the same",
     ("duration",): _OTHER_CURVE,
     ("schedule",): _OTHER_CURVE,
 }

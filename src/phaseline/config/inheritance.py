@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from phaseline.config.model_section import HUB_PREFIX, InheritSection, LoraSection, ModelSection
+from phaseline.config.model_section import (
+    HUB_PREFIX,
+    PHASE_PREFIX,
+    InheritSection,
+    LoraSection,
+    ModelSection,
+)
 from phaseline.config.sections import Config, PhaseSection
+
+WORDS_FOR_WEIGHTS = ("previous", "fresh", "pretrained")
+"""What `inherit.weights` may say besides a name or a place."""
 
 LoraFate = Literal["keep", "merge", "drop"]
 
@@ -45,6 +54,18 @@ def outside_weights(config: Config, idx: int) -> str | None:
     if inherit.weights in ("previous", "fresh") or inherit.phase is not None:
         return None
     return inherit.weights
+
+
+def teacher_of(phase: PhaseSection) -> str | None:
+    """Where the teacher of a phase that distils is, in the words of `inherit.weights`."""
+    text = phase.objective_arguments.get("teacher")
+    return text if phase.objective == "distillation" and isinstance(text, str) else None
+
+
+def teacher_phase(teacher: str) -> str | None:
+    """The phase of this session that is the teacher; None: it is from outside."""
+    is_phase = teacher.startswith(PHASE_PREFIX)
+    return teacher.removeprefix(PHASE_PREFIX) if is_phase else None
 
 
 def lora_fate(

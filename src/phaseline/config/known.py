@@ -55,7 +55,8 @@ class Refusal:
     fix: str
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
+    """Whether a value is a number greater than 0."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
@@ -92,7 +93,7 @@ _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", _is_positive, "1e-8"),
+        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
         "amsgrad": Argument(*_FLAG),
     },
     "sgd": {
@@ -102,7 +103,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     },
     "cpu_adam": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", _is_positive, "1e-8"),
+        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
     },
     "lion": {"betas": _betas("[0.9, 0.99]")},
 }

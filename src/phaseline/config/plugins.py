@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from phaseline.errors import ConfigurationError, Fault
 
-Group = Literal["callbacks", "models", "objectives", "optimizers", "sources"]
+Group = Literal["callbacks", "metrics", "models", "objectives", "optimizers", "sources"]
 """What can be registered; the group of entry points is `phaseline.<group>`."""
 
 

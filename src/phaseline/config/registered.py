@@ -46,6 +46,9 @@ def _resolve_phase(phase: PhaseSection) -> PhaseSection:
             "objective": _resolve("objectives", phase.objective),
             "optimizer": phase.optimizer.model_copy(update=optimizer),
             "data": phase.data.model_copy(update=data),
+            "evaluate": phase.evaluate.model_copy(
+                update={"metrics": tuple(_resolve("metrics", x) for x in phase.evaluate.metrics)}
+            ),
             "callbacks": tuple(_resolve("callbacks", name) for name in phase.callbacks),
         }
     )

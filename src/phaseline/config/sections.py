@@ -171,6 +171,12 @@ class EvaluateSection(Section):
         examples=["[0-255, 512-1023]"],
         description="Also report the loss at these positions, as `512-1023`.",
     )
+    metrics: tuple[str, ...] = Field(
+        (),
+        examples=["[my_package.metrics:TokenAccuracy]"],
+        description="Metrics of your own, each a registered name or `module:attribute` of a "
+        "ValidationMetric; their sums are exact over ranks and sizes.",
+    )
     samples: SamplesSection | None = Field(
         None, description="Generate text at the end of the phase."
     )
@@ -191,7 +197,7 @@ class KeepBestSection(Section):
     metric: str = Field(
         "loss",
         description="What a validation measures: loss, bits_per_byte, perplexity, loss_at_A_to_B for "
-        "each of evaluate.position_ranges, in a mixture loss_SOURCE, or what the objective adds.",
+        "each of evaluate.position_ranges, in a mixture loss_SOURCE, or what the objective or evaluate.metrics add.",
     )
     mode: Literal["min", "max"] = Field("min", description="Whether less of it is better, or more.")
 
@@ -238,7 +244,7 @@ class PhaseSection(Section):
         examples=["pretrain"], description="Unique; names its folder and its metrics."
     )
     objective: str = Field(
-        examples=["causal_lm"], description="causal_lm, sft, or `module:attribute`."
+        examples=["causal_lm"], description="causal_lm, sft, distillation, or `module:attribute`."
     )
     objective_arguments: dict[str, Any] = Field(
         default_factory=dict, description="Further settings of the objective."

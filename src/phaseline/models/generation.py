@@ -51,6 +51,7 @@ def generate(
     seed: int,
     in_step: bool = False,
     is_unwanted: Callable[[], bool] = lambda: False,
+    until: Sequence[str] = (),
 ) -> list[Sample]:
     """Continues each prompt by itself, so that a sample depends on nothing but its own index.
 
@@ -64,6 +65,7 @@ def generate(
         in_step: Whether the ranks hold the model in parts, so that each must run as many
             forwards as the one that has most to write. Every rank then gives as many prompts.
         is_unwanted: Asked after every token; once it says so, a sample ends where it is.
+        until: Texts that end a sample, which then stops before the first of them.
 
     Returns:
         One sample per prompt, in order.
@@ -71,14 +73,21 @@ def generate(
     device = next(module.parameters()).device
     longest = getattr(module.config, "max_position_embeddings", None)
 
+    num_given = 0
+
     def is_cut(ids: torch.Tensor, _scores: object, **_unused: object) -> torch.Tensor:
-        return torch.full((len(ids),), is_unwanted(), dtype=torch.bool, device=ids.device)
+        ends = is_unwanted()
+        if until and not ends:
+            written = coder.decode(ids[0, num_given:].tolist())
+            ends = any(text in written for text in until)
+        return torch.full((len(ids),), ends, dtype=torch.bool, device=ids.device)
 
     samples = []
     for idx, prompt in prompts:
         ids = coder.encode(prompt) or [coder.eos_id]
         if longest is not None:
             ids = ids[-max(1, longest - max_new_tokens) :]
+        num_given = len(ids)
         seed_all(position_seed(seed, idx), device)
         inputs = torch.tensor([ids], device=device)
         arguments = {"temperature": temperature} if temperature > 0 else {}
@@ -94,8 +103,14 @@ def generate(
                 stopping_criteria=[is_cut],
                 **arguments,
             )
-        written = output[0, len(ids) :].tolist()
-        complete = coder.eos_id in written
+        written = output[0, num_given:].tolist()
         text = coder.decode([token for token in written if token != coder.eos_id])
-        samples.append(Sample(prompt, text, complete))
+        kept = _before(text, until)
+        complete = coder.eos_id in written or kept != text
+        samples.append(Sample(prompt, kept, complete))
     return samples
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    """What stands before the first of some texts."""
+    return text[: min((text.find(end) for end in ends if end in text), default=len(text))]

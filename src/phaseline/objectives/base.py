@@ -66,6 +66,9 @@ class Objective(Protocol):
     global batch, so that neither the layout of the ranks nor ragged rows weigh in."""
     measures: tuple[str, ...]
     """What it sums beside the loss; each is reported as its mean over the units."""
+    cross_entropy: str
+    """Where the units are tokens: which mean is their cross entropy, `loss` or a measure. A
+    validation takes perplexity and bits per byte of it."""
 
     def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
         """Runs the model on a batch."""
@@ -85,6 +88,7 @@ class TokenObjective:
     shapes: tuple[str, ...] = ("text",)
     normaliser: Normaliser = "tokens"
     measures: tuple[str, ...] = ()
+    cross_entropy: str = "loss"
 
     def token_losses(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         """Returns the loss of every target, fp32, 0 where there is none. `[batch, sequence]`"""

@@ -1,4 +1,4 @@
-"""Cross entropy per target token, shared by the objectives of language."""
+"""Logits and the cross entropy of every target, shared by the objectives of language."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     losses_of: LossesOf | None = getattr(_bare(model), "losses_of", None)
     if losses_of is not None:
         with losses_of(batch.targets):
-            return _forward(model, batch)
-    logits = _forward(model, batch)
+            return logits_of(model, batch)
+    logits = logits_of(model, batch)
     losses = cross_entropy(
         logits.float().flatten(0, 1),
         batch.targets.flatten(),
@@ -50,7 +50,16 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     return losses.view(batch.targets.shape)
 
 
-def _forward(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+def logits_of(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+    """Runs the model.
+
+    Args:
+        model: As `token_cross_entropy` takes it.
+        batch: Input ids, and where documents begin.
+
+    Returns:
+        [batch, sequence, vocabulary], in the dtype of the model.
+    """
     bare = _bare(model)
     arguments = {name: getattr(batch, name) for name in _taken(type(bare).forward)}
     if hasattr(bare, "generation_config"):

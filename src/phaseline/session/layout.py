@@ -158,6 +158,11 @@ class SessionLayout:
         return self.root / "exports"
 
     @property
+    def evaluations_dir(self) -> Path:
+        """Results of benchmarks, one file each; see docs/evaluation.md."""
+        return self.root / "evaluations"
+
+    @property
     def report_file(self) -> Path:
         """The HTML report."""
         return self.root / "report.html"

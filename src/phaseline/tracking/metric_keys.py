@@ -49,6 +49,20 @@ SKIPPED_STEPS = Metric("train", "skipped_steps", "steps", "Updates of the phase 
 LOSS_OF = Metric("train", "loss_SOURCE", "nats", "Mean over one source's targets, in a mixture.")
 EPOCHS = Metric("train", "epochs", "1", "How often the phase has gone through its source.")
 EPOCHS_OF = Metric("train", "epochs_SOURCE", "1", "The same of each source of a mixture.")
+CROSS_ENTROPY = Metric(
+    "train",
+    "cross_entropy",
+    "nats",
+    "Mean negative log-likelihood of the targets; of `distillation`.",
+    objective="distillation",
+)
+KL = Metric(
+    "train",
+    "kl",
+    "nats",
+    "Mean divergence between teacher and student at the temperature; of `distillation`.",
+    objective="distillation",
+)
 
 STEP_S = _measured(
     "train",
@@ -118,10 +132,17 @@ VALIDATION_LOSS = Metric("validation", "loss", "nats", "Mean over all held-out t
 VALIDATION_LOSS_OF = Metric(
     "validation", "loss_SOURCE", "nats", "Mean over one source's targets, in a mixture."
 )
-PERPLEXITY = Metric("validation", "perplexity", "1", "e to the loss; of losses of tokens.")
-BITS_PER_BYTE = Metric(
-    "validation", "bits_per_byte", "bits/byte", "Loss per byte of text, whatever the tokens."
+PERPLEXITY = Metric(
+    "validation", "perplexity", "1", "e to the cross entropy; of objectives of tokens."
 )
+BITS_PER_BYTE = Metric(
+    "validation",
+    "bits_per_byte",
+    "bits/byte",
+    "Cross entropy per byte of text, whatever the tokens.",
+)
+VALIDATION_CROSS_ENTROPY = CROSS_ENTROPY._replace(group="validation")
+VALIDATION_KL = KL._replace(group="validation")
 LOSS_AT = Metric(
     "validation",
     "loss_at_A_to_B",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.config.loading import load_config
 from phaseline.errors import ConfigurationError
 
@@ -27,7 +27,7 @@ def test_load_config_names_path_line_value_and_fix_when_file_is_broken(
     lines = file.read_text(encoding="utf-8").splitlines()
     expected = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
     with pytest.raises(ConfigurationError, match="in the configuration:") as raised:
-        load_config(Path(file.name), rules=[inherited_weights_can_be_read(None)])
+        load_config(Path(file.name), rules=weights_can_be_read(None))
     assert [str(fault) for fault in raised.value.faults] == expected
     assert expected
     for fault in raised.value.faults:

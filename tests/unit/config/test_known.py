@@ -99,8 +99,20 @@ def test_optimizers_agree_with_what_is_built_when_given_every_argument() -> None
 def test_objectives_agree_with_what_is_built_when_named() -> None:
     from phaseline.objectives.build import build_objective
 
-    for name in OBJECTIVES:
-        assert build_objective(name, path="objective").name == name
+    for name, known in OBJECTIVES.items():
+        examples = {
+            key: YAML(typ="safe", pure=True).load(argument.example)
+            for key, argument in known.arguments.items()
+        }
+        built = build_objective(name, examples, path="objective")
+        assert built.name == name
+        assert built.shapes == known.shapes
+        assert set(known.metrics) >= set(
+            built.metrics(dict.fromkeys(("loss", *built.measures), 1.0))
+        )
+        for key, argument in inspect.signature(type(built)).parameters.items():
+            is_required = argument.default is inspect.Parameter.empty
+            assert known.arguments[key].required == is_required
 
 
 def test_bytes_vocabulary_agrees_with_the_tokenizer_when_untrained() -> None:

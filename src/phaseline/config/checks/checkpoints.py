@@ -29,8 +29,8 @@ def best_metric_is_measured(place: Place) -> Iterator[Finding]:
     ranges = place.phase.evaluate.position_ranges
     sources = place.phase.data.source_names
     objective = OBJECTIVES.get(place.phase.objective)
-    if objective is None:
-        return  # one of the user's own measures what it says when it runs
+    if objective is None or place.phase.evaluate.metrics:
+        return  # what the user's own code measures is told by the trial, before anything trains
     known = [
         "loss",
         *objective.metrics,

@@ -141,6 +141,16 @@ def callbacks_can_be_found(place: Place) -> Iterator[Finding]:
         yield from _check_own(name, place.loc("callbacks", callback_idx), "callbacks")
 
 
+def metrics_can_be_found(place: Place) -> Iterator[Finding]:
+    """Metrics of the user's own are in packages that can be found, each once."""
+    names = place.phase.evaluate.metrics
+    for metric_idx, name in enumerate(names):
+        loc = place.loc("evaluate", "metrics", metric_idx)
+        yield from _check_own(name, loc, "metrics")
+        if name in names[:metric_idx]:
+            yield Finding(loc, f"is {name!r}, which is in the list already", "Remove it.")
+
+
 def _check_source(name: str, arguments: Mapping[str, object], loc: Loc) -> Iterator[Finding]:
     yield from _check_name(name, (*loc, "source"), "sources", SOURCES)
     if name in SOURCES:

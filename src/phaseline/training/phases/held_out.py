@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from phaseline.data.batch import Batch
 from phaseline.distributed.world import World
 from phaseline.objectives.base import IGNORED_TARGET, Losses, Objective
+from phaseline.objectives.validation_metric import LogitsTap, Seen, ValidationMetric
+from phaseline.training.phases.held_out_metrics import HeldOutMetrics
+from phaseline.training.phases.runtime import PhaseRuntime
 
+_ALWAYS = ("loss", "perplexity", "bits_per_byte", "duration_s")
 _MOST_EXPONENT = 700.0  # of what a float holds
 
 
@@ -24,6 +28,7 @@ class HeldOutTotals:
         position_ranges: Sequence[str],
         source_names: Sequence[str],
         device: torch.device,
+        metrics: Sequence[ValidationMetric] = (),
     ) -> None:
         """Starts at zero.
 
@@ -34,7 +39,9 @@ class HeldOutTotals:
                 those that the model sees: where documents are kept apart, in the document.
             source_names: Of each source; if there are several, their losses are also reported.
             device: Where batches lie.
+            metrics: The user's own.
         """
+        self._metrics = HeldOutMetrics(metrics)
         self._objective = objective
         self._counts_tokens = objective.normaliser == "tokens"
         self._token_bytes = token_bytes.to(device=device, dtype=torch.float64)
@@ -45,15 +52,46 @@ class HeldOutTotals:
             for first, last in (item.split("-") for item in position_ranges)
         ]
         num_parts = 1 + len(self._source_keys) + len(self._bounds)
-        num_sums = 1 + len(objective.measures) + 2 * num_parts
+        num_sums = 1 + len(objective.measures) + 2 * num_parts + self._metrics.num_sums
         self._totals = torch.zeros(num_sums, dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, batch: Batch) -> None:
+    @classmethod
+    def of(cls, runtime: PhaseRuntime) -> HeldOutTotals:
+        """For a validation of a phase."""
+        return cls(
+            runtime.objective,
+            torch.as_tensor(runtime.data.token_bytes),
+            runtime.section.evaluate.position_ranges,
+            runtime.data.source_names,
+            runtime.world.device,
+            runtime.metrics,
+        )
+
+    @property
+    def names_of_parts(self) -> list[str]:
+        """What is reported of sources and ranges that have units."""
+        return [*self._source_keys, *self._range_keys]
+
+    def look(self, model: torch.nn.Module, batch: Batch) -> None:
+        """Runs a model on a batch and counts it.
+
+        Args:
+            model: As the objective takes it, in evaluation mode.
+            batch: The batch, on the device.
+        """
+        if not self._metrics.needs_logits:
+            self.add(self._objective.losses(model, batch), batch)
+            return
+        tap = LogitsTap(model)
+        self.add(self._objective.losses(tap, batch), batch, tap.logits)
+
+    def add(self, losses: Losses, batch: Batch, logits: torch.Tensor | None = None) -> None:
         """Counts one batch.
 
         Args:
             losses: What the objective made of it.
             batch: The batch.
+            logits: Of the model, if a metric needs them. [rows, sequence, vocabulary]
         """
         is_unit = batch.targets != IGNORED_TARGET if losses.is_unit is None else losses.is_unit
         values = losses.values.double()
@@ -63,28 +101,51 @@ class HeldOutTotals:
         sums = [num_bytes, *(() if losses.measures is None else losses.measures)]
         for part in (is_unit, *self._parts(batch, is_unit)):
             sums += [(values * part).sum(), part.sum()]
+        sums += self._metrics.sums(Seen(batch, losses, is_unit, logits))
         self._totals += torch.stack([value.double() for value in sums])
 
     def metrics(self, prefix: str, world: World) -> dict[str, float]:
-        """Returns the means over all ranks, under `prefix/`. **Ranks:** all. One collective."""
+        """Returns the means over all ranks, under `prefix/`. **Ranks:** all. One collective.
+
+        Raises:
+            ConfigurationError: A metric of the user's reports a name that is taken.
+        """
         totals = world.all_reduce_sum(self._totals.clone()).cpu().tolist()
         names = self._objective.measures
-        num_bytes, measures, rest = totals[0], totals[1 : 1 + len(names)], totals[1 + len(names) :]
+        own = len(totals) - self._metrics.num_sums
+        num_bytes, measures, rest = (
+            totals[0],
+            totals[1 : 1 + len(names)],
+            totals[1 + len(names) : own],
+        )
         loss, num_units, *parts = rest
         mean = loss / num_units if num_units else math.nan
         found = {f"{prefix}/loss": mean}
-        if self._counts_tokens and num_units:
-            found[f"{prefix}/perplexity"] = math.exp(mean) if mean < _MOST_EXPONENT else math.inf
-        if num_bytes:
-            found[f"{prefix}/bits_per_byte"] = loss / math.log(2) / num_bytes
         if num_units:
-            means = {name: value / num_units for name, value in zip(names, measures, strict=True)}
-            reported = self._objective.metrics({"loss": mean, **means})
+            sums = {"loss": loss, **dict(zip(names, measures, strict=True))}
+            found |= self._of_tokens(prefix, sums, num_units, num_bytes)
+            reported = self._objective.metrics({name: sums[name] / num_units for name in sums})
             found |= {f"{prefix}/{name}": value for name, value in reported.items()}
-        keys = [*self._source_keys, *self._range_keys]
+        keys = self.names_of_parts
         for key, part_loss, part_units in zip(keys, parts[::2], parts[1::2], strict=True):
             if part_units:
                 found[f"{prefix}/{key}"] = part_loss / part_units
+        taken = {*_ALWAYS, *keys, *(key.removeprefix(f"{prefix}/") for key in found)}
+        reported = self._metrics.metrics(totals[own:], taken) if num_units else {}
+        return found | {f"{prefix}/{name}": value for name, value in reported.items()}
+
+    def _of_tokens(
+        self, prefix: str, sums: Mapping[str, float], num_units: float, num_bytes: float
+    ) -> dict[str, float]:
+        """What the cross entropy of tokens says in other words."""
+        if not self._counts_tokens:
+            return {}
+        entropy = sums[self._objective.cross_entropy]
+        mean = entropy / num_units
+        perplexity = math.exp(mean) if mean < _MOST_EXPONENT else math.inf
+        found = {f"{prefix}/perplexity": perplexity}
+        if num_bytes:
+            found[f"{prefix}/bits_per_byte"] = entropy / math.log(2) / num_bytes
         return found
 
     def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:

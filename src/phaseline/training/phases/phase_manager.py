@@ -141,20 +141,13 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         world, held_out = runtime.world, runtime.data.held_out
         position, evaluate = runtime.position, runtime.section.evaluate
         micro_size = evaluate.micro_size or runtime.section.batch.micro_size
-        totals = HeldOutTotals(
-            runtime.objective,
-            torch.as_tensor(runtime.data.token_bytes),
-            evaluate.position_ranges,
-            runtime.data.source_names,
-            world.device,
-        )
+        totals = HeldOutTotals.of(runtime)
         with torch.no_grad():
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
                 if runtime.stop.agreed():
                     return None
                 mine = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
-                batch = mine.to(world.device)
-                totals.add(runtime.objective.losses(runtime.engine.model, batch), batch)
+                totals.look(runtime.engine.model, mine.to(world.device))
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         position.validation_loss = metrics[f"{prefix}/loss"]

@@ -14,6 +14,7 @@ from phaseline.data.phase_data import PhaseData
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.objectives import Objective
+from phaseline.objectives.validation_metric import ValidationMetric
 from phaseline.resilience.stop import StopVote
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder
@@ -41,6 +42,7 @@ class PhaseRuntime:
         world: The started world.
         engine: Forward, backward and step.
         objective: Turns a batch into losses.
+        metrics: The user's own, of validations.
         data: Batches as a function of position, and the tokenizer they were made with.
         loader: Reads this rank's micro-batches.
         position: Where training stands.
@@ -87,6 +89,7 @@ class PhaseRuntime:
     clock: ProgressClock
     callbacks: Callback
     samples_folder: Path
+    metrics: tuple[ValidationMetric, ...] = ()
     last_metrics: dict[str, float] = field(default_factory=dict)
     last_timing: dict[str, float] = field(default_factory=dict)
 

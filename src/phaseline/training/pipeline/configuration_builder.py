@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from phaseline.checkpoint.foreign_checks import inherited_weights_can_be_read
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
 from phaseline.config.resolved import fingerprint, from_yaml
@@ -71,7 +71,7 @@ class ConfigurationBuilder:
             self._path,
             self._overrides,
             session_dir=self._session_dir,
-            rules=[inherited_weights_can_be_read(self._session_dir)],
+            rules=weights_can_be_read(self._session_dir),
         )
         faults = list(self._needs_fresh_images(loaded.config)) if in_place else []
         if faults:

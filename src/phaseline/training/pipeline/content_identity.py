@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from phaseline.checkpoint.reader import CheckpointReader
-from phaseline.data.tokenizer import Tokenizer
-from phaseline.errors import DataError
+from phaseline.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from phaseline.errors import DataError, PhaselineError
+
+# Of a tokenizer, what says which token has which number. Its chat template may be another one.
+_NUMBERS = "vocabulary"
 
 
 class ContentIdentity:
@@ -63,3 +67,25 @@ def require_same_tokenizer(reader: CheckpointReader, tokenizer: Tokenizer, phase
         DataError: The tokenizer changed since the checkpoint was written.
     """
     tokenizer_identity(tokenizer, phase).load_state_dict(reader.state["stateful"]["tokenizer"])
+
+
+def numbers_tokens_alike(reader: CheckpointReader, tokenizer: Tokenizer) -> bool:
+    """Whether a checkpoint was trained on the same tokens by the same numbers."""
+    there = reader.state["stateful"].get("tokenizer", {}).get("parts", {})
+    return bool(there.get(_NUMBERS) == tokenizer.parts[_NUMBERS])
+
+
+def tokenizer_beside(path: Path, tokenizer: Tokenizer) -> Literal["same", "other", "unknown"]:
+    """Whether a tokenizer that lies beside weights numbers tokens alike.
+
+    Args:
+        path: A Hugging Face folder.
+        tokenizer: Of the session.
+    """
+    if not (path / TOKENIZER_FILE).is_file():
+        return "unknown"
+    try:
+        there = Tokenizer.load(path).parts[_NUMBERS]
+    except PhaselineError:
+        return "other"
+    return "same" if there == tokenizer.parts[_NUMBERS] else "other"

@@ -42,9 +42,15 @@ def two_documents(first: torch.Tensor, second: torch.Tensor) -> Batch:
 class DocumentTrial:
     """Runs rows of two documents each: their losses must be those that they have apart."""
 
-    def __init__(self, runtime: PhaseRuntime) -> None:
-        """Takes a phase's runtime; its weights may be any."""
+    def __init__(self, runtime: PhaseRuntime, teacher: torch.nn.Module | None = None) -> None:
+        """Takes a phase's runtime; its weights may be any.
+
+        Args:
+            runtime: Of the phase.
+            teacher: The model that is tried instead of the one that is trained.
+        """
         self._runtime = runtime
+        self._teacher = teacher
         self._length = runtime.section.data.sequence_length
         self._half = self._length // 2
         # The same on every rank, so that all come to the same end.
@@ -102,19 +108,24 @@ class DocumentTrial:
         runtime = self._runtime
         batch = batch.to(runtime.world.device)
         objective, model = runtime.objective, runtime.engine.model
-        if objective.normaliser != "tokens":
+        if self._teacher is not None:
+            return token_cross_entropy(self._teacher, batch)
+        if objective.normaliser != "tokens" or objective.cross_entropy != "loss":
             return token_cross_entropy(model, batch)
         return objective.losses(model, batch).values
 
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime
-        kind = type(runtime.engine.module).__name__
+        who, model = "model", runtime.engine.module
+        if self._teacher is not None:
+            who, model = "teacher", getattr(self._teacher, "module", self._teacher)
+        kind = type(model).__name__
         return ConfigurationError(
             [
                 Fault(
                     f"phases[{runtime.phase_idx}].data.packing",
                     "",
-                    f"puts several documents into one sequence, but the model, a {kind}, does not "
+                    f"puts several documents into one sequence, but the {who}, a {kind}, does not "
                     f"keep them apart: it {problem}",
                     "Set data.separate_documents to false to let documents see each other, or "
                     "data.packing to false. A model of your own keeps them apart by the "

@@ -43,7 +43,7 @@ def build_phase_engine(
         start: The weights that the phase begins with, if it takes any.
     """
     section = configuration.config.phases[phase_idx]
-    settings = _settings(configuration, phase_idx)
+    settings = engine_settings(configuration, phase_idx)
     within_phase = point is not None and point.manifest.phase == section.name
     takes = start is not None and not start.is_trial
     # Values that come from files, or from the main rank, are never made here.
@@ -68,7 +68,8 @@ def build_phase_engine(
     return engine
 
 
-def _settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
+def engine_settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
+    """What a phase's engine is built for."""
     section = configuration.config.phases[phase_idx]
     return EngineSettings(
         kind=section.engine.kind,

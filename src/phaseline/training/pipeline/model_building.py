@@ -9,7 +9,7 @@ from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
 from phaseline.cluster.slot import Slot
-from phaseline.config.inheritance import source_phase
+from phaseline.config.inheritance import source_phase, teacher_phase
 from phaseline.config.plugins import load_attribute
 from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData, open_phase_data
@@ -20,6 +20,8 @@ from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError
 from phaseline.models.flops import flops_per_token
 from phaseline.objectives import Objective, build_objective
+from phaseline.objectives.distillation import Distillation
+from phaseline.objectives.validation_metric import ValidationMetric, build_metrics
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
@@ -36,13 +38,14 @@ from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
-from phaseline.training.pipeline.engine_building import build_phase_engine
+from phaseline.training.pipeline.engine_building import build_phase_engine, engine_settings
 from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
 from phaseline.training.pipeline.phase_start import StartContext, find_phase_start
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.slot_pace import SlotPace
+from phaseline.training.pipeline.teaching import load_teacher
 
 
 def build_registry(position: PhasePosition, data: PhaseData, phase: str) -> StatefulRegistry:
@@ -98,13 +101,13 @@ class ModelBuilding:
         """
         config, layout = self._configuration.config, self._configuration.layouts[phase_idx]
         section, data = config.phases[phase_idx], self._open_data(phase_idx)
-        plan = self._plan(phase_idx, data)
-        position = PhasePosition()
+        plan, position = self._plan(phase_idx, data), PhasePosition()
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
-        if point is not None:
-            self._go_on_from(point, section.name, engine, stateful, position)
+        context = self._context(phase_idx, data.tokenizer, is_trial=is_trial)
+        objective = self._objective(context, stateful)
+        engine = self._engine(context, point)
+        self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
         return PhaseRuntime(
@@ -117,7 +120,8 @@ class ModelBuilding:
             layout=layout,
             world=self._world,
             engine=engine,
-            objective=self._objective(phase_idx),
+            objective=objective,
+            metrics=self._metrics(phase_idx),
             data=data,
             loader=self._loader(phase_idx, data),
             position=position,
@@ -136,39 +140,56 @@ class ModelBuilding:
             samples_folder=self._session.layout.phase(section.name).samples_dir,
         )
 
-    def _engine(
-        self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None, *, is_trial: bool
-    ) -> Engine:
-        configuration, world = self._configuration, self._world
-        phase = configuration.config.phases[phase_idx].name
-        start = None
-        if point is None or point.manifest.phase != phase:
-            context = StartContext(
-                configuration=configuration,
-                world=world,
-                phase_idx=phase_idx,
-                tokenizer=tokenizer,
-                is_trial=is_trial,
-            )
+    def _context(self, phase_idx: int, tokenizer: Tokenizer, *, is_trial: bool) -> StartContext:
+        return StartContext(
+            configuration=self._configuration,
+            world=self._world,
+            phase_idx=phase_idx,
+            tokenizer=tokenizer,
+            is_trial=is_trial,
+        )
+
+    def _engine(self, context: StartContext, point: ResumePoint | None) -> Engine:
+        phase_idx, start = context.phase_idx, None
+        if point is None or point.manifest.phase != context.phase:
             start = find_phase_start(context, self._inherited(phase_idx, point))
-        engine = build_phase_engine(configuration, world, phase_idx, tokenizer, point, start)
-        if start is not None and not is_trial and world.is_main:
+        engine = build_phase_engine(
+            self._configuration, self._world, phase_idx, context.tokenizer, point, start
+        )
+        if start is not None and not context.is_trial and self._world.is_main:
             self._session.event("weights_taken", **start.facts())
             for note in start.notes():
                 self._display.note(note)
         return engine
 
+    def _teach(self, objective: Distillation, context: StartContext) -> ContentIdentity:
+        """Gives the objective its teacher; returns what checkpoints remember of it."""
+        settings = engine_settings(self._configuration, context.phase_idx)
+        name, ours = teacher_phase(objective.teacher), None
+        if name is not None and not context.is_trial:
+            ours = self._checkpoint_of(name, "last", None)
+        teacher = load_teacher(context, objective, settings, ours)
+        objective.teach_with(teacher.model)
+        if self._world.is_main and not context.is_trial:
+            self._session.event("teacher_taken", **teacher.facts(context.phase))
+            self._display.note(f"taught by {teacher.path} ({teacher.kind})")
+        return teacher.identity(context.phase)
+
     def _inherited(self, phase_idx: int, point: ResumePoint | None) -> Path | None:
-        """The checkpoint of another phase that a phase starts from; the main rank finds it."""
+        """The checkpoint of another phase that a phase starts from."""
         config = self._configuration.config
         source = source_phase(config, phase_idx)
         if source is None or point is None:
             return None
+        at = config.phases[phase_idx].inherit.at
+        return self._checkpoint_of(config.phases[source].name, at, point)
+
+    def _checkpoint_of(self, phase: str, at: str, point: ResumePoint | None) -> Path:
+        """A verified checkpoint of a phase; the main rank finds it. **Ranks:** all."""
         told = {"path": "", "problem": ""}
         if self._world.is_main:
-            at = config.phases[phase_idx].inherit.at
             try:
-                wanted = wanted_of(config, config.phases[source].name, at)
+                wanted = wanted_of(self._configuration.config, phase, at)
                 told["path"] = str(self._find(wanted, point))
             except CheckpointError as error:
                 told["problem"] = str(error)
@@ -178,8 +199,8 @@ class ModelBuilding:
             raise CheckpointError(main["problem"])
         return Path(main["path"])
 
-    def _find(self, wanted: Wanted, point: ResumePoint) -> Path:
-        if wanted.best is None and point.manifest.phase == wanted.phase:
+    def _find(self, wanted: Wanted, point: ResumePoint | None) -> Path:
+        if point is not None and wanted.best is None and point.manifest.phase == wanted.phase:
             return point.folder  # verified when it was found
         session = self._session
         assert session.identity is not None
@@ -203,13 +224,15 @@ class ModelBuilding:
 
     def _go_on_from(
         self,
-        point: ResumePoint,
+        point: ResumePoint | None,
         phase: str,
         engine: Engine,
         stateful: StatefulRegistry,
         position: PhasePosition,
     ) -> None:
         """Within a phase takes up everything that was saved, after another one only the counts."""
+        if point is None:
+            return
         if point.manifest.phase != phase:
             position.follow(point.manifest.global_step, point.manifest.tokens)
             return
@@ -217,12 +240,25 @@ class ModelBuilding:
             load_engine(reader, engine, dp_rank=self._world.dp_rank)
             stateful.load_state_dict(reader.state["stateful"])
 
-    def _objective(self, phase_idx: int) -> Objective:
+    def _objective(self, context: StartContext, stateful: StatefulRegistry) -> Objective:
+        """Builds it, and what it compares with; checkpoints remember that."""
+        phase_idx = context.phase_idx
         section = self._configuration.config.phases[phase_idx]
-        return build_objective(
+        objective = build_objective(
             section.objective,
             section.objective_arguments,
             path=f"phases[{phase_idx}].objective",
+        )
+        if isinstance(objective, Distillation):
+            stateful.register("teacher", self._teach(objective, context))
+        return objective
+
+    def _metrics(self, phase_idx: int) -> tuple[ValidationMetric, ...]:
+        section = self._configuration.config.phases[phase_idx]
+        return build_metrics(
+            section.evaluate.metrics,
+            path=f"phases[{phase_idx}].evaluate.metrics",
+            has_logits=not section.engine.linear_cross_entropy,
         )
 
     def _plan(self, phase_idx: int, data: PhaseData) -> PhasePlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,18 @@ from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.checkpoint.weight_matching import fill_engine, match_names
 from phaseline.checkpoint.weight_readers import WeightReader, open_weights
 from phaseline.config.inheritance import lora_fate, outside_weights, pretrained_weights
-from phaseline.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.adapter_record import record_of, section_of
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.seeding import position_seed
 from phaseline.distributed.world import World
 from phaseline.errors import ConfigurationError, Fault, PhaselineError
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.content_identity import require_same_tokenizer
-
-# Of a tokenizer, what says which token has which number. Its chat template may be another one.
-_NUMBERS = "vocabulary"
+from phaseline.training.pipeline.content_identity import (
+    numbers_tokens_alike,
+    require_same_tokenizer,
+    tokenizer_beside,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +196,7 @@ class PhaseStart:
         """Whether a tokenizer beside the weights is this session's: same, other or unknown."""
         if self._weights.checkpoint is not None:
             return "same"  # else it was refused
-        if not (self._weights.path / TOKENIZER_FILE).is_file():
-            return "unknown"
-        try:
-            there = Tokenizer.load(self._weights.path).parts[_NUMBERS]
-        except PhaselineError:
-            return "other"
-        return "same" if there == self._context.tokenizer.parts[_NUMBERS] else "other"
+        return tokenizer_beside(self._weights.path, self._context.tokenizer)
 
     def _require_same_tokenizer(self) -> None:
         if self._weights.checkpoint is None:
@@ -210,8 +205,7 @@ class PhaseStart:
         if self._is_ours:
             require_same_tokenizer(reader, self._context.tokenizer, self._context.phase)
             return
-        there = reader.state["stateful"].get("tokenizer", {}).get("parts", {})
-        if there.get(_NUMBERS) != self._context.tokenizer.parts[_NUMBERS]:
+        if not numbers_tokens_alike(reader, self._context.tokenizer):
             raise UnusableWeightsError(
                 "was trained with another tokenizer, so that its embeddings stand for other tokens",
                 "Write `tokenizer` as in that session.",
@@ -233,10 +227,29 @@ def find_phase_start(context: StartContext, ours: Path | None) -> PhaseStart | N
     text = str(ours) if ours is not None else outside_weights(config, context.phase_idx)
     if text is None:
         return None
+    # One rank reads every byte of a checkpoint, and only when it is taken.
+    hashes = world.is_main and not context.is_trial and not ours
+    weights = find_on_all_ranks(text, world, context.fault, hashes=hashes)
+    return PhaseStart(context, weights, is_ours=ours is not None)
+
+
+def find_on_all_ranks(
+    text: str, world: World, fault: Callable[[str, str], PhaselineError], *, hashes: bool
+) -> ForeignWeights:
+    """What lies at a path, which must be the same on every rank. **Ranks:** all.
+
+    Args:
+        text: As `find_weights` takes it.
+        world: The started world.
+        fault: Makes an error of what is wrong and how to mend it.
+        hashes: Whether this rank holds a checkpoint's contents against their hashes.
+
+    Raises:
+        PhaselineError: As `fault` makes it: a rank cannot take them, or ranks find different ones.
+    """
     weights, told = None, {"problem": "", "fix": "", "signature": ""}
     try:
-        # One rank reads every byte of a checkpoint, and only when it is taken.
-        weights = find_weights(text, hashes=world.is_main and not context.is_trial and not ours)
+        weights = find_weights(text, hashes=hashes)
         told["signature"] = weights.signature
     except UnusableWeightsError as error:
         told |= {"problem": error.problem, "fix": error.fix}
@@ -244,11 +257,11 @@ def find_phase_start(context: StartContext, ours: Path | None) -> PhaseStart | N
     for rank, other in enumerate(every):
         if other["problem"]:
             problem = f"{other['problem']} (rank {rank})" if rank else other["problem"]
-            raise context.fault(problem, other["fix"])
+            raise fault(problem, other["fix"])
     if any(other != every[0] for other in every):
-        raise context.fault(
+        raise fault(
             "is not the same on every rank's machine",
             "Put the same files there, or use a folder that all machines share.",
         )
     assert weights is not None
-    return PhaseStart(context, weights, is_ours=ours is not None)
+    return weights

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phaseline.config.hub import HubModelError, fetch, find_cached, is_hub_name
-from phaseline.config.inheritance import outside_weights, pretrained_weights
+from phaseline.config.inheritance import outside_weights, pretrained_weights, teacher_of
 from phaseline.config.model_section import HUB_PREFIX
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
@@ -62,6 +62,8 @@ def _fetch_weights(config: Config, report: Callable[[str], None]) -> None:
     wanted: dict[Loc, str | None] = {("model", "pretrained"): pretrained_weights(config.model)}
     for idx in range(len(config.phases)):
         wanted["phases", idx, "inherit", "weights"] = outside_weights(config, idx)
+        teacher = teacher_of(config.phases[idx])
+        wanted["phases", idx, "objective_arguments", "teacher"] = teacher
     for loc, text in wanted.items():
         if text is None or not is_hub_name(text):
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,13 +14,22 @@ from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.data.batch import Batch
-from phaseline.errors import CheckpointError, EngineError, PhaselineError
+from phaseline.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngineError,
+    Fault,
+    PhaselineError,
+)
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
+from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
+from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
+from phaseline.training.pipeline.teaching import require_same_vocabulary
 
 
 class PhaseValidation:
@@ -49,6 +60,7 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         trials = (
             self._try_levers,
+            self._try_teacher,
             self._train_worst_batch,
             self._evaluate_worst_batch,
             self._keep_documents_apart,
@@ -74,6 +86,12 @@ class PhaseValidation:
             require_compiler(runtime.world.device, path=f"{path}.compile")
         if section.linear_cross_entropy:
             require_same_loss(runtime.engine.model, path=f"{path}.linear_cross_entropy")
+
+    def _try_teacher(self) -> None:
+        if isinstance(self._runtime.objective, Distillation):
+            length = self._runtime.section.data.sequence_length
+            self._runtime.engine.model.eval()
+            require_same_vocabulary(self._runtime, self._worst_batch(1, length))
 
     def _train_worst_batch(self) -> None:
         """One optimizer step on full sequences in which every token is a target."""
@@ -105,12 +123,37 @@ class PhaseValidation:
             evaluate.micro_size or runtime.section.batch.micro_size,
             evaluate.sequence_length or runtime.section.data.sequence_length,
         )
+        if len(runtime.data.source_names) > 1:
+            source_ids = torch.zeros(batch.rows, dtype=torch.int64, device=batch.targets.device)
+            batch = replace(batch, source_ids=source_ids)
+        totals = HeldOutTotals.of(runtime)
         with torch.no_grad():
-            runtime.objective.losses(runtime.engine.model, batch)
+            totals.look(runtime.engine.model, batch)
+        found = totals.metrics("", runtime.world)
+        self._require_best_is_measured(
+            [*totals.names_of_parts, *(key.removeprefix("/") for key in found)]
+        )
+
+    def _require_best_is_measured(self, names: Sequence[str]) -> None:
+        """What the user's own code measures is not known before."""
+        runtime = self._runtime
+        best = runtime.section.checkpoint.keep_best
+        if best is None or best.metric in names:
+            return
+        fault = Fault(
+            f"phases[{runtime.phase_idx}].checkpoint.keep_best.metric",
+            "",
+            f"is {best.metric!r}, which a validation of this phase does not measure",
+            f"It measures {', '.join(names)}.",
+        )
+        raise ConfigurationError([fault])
 
     def _keep_documents_apart(self) -> None:
-        if self._shares_rows():
-            DocumentTrial(self._runtime).run()
+        if not self._shares_rows():
+            return
+        DocumentTrial(self._runtime).run()
+        if isinstance(self._runtime.objective, Distillation):
+            DocumentTrial(self._runtime, self._runtime.objective.model).run()
 
     def _generate_once(self) -> None:
         """One token of one sample, so that the end of the phase can generate its own."""

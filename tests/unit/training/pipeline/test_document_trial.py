@@ -7,6 +7,7 @@ import torch
 
 from phaseline.errors import ConfigurationError
 from phaseline.objectives import build_objective
+from phaseline.objectives.distillation import Distillation
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
 from unit.training.phases.phase_runtimes import RuntimeMaker
 
@@ -150,3 +151,13 @@ def test_two_documents_give_the_losses_that_they_have_apart() -> None:
         torch.testing.assert_close(
             losses[:, columns], objective.losses(model, alone).values, rtol=0, atol=1e-5
         )
+
+
+def test_trial_refuses_a_teacher_that_sees_the_document_before(maker: RuntimeMaker) -> None:
+    objective = Distillation("models/large")
+    runtime = maker.make(build=Separating, objective=objective)
+    vocab_size = runtime.data.tokenizer.vocab_size
+    objective.teach_with(transformers_model("bloom", vocab_size).eval())
+    DocumentTrial(runtime).run()  # of the model itself, whatever the teacher does
+    with pytest.raises(ConfigurationError, match=r"the teacher, a BloomForCausalLM, does not keep"):
+        DocumentTrial(runtime, objective.model).run()

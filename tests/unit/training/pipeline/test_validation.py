@@ -1,0 +1,49 @@
+"""The trial of a phase, on what only the user's own code can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from phaseline.errors import ConfigurationError
+from phaseline.objectives.validation_metric import Seen
+from phaseline.session.layout import AttemptLayout
+from phaseline.training.pipeline.validation import PhaseValidation
+from unit.training.phases.phase_runtimes import RuntimeMaker
+
+
+class Units:
+    name = "units"
+    measures = ("units",)
+    needs_logits = False
+
+    def sums(self, seen: Seen) -> torch.Tensor:
+        return seen.is_unit.sum().view(1)
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return {"num_units": sums["units"]}
+
+
+def trial(maker: RuntimeMaker, folder: Path, metric: str) -> PhaseValidation:
+    runtime = maker.make(checkpoint={"keep_best": {"metric": metric}})
+    runtime.metrics = (Units(),)
+    return PhaseValidation(runtime, AttemptLayout(1, folder))
+
+
+@pytest.mark.parametrize("metric", ["num_units", "loss", "perplexity"])
+def test_trial_accepts_a_best_by_what_is_measured(
+    maker: RuntimeMaker, tmp_path: Path, metric: str
+) -> None:
+    assert trial(maker, tmp_path, metric).run()
+
+
+def test_trial_refuses_a_best_by_what_nothing_measures(maker: RuntimeMaker, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"keep_best\.metric is 'units', which a validation of this phase does not measure\. "
+        r"It measures loss, perplexity, bits_per_byte, num_units\.",
+    ):
+        trial(maker, tmp_path, "units").run()
