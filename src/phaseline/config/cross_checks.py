@@ -15,6 +15,7 @@ from phaseline.config.checks import (
     model,
     names,
     phases,
+    preferences,
     schedules,
     sources,
     tokenizers,
@@ -103,6 +104,11 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     phases.samples_have_prompts,
     phases.profiled_steps_are_inside,
     phases.position_ranges_are_inside,
+    preferences.answers_are_kept_apart,
+    preferences.positions_have_losses,
+    preferences.reference_has_weights,
+    preferences.reference_stays_as_it_is,
+    preferences.smoothing_has_an_effect,
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from phaseline.config.known import Argument, Shape
+from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,37 @@ class KnownObjective:
         shapes: Of the sources that it trains on.
         metrics: What a validation measures besides `loss`.
         arguments: What `objective_arguments` may hold.
+        unit: What its losses are of.
     """
 
     shapes: tuple[Shape, ...]
     metrics: tuple[str, ...] = ()
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    unit: str = "tokens"
+
+
+def _is_smoothing(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 0.5
 
 
 _OF_TOKENS = ("perplexity", "bits_per_byte")
+_OF_REWARDS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 OBJECTIVES: Mapping[str, KnownObjective] = {
     "causal_lm": KnownObjective(("text",), _OF_TOKENS),
     "sft": KnownObjective(("pairs", "chats"), _OF_TOKENS),
+    "dpo": KnownObjective(
+        ("preferences",),
+        (*_OF_REWARDS, "logp_chosen", "logp_rejected"),
+        {
+            "beta": POSITIVE,
+            "loss": choice("sigmoid", "ipo"),
+            "label_smoothing": Argument("a number from 0 to less than 0.5", _is_smoothing, "0.1"),
+            "length_normalised": FLAG,
+            "reference": choice("precomputed", "memory"),
+        },
+        unit="pairs",
+    ),
 }
 """Objectives by name."""
 
@@ -39,3 +58,9 @@ def shapes_of(objective: str) -> tuple[Shape, ...] | None:
     """What a built-in objective trains on; None of one that is the user's own."""
     known = OBJECTIVES.get(objective)
     return None if known is None else known.shapes
+
+
+def counts_pairs(objective: str) -> bool:
+    """Whether a built-in objective's losses are of pairs of answers."""
+    known = OBJECTIVES.get(objective)
+    return known is not None and known.unit == "pairs"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -46,6 +48,25 @@ def add_lora(module: torch.nn.Module, section: LoraSection, *, path: str) -> Non
         module,
     )
     set_record(module, AdapterRecord(section, targets))
+
+
+@contextmanager
+def adapters_off(module: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, a model computes as if it had no adapters; nothing where it has none.
+
+    Args:
+        module: The bare model.
+    """
+    layers = [part for part in module.modules() if hasattr(part, "_disable_adapters")]
+    for layer in layers:
+        # Not by peft's `enable_adapters`: that freezes the adapters, and an engine that is built
+        # on them would lose their gradients.
+        layer._disable_adapters = True  # type: ignore[assignment]  # noqa: SLF001 - peft's switch
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False  # type: ignore[assignment]  # noqa: SLF001
 
 
 def find_targets(module: torch.nn.Module, section: LoraSection, *, path: str) -> dict[str, bool]:

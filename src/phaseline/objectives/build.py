@@ -9,10 +9,12 @@ from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import Objective
 from phaseline.objectives.causal_lm import CausalLM
+from phaseline.objectives.dpo import DirectPreferenceOptimization
 from phaseline.objectives.sft import SupervisedFineTuning
 
 _BUILT_IN: dict[str, type[Objective]] = {
     CausalLM.name: CausalLM,
+    DirectPreferenceOptimization.name: DirectPreferenceOptimization,
     SupervisedFineTuning.name: SupervisedFineTuning,
 }
 

@@ -109,6 +109,12 @@ class DocumentTrial:
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime
         kind = type(runtime.engine.module).__name__
+        way_out = (
+            "Set data.separate_documents to false to let documents see each other, or "
+            "data.packing to false."
+        )
+        if runtime.objective.normaliser == "pairs":
+            way_out = "Both answers of a pair share a sequence, so take a model that does."
         return ConfigurationError(
             [
                 Fault(
@@ -116,9 +122,8 @@ class DocumentTrial:
                     "",
                     f"puts several documents into one sequence, but the model, a {kind}, does not "
                     f"keep them apart: it {problem}",
-                    "Set data.separate_documents to false to let documents see each other, or "
-                    "data.packing to false. A model of your own keeps them apart by the "
-                    "`position_ids` or `document_ids` that its forward takes.",
+                    f"{way_out} A model of your own keeps them apart by the `position_ids` or "
+                    "`document_ids` that its forward takes.",
                 )
             ]
         )

@@ -68,6 +68,45 @@ def build_phase_engine(
     return engine
 
 
+def build_frozen_model(
+    configuration: TrainingConfiguration,
+    world: World,
+    phase_idx: int,
+    tokenizer: Tokenizer,
+    start: PhaseStart | None,
+) -> torch.nn.Module:
+    """Builds a second model that stays as the phase began. **Ranks:** all; whole on each.
+
+    Args:
+        configuration: The run's configuration.
+        world: The started world.
+        phase_idx: Which phase; it has no adapters.
+        tokenizer: Of the session.
+        start: The weights that the phase begins with; None: zeros, for a trial.
+
+    Returns:
+        In evaluation mode on the world's device, in the dtype of the engine's own weights.
+    """
+    section, settings = configuration.config.phases[phase_idx], _settings(configuration, phase_idx)
+    with parameters_without_memory():
+        module = _build_bare(configuration, phase_idx, tokenizer)
+    if start is None:
+        give_memory(module)
+        module.to(world.device)
+    else:
+        start.fill_module(module, world.device)
+    if settings.partitions_weights:
+        # As there: buffers stay as they are.
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(settings.model_dtype)
+    elif section.engine.kind == "deepspeed":
+        module.to(settings.model_dtype)
+    module.requires_grad_(requires_grad=False)
+    if section.engine.compile:
+        compile_module(module)
+    return module.eval()
+
+
 def _settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
     section = configuration.config.phases[phase_idx]
     return EngineSettings(
@@ -87,8 +126,19 @@ def _settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSet
 def _build_module(
     configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
 ) -> torch.nn.Module:
+    section, path = configuration.config.phases[phase_idx], f"phases[{phase_idx}]"
+    module = _build_bare(configuration, phase_idx, tokenizer)
+    prepare_trainable(module, section.trainable, path=f"{path}.trainable")
+    if section.engine.activation_checkpointing:
+        checkpoint_activations(module, path=f"{path}.engine.activation_checkpointing")
+    return module
+
+
+def _build_bare(
+    configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
+) -> torch.nn.Module:
+    """The model as its section describes it, with what the phase asks of its loss."""
     config = configuration.config
-    section, path = config.phases[phase_idx], f"phases[{phase_idx}]"
     # The same on every rank, and for the same phase in every image.
     seed_all(position_seed(config.session.seed, phase_idx), torch.device("cpu"))
     module = build_model(
@@ -96,11 +146,9 @@ def _build_module(
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
     )
-    prepare_trainable(module, section.trainable, path=f"{path}.trainable")
-    if section.engine.linear_cross_entropy:
-        install_linear_loss(module, path=f"{path}.engine.linear_cross_entropy")
-    if section.engine.activation_checkpointing:
-        checkpoint_activations(module, path=f"{path}.engine.activation_checkpointing")
+    if config.phases[phase_idx].engine.linear_cross_entropy:
+        path = f"phases[{phase_idx}].engine.linear_cross_entropy"
+        install_linear_loss(module, path=path)
     return module
 
 

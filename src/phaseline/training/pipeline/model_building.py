@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
@@ -39,7 +40,8 @@ from phaseline.training.pipeline.content_identity import ContentIdentity, tokeni
 from phaseline.training.pipeline.engine_building import build_phase_engine
 from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
-from phaseline.training.pipeline.phase_start import StartContext, find_phase_start
+from phaseline.training.pipeline.phase_start import PhaseStart, StartContext, find_phase_start
+from phaseline.training.pipeline.reference_building import ReferenceBuilding
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.slot_pace import SlotPace
@@ -99,10 +101,14 @@ class ModelBuilding:
         config, layout = self._configuration.config, self._configuration.layouts[phase_idx]
         section, data = config.phases[phase_idx], self._open_data(phase_idx)
         plan = self._plan(phase_idx, data)
-        position = PhasePosition()
+        position, objective = PhasePosition(), self._objective(phase_idx)
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        engine = self._engine(phase_idx, data.tokenizer, point, is_trial=is_trial)
+        reference = self._reference_building(phase_idx, objective)
+        reference.register(stateful)
+        find_start = partial(self._find_start, phase_idx, data.tokenizer, point, is_trial=is_trial)
+        start = find_start() if point is None or point.manifest.phase != section.name else None
+        engine = self._engine(phase_idx, data.tokenizer, point, start)
         if point is not None:
             self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
@@ -117,7 +123,7 @@ class ModelBuilding:
             layout=layout,
             world=self._world,
             engine=engine,
-            objective=self._objective(phase_idx),
+            objective=objective,
             data=data,
             loader=self._loader(phase_idx, data),
             position=position,
@@ -134,25 +140,46 @@ class ModelBuilding:
             clock=self._clock(phase_idx, plan),
             callbacks=callbacks,
             samples_folder=self._session.layout.phase(section.name).samples_dir,
+            reference=(
+                reference.build_for_trial(engine, data)
+                if is_trial
+                else reference.build(
+                    engine,
+                    data,
+                    step=position.phase_step,
+                    start=start,
+                    find_start=find_start,
+                )
+            ),
         )
 
-    def _engine(
+    def _reference_building(self, phase_idx: int, objective: Objective) -> ReferenceBuilding:
+        phase = self._configuration.config.phases[phase_idx].name
+        folder = self._session.layout.phase(phase).reference_dir
+        return ReferenceBuilding(self._configuration, phase_idx, objective, self._world, folder)
+
+    def _find_start(
         self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None, *, is_trial: bool
+    ) -> PhaseStart | None:
+        context = StartContext(
+            configuration=self._configuration,
+            world=self._world,
+            phase_idx=phase_idx,
+            tokenizer=tokenizer,
+            is_trial=is_trial,
+        )
+        return find_phase_start(context, self._inherited(phase_idx, point))
+
+    def _engine(
+        self,
+        phase_idx: int,
+        tokenizer: Tokenizer,
+        point: ResumePoint | None,
+        start: PhaseStart | None,
     ) -> Engine:
-        configuration, world = self._configuration, self._world
-        phase = configuration.config.phases[phase_idx].name
-        start = None
-        if point is None or point.manifest.phase != phase:
-            context = StartContext(
-                configuration=configuration,
-                world=world,
-                phase_idx=phase_idx,
-                tokenizer=tokenizer,
-                is_trial=is_trial,
-            )
-            start = find_phase_start(context, self._inherited(phase_idx, point))
-        engine = build_phase_engine(configuration, world, phase_idx, tokenizer, point, start)
-        if start is not None and not is_trial and world.is_main:
+        world = self._world
+        engine = build_phase_engine(self._configuration, world, phase_idx, tokenizer, point, start)
+        if start is not None and not start.is_trial and world.is_main:
             self._session.event("weights_taken", **start.facts())
             for note in start.notes():
                 self._display.note(note)

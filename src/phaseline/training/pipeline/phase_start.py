@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from phaseline.checkpoint.grown_weights import grown_rows, view_grown
 from phaseline.checkpoint.lora_weights import view_with_adapters, view_without_adapters
 from phaseline.checkpoint.reader import CheckpointReader, load_optimizer
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
-from phaseline.checkpoint.weight_matching import fill_engine, match_names
+from phaseline.checkpoint.weight_matching import fill_engine, fill_module, match_names
 from phaseline.checkpoint.weight_readers import WeightReader, open_weights
 from phaseline.config.inheritance import lora_fate, outside_weights, pretrained_weights
 from phaseline.data.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -107,13 +108,33 @@ class PhaseStart:
             with CheckpointReader(self._checkpoint) as checkpoint:
                 load_optimizer(checkpoint, engine)
 
+    def fill_module(self, module: torch.nn.Module, device: torch.device) -> None:
+        """Gives the same to a bare model, in fp32. **Ranks:** any.
+
+        Args:
+            module: The model without adapters; its parameters hold no memory.
+            device: Where it is to live.
+        """
+        with self._opened(module) as reader:
+            fill_module(reader, match_names(reader, module), module, device)
+
+    @property
+    def path(self) -> Path:
+        """Where the weights are."""
+        return self._weights.path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights. Reads every file of theirs, or a checkpoint's hashes, once."""
+        return self._weights.fingerprint()
+
     def facts(self) -> dict[str, Any]:
-        """What was taken, for the record. Reads every file once."""
+        """What was taken, for the record."""
         return {
             "phase": self._context.phase,
             "kind": self._weights.kind,
             "path": str(self._weights.path),
-            "fingerprint": self._weights.fingerprint(),
+            "fingerprint": self.fingerprint,
             "num_tensors": len(self._names),
             "tokenizer": self._tokenizer_there(),
         }
