@@ -68,43 +68,44 @@ def build_phase_engine(
     return engine
 
 
-def build_frozen_model(
-    configuration: TrainingConfiguration,
-    world: World,
-    phase_idx: int,
-    tokenizer: Tokenizer,
-    start: PhaseStart | None,
+def build_frozen_skeleton(
+    configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
 ) -> torch.nn.Module:
-    """Builds a second model that stays as the phase began. **Ranks:** all; whole on each.
+    """A second model of a phase, whose parameters hold no memory. **Ranks:** any.
+
+    It must be built before the phase's engine: while one of ZeRO-3 lives, transformers would
+    divide whatever model is built over the ranks.
+    """
+    with parameters_without_memory():
+        return _build_bare(configuration, phase_idx, tokenizer)
+
+
+def fill_frozen(
+    module: torch.nn.Module, engine: Engine, world: World, start: PhaseStart | None
+) -> None:
+    """Makes a skeleton a model that stays as the phase began. **Ranks:** all; whole on each.
 
     Args:
-        configuration: The run's configuration.
+        module: The skeleton; it is then in evaluation mode on the world's device, its weights in
+            the dtype of the engine's.
+        engine: Of the phase.
         world: The started world.
-        phase_idx: Which phase; it has no adapters.
-        tokenizer: Of the session.
         start: The weights that the phase begins with; None: zeros, for a trial.
-
-    Returns:
-        In evaluation mode on the world's device, in the dtype of the engine's own weights.
     """
-    section, settings = configuration.config.phases[phase_idx], _settings(configuration, phase_idx)
-    with parameters_without_memory():
-        module = _build_bare(configuration, phase_idx, tokenizer)
     if start is None:
         give_memory(module)
         module.to(world.device)
     else:
         start.fill_module(module, world.device)
+    settings = engine.settings
     if settings.partitions_weights:
         # As there: buffers stay as they are.
         for parameter in module.parameters():
             parameter.data = parameter.data.to(settings.model_dtype)
-    elif section.engine.kind == "deepspeed":
+    elif settings.kind == "deepspeed":
         module.to(settings.model_dtype)
     module.requires_grad_(requires_grad=False)
-    if section.engine.compile:
-        compile_module(module)
-    return module.eval()
+    module.eval()
 
 
 def _settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:

@@ -32,6 +32,7 @@ from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.profiling import PhaseProfiler
 from phaseline.training.phases.progress_clock import ProgressClock
+from phaseline.training.phases.reference import Reference
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
@@ -98,14 +99,14 @@ class ModelBuilding:
             is_trial: Whether the phase is only tried: weights from outside are then held against
                 the model, and not read.
         """
-        config, layout = self._configuration.config, self._configuration.layouts[phase_idx]
-        section, data = config.phases[phase_idx], self._open_data(phase_idx)
+        section = self._configuration.config.phases[phase_idx]
+        data = self._open_data(phase_idx)
         plan = self._plan(phase_idx, data)
         position, objective = PhasePosition(), self._objective(phase_idx)
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
-        reference = self._reference_building(phase_idx, objective)
-        reference.register(stateful)
+        references = self._reference_building(phase_idx, objective)
+        references.prepare(stateful, data.tokenizer)
         find_start = partial(self._find_start, phase_idx, data.tokenizer, point, is_trial=is_trial)
         start = find_start() if point is None or point.manifest.phase != section.name else None
         engine = self._engine(phase_idx, data.tokenizer, point, start)
@@ -113,6 +114,40 @@ class ModelBuilding:
             self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
+        reference = (
+            references.build_for_trial(engine, data)
+            if is_trial
+            else references.build(
+                engine, data, step=position.phase_step, start=start, find_start=find_start
+            )
+        )
+        return self._put_together(
+            phase_idx,
+            plan=plan,
+            engine=engine,
+            objective=objective,
+            data=data,
+            position=position,
+            stateful=stateful,
+            callbacks=callbacks,
+            reference=reference,
+        )
+
+    def _put_together(
+        self,
+        phase_idx: int,
+        *,
+        plan: PhasePlan,
+        engine: Engine,
+        objective: Objective,
+        data: PhaseData,
+        position: PhasePosition,
+        stateful: StatefulRegistry,
+        callbacks: CallbackList,
+        reference: Reference,
+    ) -> PhaseRuntime:
+        config = self._configuration.config
+        section = config.phases[phase_idx]
         return PhaseRuntime(
             section=section,
             resilience=config.resilience,
@@ -120,7 +155,7 @@ class ModelBuilding:
             num_phases=len(config.phases),
             seed=config.session.seed,
             plan=plan,
-            layout=layout,
+            layout=self._configuration.layouts[phase_idx],
             world=self._world,
             engine=engine,
             objective=objective,
@@ -140,17 +175,7 @@ class ModelBuilding:
             clock=self._clock(phase_idx, plan),
             callbacks=callbacks,
             samples_folder=self._session.layout.phase(section.name).samples_dir,
-            reference=(
-                reference.build_for_trial(engine, data)
-                if is_trial
-                else reference.build(
-                    engine,
-                    data,
-                    step=position.phase_step,
-                    start=start,
-                    find_start=find_start,
-                )
-            ),
+            reference=reference,
         )
 
     def _reference_building(self, phase_idx: int, objective: Objective) -> ReferenceBuilding:

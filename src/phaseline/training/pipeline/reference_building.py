@@ -11,9 +11,11 @@ import torch
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.phase_data import PhaseData
+from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.errors import DataError
+from phaseline.models.compilation import compile_module
 from phaseline.objectives import Objective
 from phaseline.objectives.base import reference_of
 from phaseline.training.phases.reference import (
@@ -25,7 +27,7 @@ from phaseline.training.phases.reference import (
 )
 from phaseline.training.phases.reference_files import SIDES, ReferenceFiles
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.engine_building import build_frozen_model
+from phaseline.training.pipeline.engine_building import build_frozen_skeleton, fill_frozen
 from phaseline.training.pipeline.phase_start import PhaseStart
 
 
@@ -97,11 +99,19 @@ class ReferenceBuilding:
         self._world = world
         self._folder = folder
         self._origin = ReferenceOrigin(self._section.name)
+        self._frozen: torch.nn.Module | None = None
 
-    def register(self, stateful: StatefulRegistry) -> None:
-        """Adds what checkpoints of the phase must know, if it has a reference."""
+    def prepare(self, stateful: StatefulRegistry, tokenizer: Tokenizer) -> None:
+        """What must be done before there is an engine.
+
+        Args:
+            stateful: Gets what checkpoints of the phase must know, if it has a reference.
+            tokenizer: Of the session.
+        """
         if self._kind is not None:
             stateful.register("reference", self._origin)
+        if self._kind == "memory" and self._section.trainable.lora is None:
+            self._frozen = build_frozen_skeleton(self._configuration, self._phase_idx, tokenizer)
 
     def build(
         self,
@@ -130,11 +140,9 @@ class ReferenceBuilding:
             self._origin.note(start, self._world)
         if self._kind == "precomputed":
             return self._stored(data, step)
-        if self._section.trainable.lora is not None:
+        if self._frozen is None:
             return BaseReference(engine)
-        if start is None:
-            start = self._require_start(find_start())
-        return self._frozen(engine, data, start)
+        return self._filled(engine, self._frozen, start or self._require_start(find_start()))
 
     def build_for_trial(self, engine: Engine, data: PhaseData) -> Reference:
         """Builds one as large and as slow, whose numbers do not matter. **Ranks:** all."""
@@ -144,9 +152,7 @@ class ReferenceBuilding:
             stored = StoredReference(self._files(data), self._world.device)
             stored.fill({side: torch.zeros(sum(data.num_pairs(side)), 2) for side in SIDES})
             return stored
-        if self._section.trainable.lora is not None:
-            return BaseReference(engine)
-        return self._frozen(engine, data, None)
+        return self._filled(engine, self._frozen, None) if self._frozen else BaseReference(engine)
 
     def _stored(self, data: PhaseData, step: int) -> Reference:
         name, reference = self._section.name, StoredReference(self._files(data), self._world.device)
@@ -185,10 +191,12 @@ class ReferenceBuilding:
         self._origin.require_same(start, self._world)
         return start
 
-    def _frozen(self, engine: Engine, data: PhaseData, start: PhaseStart | None) -> Reference:
-        model = build_frozen_model(
-            self._configuration, self._world, self._phase_idx, data.tokenizer, start
-        )
+    def _filled(
+        self, engine: Engine, frozen: torch.nn.Module, start: PhaseStart | None
+    ) -> Reference:
+        fill_frozen(frozen, engine, self._world, start)
+        if self._section.engine.compile:
+            compile_module(frozen)
         # DeepSpeed holds the weights in what it computes in; accelerate alone casts as it goes.
         casts = engine.settings.kind == "plain" and engine.settings.precision == "bf16"
-        return FrozenReference(model, autocast=torch.bfloat16 if casts else None)
+        return FrozenReference(frozen, autocast=torch.bfloat16 if casts else None)

@@ -50,13 +50,21 @@ _CALLBACK = """
 from phaseline.training.phases.callbacks import Callback
 
 stops = {}
+crashes = set()
 
 
 class StopAt(Callback):
+    def phase_started(self, runtime):
+        if runtime.section.name in stops:
+            stops.pop(runtime.section.name).set()
+
     def step_ended(self, runtime):
         step = runtime.position.global_step
         if step in stops:
             stops.pop(step).set()
+        if step in crashes:
+            crashes.remove(step)
+            raise ValueError("as if it were killed")
 """
 
 
@@ -95,14 +103,27 @@ class Place:
         monkeypatch.delitem(sys.modules, "preference_stops", raising=False)
 
     def run(
-        self, name: str, *overrides: str, stop_at: int | None = None, flag: StopFlag | None = None
+        self,
+        name: str,
+        *overrides: str,
+        stop_at: int | str | None = None,
+        crash_at: int | None = None,
     ) -> Outcome:
-        """Starts the session, or goes on with it; `stop_at` counts steps of the session."""
-        flag = flag or StopFlag()
-        if stop_at is not None:
-            import preference_stops  # type: ignore[import-not-found]  # written above
+        """Starts the session, or goes on with it.
 
+        Args:
+            name: Of its folder.
+            overrides: As on the command line.
+            stop_at: A step of the session, or the phase that is stopped as it begins.
+            crash_at: A step of the session that fails at its end.
+        """
+        import preference_stops  # type: ignore[import-not-found]  # written above
+
+        flag = StopFlag()
+        if stop_at is not None:
             preference_stops.stops[stop_at] = flag
+        if crash_at is not None:
+            preference_stops.crashes.add(crash_at)
         pipeline = TrainingPipeline(
             self.folder / "session.yaml",
             overrides=overrides,
