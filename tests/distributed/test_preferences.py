@@ -41,11 +41,13 @@ tracking: {console: "off", wandb: {mode: disabled}}
 """
 DEEPSPEED = "phases[0].engine.kind=deepspeed"
 MEMORY = "phases[0].objective_arguments={reference: memory}"
+REWARDS = "phases[0].objective=reward_model"
 LORA = "phases[0].trainable={lora: {rank: 2}}"
 STAGES = {n: (DEEPSPEED, f"phases[0].engine.zero_stage={n}") for n in (2, 3)}
 SMALL = "phases[0].engine.deepspeed={stage3_param_persistence_threshold: 10}"
 ALL: dict[str, tuple[str, ...]] = {
     "one rank": ("phases[0].engine.kind=plain",),
+    "one rank, rewards": ("phases[0].engine.kind=plain", REWARDS),
     "plain": ("phases[0].engine.kind=plain", "phases[0].batch.micro_size=1"),
     "zero2": STAGES[2],
     "zero2 frozen": (*STAGES[2], MEMORY),
@@ -53,6 +55,7 @@ ALL: dict[str, tuple[str, ...]] = {
     "zero3 frozen": (*STAGES[3], SMALL, MEMORY),
     "zero3 base": (*STAGES[3], SMALL, LORA, MEMORY),
     "zero3 lora": (*STAGES[3], SMALL, LORA),
+    "zero3 rewards": (*STAGES[3], SMALL, REWARDS),
 }
 RESUMED = ("zero3 frozen", "zero3 base")
 
@@ -133,8 +136,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_answers(path / "answers.jsonl", 30)
     (path / "config.yaml").write_text(CONFIG, encoding="utf-8")
     names = list(ALL)
-    run_ranks(train, 1, str(path), names[:1], [])
-    run_ranks(train, 2, str(path), names[1:], list(RESUMED), timeout_s=280)
+    run_ranks(train, 1, str(path), names[:2], [])
+    run_ranks(train, 2, str(path), names[2:], list(RESUMED), timeout_s=280)
     return path
 
 
@@ -152,7 +155,7 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if "base" not in n and "lora" not in n])
+@pytest.mark.parametrize("name", ["plain", "zero2", "zero2 frozen", "zero3", "zero3 frozen"])
 def test_training_is_the_same_on_two_ranks_in_every_engine(folder: Path, name: str) -> None:
     expected = metrics(folder, "one rank")
     assert expected[0]["prefer/validation/loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -162,6 +165,13 @@ def test_training_is_the_same_on_two_ranks_in_every_engine(folder: Path, name: s
     reference = weights(folder, "one rank")
     for key, value in weights(folder, name).items():
         torch.testing.assert_close(value, reference[key], rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_are_learnt_alike_on_two_ranks_from_the_same_fresh_head(folder: Path) -> None:
+    one, other = metrics(folder, "one rank, rewards"), metrics(folder, "zero3 rewards")
+    assert one[-1]["prefer/validation/loss"] < one[0]["prefer/validation/loss"]
+    for found, wanted in zip(other, one, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_base_without_adapters_is_the_reference_that_was_measured(folder: Path) -> None:

@@ -109,6 +109,9 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     preferences.reference_has_weights,
     preferences.reference_stays_as_it_is,
     preferences.smoothing_has_an_effect,
+    preferences.reward_head_is_trained,
+    preferences.rewards_are_no_text,
+    preferences.language_head_is_there,
 )
 
 

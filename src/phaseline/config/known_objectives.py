@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice
+
+Head = Literal["language", "reward"]
+"""What a model says of every position: the next token, or what the answer is worth so far."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class KnownObjective:
         metrics: What a validation measures besides `loss`.
         arguments: What `objective_arguments` may hold.
         unit: What its losses are of.
+        head: What its model says.
     """
 
     shapes: tuple[Shape, ...]
     metrics: tuple[str, ...] = ()
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     unit: str = "tokens"
+    head: Head = "language"
 
 
 def _is_smoothing(value: object) -> bool:
@@ -50,6 +56,7 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
         },
         unit="pairs",
     ),
+    "reward_model": KnownObjective(("preferences",), _OF_REWARDS, unit="pairs", head="reward"),
 }
 """Objectives by name."""
 
@@ -64,3 +71,9 @@ def counts_pairs(objective: str) -> bool:
     """Whether a built-in objective's losses are of pairs of answers."""
     known = OBJECTIVES.get(objective)
     return known is not None and known.unit == "pairs"
+
+
+def head_of(objective: str) -> Head:
+    """What the model of an objective says; one of the user's own has a language model."""
+    known = OBJECTIVES.get(objective)
+    return "language" if known is None else known.head

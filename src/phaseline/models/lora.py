@@ -11,6 +11,7 @@ import torch
 from phaseline.config.model_section import LoraSection
 from phaseline.distributed.adapter_record import AdapterRecord, set_record
 from phaseline.errors import ConfigurationError, Fault
+from phaseline.models.reward_head import new_head_of
 
 
 def add_lora(module: torch.nn.Module, section: LoraSection, *, path: str) -> None:
@@ -101,7 +102,7 @@ def find_targets(module: torch.nn.Module, section: LoraSection, *, path: str) ->
 
 def _linear_layers(module: torch.nn.Module) -> dict[str, bool]:
     """Every linear layer but the output, whose weight may be tied to the embeddings."""
-    output = getattr(module, "get_output_embeddings", lambda: None)()
+    output = getattr(module, "get_output_embeddings", lambda: None)() or _reward_head(module)
     found = {}
     for name, part in module.named_modules():
         # GPT-2's, which keeps its weight the other way round. By name: it lives in transformers.
@@ -109,6 +110,10 @@ def _linear_layers(module: torch.nn.Module) -> dict[str, bool]:
         if name and part is not output and (isinstance(part, torch.nn.Linear) or is_transposed):
             found[name] = is_transposed
     return found
+
+
+def _reward_head(module: torch.nn.Module) -> torch.nn.Module | None:
+    return None if new_head_of(module) is None else module.get_submodule("score")
 
 
 def _fault(path: str, problem: str, fix: str) -> ConfigurationError:

@@ -78,6 +78,13 @@ class PreferenceObjective:
         """Runs the model on a batch."""
         raise NotImplementedError
 
+    def position_values(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+        """What the model says at every position, by which documents in a row are told apart.
+
+        `[rows, time]`, fp32
+        """
+        return token_cross_entropy(model, batch)
+
     def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """What is reported beside the loss: every measure as it is."""
         return {name: means[name] for name in self.measures}

@@ -39,8 +39,8 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     losses_of: LossesOf | None = getattr(_bare(model), "losses_of", None)
     if losses_of is not None:
         with losses_of(batch.targets):
-            return _forward(model, batch)
-    logits = _forward(model, batch)
+            return run_model(model, batch)
+    logits = run_model(model, batch)
     losses = cross_entropy(
         logits.float().flatten(0, 1),
         batch.targets.flatten(),
@@ -50,7 +50,8 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     return losses.view(batch.targets.shape)
 
 
-def _forward(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+def run_model(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+    """What a model says of a batch, itself or as `.logits`; see `token_cross_entropy`."""
     bare = _bare(model)
     arguments = {name: getattr(batch, name) for name in _taken(type(bare).forward)}
     if hasattr(bare, "generation_config"):

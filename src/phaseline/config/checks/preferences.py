@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.inheritance import outside_weights, source_phase
-from phaseline.config.known_objectives import counts_pairs
+from phaseline.config.known_objectives import counts_pairs, head_of
 from phaseline.config.tree import found_text
 
 
@@ -75,4 +75,50 @@ def smoothing_has_an_effect(place: Place) -> Iterator[Finding]:
             place.loc("objective_arguments", "label_smoothing"),
             f"is {found_text(arguments['label_smoothing'])}, which has no effect with loss: ipo",
             "Remove it, or set loss to sigmoid.",
+        )
+
+
+def reward_head_is_trained(place: Place) -> Iterator[Finding]:
+    """The head of a reward model begins with random numbers."""
+    trainable = place.phase.trainable
+    if head_of(place.phase.objective) != "reward" or place.config.model.factory is not None:
+        return
+    if not trainable.trains("score.weight"):
+        key = "train" if trainable.lora is not None or trainable.train else "freeze"
+        yield Finding(
+            place.loc("trainable", key),
+            "leaves out score.weight, the head of a reward model, which begins with random numbers",
+            "Add it: `train: ['^score']`.",
+        )
+
+
+def rewards_are_no_text(place: Place) -> Iterator[Finding]:
+    """A reward model has no output layer that says tokens."""
+    phase = place.phase
+    if head_of(phase.objective) != "reward":
+        return
+    for loc, is_set in (
+        (place.loc("evaluate", "samples"), phase.evaluate.samples is not None),
+        (place.loc("engine", "linear_cross_entropy"), phase.engine.linear_cross_entropy),
+    ):
+        if is_set:
+            yield Finding(
+                loc,
+                f"needs a model that says tokens, but that of {phase.objective} says rewards",
+                "Remove it.",
+                unused=True,
+            )
+
+
+def language_head_is_there(place: Place) -> Iterator[Finding]:
+    """What a reward model leaves has lost its output layer."""
+    source = source_phase(place.config, place.idx)
+    if source is None or head_of(place.phase.objective) == "reward":
+        return
+    before = place.config.phases[source]
+    if head_of(before.objective) == "reward":
+        yield Finding(
+            place.loc("inherit", "weights"),
+            f"takes those of {before.name}, which has a reward head and no output layer any more",
+            "Name an earlier phase, as phase:NAME, or put this phase before it.",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from phaseline.data.batch import Batch
@@ -102,9 +104,12 @@ class DocumentTrial:
         runtime = self._runtime
         batch = batch.to(runtime.world.device)
         objective, model = runtime.objective, runtime.engine.model
-        if objective.normaliser != "tokens":
-            return token_cross_entropy(model, batch)
-        return objective.losses(model, batch).values
+        if objective.normaliser == "tokens":
+            return objective.losses(model, batch).values
+        values: Callable[[torch.nn.Module, Batch], torch.Tensor] = getattr(
+            objective, "position_values", token_cross_entropy
+        )
+        return values(model, batch)
 
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from phaseline.config.known_objectives import head_of
 from phaseline.config.sections import PhaseSection
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
@@ -146,6 +147,7 @@ def _build_bare(
         config.model,
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+        head=head_of(config.phases[phase_idx].objective),
     )
     if config.phases[phase_idx].engine.linear_cross_entropy:
         path = f"phases[{phase_idx}].engine.linear_cross_entropy"

@@ -11,13 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from phaseline.checkpoint.tensor_files import list_folder
+from phaseline.config.batch_layout import BatchLayout
+from phaseline.config.loading import load_config
 from phaseline.data.encoded_chunk import Split
+from phaseline.data.phase_data import open_phase_data
 from phaseline.errors import DataError, ExitCode
 from phaseline.training.phases.reference_files import ReferenceFiles
 from unit.training.pipeline.preference_session import Place
 
 MEMORY = "phases[1].objective_arguments={reference: memory}"
 LORA = "phases[1].trainable={lora: {rank: 2}}"
+REWARDS = "phases[1].objective=reward_model"
 MEASURING = "measuring the reference on 46 pairs that are trained on and 14 that are held out"
 
 
@@ -69,6 +73,7 @@ def test_memory_and_precomputed_train_alike_and_begin_at_ln_2(
         ("frozen", (MEMORY,)),
         ("base", (LORA, MEMORY)),
         ("read-ahead", ("phases[1].data.num_workers=2", LORA)),
+        ("rewards", (REWARDS,)),
     ],
 )
 def test_phase_of_preferences_has_the_same_bits_when_it_was_stopped_and_resumed(
@@ -186,3 +191,36 @@ def test_no_reference_is_left_behind_by_another(tmp_path: Path) -> None:
     assert found["train"].tolist() == [[2.0, 2.0]] * 5
     assert found["held_out"].shape == (1, 2)
     assert len(list((tmp_path / "reference").iterdir())) == 4
+
+
+@pytest.mark.parametrize("more", [(), ("phases[1].trainable={lora: {rank: 2}, train: [^score]}",)])
+def test_reward_model_is_exported_as_transformers_loads_it(
+    place: Place, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    name = f"rewards-{len(more)}"
+    place.run(name, REWARDS, "export.phases=[prefer]", *more)
+    assert "prefer starts from the last weights of learn, " in (seen := capsys.readouterr().err)
+    assert "with a new reward head" in seen
+    loaded = AutoModelForSequenceClassification.from_pretrained(
+        place.layout(name).exports_dir / "prefer"
+    ).eval()
+    assert loaded.num_labels == 1
+    config = load_config(place.folder / "session.yaml").config
+    layouts = BatchLayout.derive(4, 2, 1)
+    data = open_phase_data(config, 1, layouts)
+    rewards: list[list[float]] = [[], []]
+    for batch_idx in range(data.held_out.num_batches(1, 1)):
+        batch = data.held_out.batch(batch_idx, 0, 1, 1)
+        assert batch.document_ids is not None
+        for document in range(int(batch.document_ids.max()) + 1):
+            here = batch.document_ids[0] == document
+            last = int(torch.nonzero(batch.targets[0, here] != -100).max())
+            ids = batch.input_ids[0, here][None, : last + 1]
+            with torch.no_grad():
+                rewards[document % 2].append(float(loaded(input_ids=ids).logits))
+    recorded = place.metrics(name, "validation")[-1]["metrics"]
+    assert len(rewards[0]) == len(rewards[1]) == 14
+    for key, values in zip(("reward_chosen", "reward_rejected"), rewards, strict=True):
+        assert recorded[f"prefer/validation/{key}"] == pytest.approx(sum(values) / 14, abs=1e-5)
