@@ -24,7 +24,7 @@ class DirectPreferenceOptimization(PreferenceObjective):
     ipo is (h - 1 / (2 beta))^2.
 
     **Source:** Rafailov et al., arXiv 2305.18290, equation 7; the label smoothing of Mitchell,
-    "A note on DPO with noisy preferences" (2023), equation 3; IPO of Azar et al., arXiv
+    "A note on DPO with noisy preferences" (2023); IPO of Azar et al., arXiv
     2310.12036, equation 17.
     """
 
