@@ -114,16 +114,20 @@ class DocumentTrial:
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime
         kind = type(runtime.engine.module).__name__
-        way_out = (
-            "Set data.separate_documents to false to let documents see each other, or "
-            "data.packing to false."
+        setting, way_out = (
+            "data.packing",
+            (
+                "Set data.separate_documents to false to let documents see each other, or "
+                "data.packing to false."
+            ),
         )
         if runtime.objective.normaliser == "pairs":
+            setting = "objective"
             way_out = "Both answers of a pair share a sequence, so take a model that does."
         return ConfigurationError(
             [
                 Fault(
-                    f"phases[{runtime.phase_idx}].data.packing",
+                    f"phases[{runtime.phase_idx}].{setting}",
                     "",
                     f"puts several documents into one sequence, but the model, a {kind}, does not "
                     f"keep them apart: it {problem}",
