@@ -57,13 +57,22 @@ class ForeignWeights:
     signature: str
 
     def fingerprint(self) -> str:
-        """Names the content: reads every file, or for a checkpoint the hashes of every file."""
+        """Names the content: reads every file, or for a checkpoint the hashes of its files.
+
+        Those of the optimizer's state are left out, as they are from a finished phase.
+        """
         if self.checkpoint is not None:
-            return hash_file(self.checkpoint / MANIFEST_NAME).hash
-        files = sorted({tensor.file for tensor in self.tensors.values()})
+            # Not above: it brings torch, which a configuration is checked without.
+            from phaseline.checkpoint.reader import is_optimizer_file
+
+            records = Manifest.load(self.checkpoint).files
+            hashes = {n: record.hash for n, record in records.items() if not is_optimizer_file(n)}
+        else:
+            files = {tensor.file for tensor in self.tensors.values()}
+            hashes = {file.name: hash_file(file).hash for file in files}
         digest = xxhash.xxh3_128()
-        for file in files:
-            digest.update(f"{file.name} {hash_file(file).hash}\n".encode())
+        for name, file_hash in sorted(hashes.items()):
+            digest.update(f"{name} {file_hash}\n".encode())
         return digest.hexdigest()
 
 

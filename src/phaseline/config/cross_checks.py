@@ -16,6 +16,7 @@ from phaseline.config.checks import (
     model,
     names,
     phases,
+    preferences,
     schedules,
     sources,
     tokenizers,
@@ -108,6 +109,14 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     phases.samples_have_prompts,
     phases.profiled_steps_are_inside,
     phases.position_ranges_are_inside,
+    preferences.answers_are_kept_apart,
+    preferences.positions_have_losses,
+    preferences.reference_has_weights,
+    preferences.reference_stays_as_it_is,
+    preferences.smoothing_has_an_effect,
+    preferences.reward_head_is_trained,
+    preferences.rewards_are_no_text,
+    preferences.language_head_is_there,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from phaseline.config.known_objectives import head_of
 from phaseline.config.model_section import (
     HUB_PREFIX,
     PHASE_PREFIX,
@@ -91,6 +92,8 @@ def describe_start(config: Config, idx: int) -> str:
     adapters = _describe_adapters(config, idx)
     if adapters:
         parts.append(adapters)
+    if _gets_new_head(config, idx):
+        parts.append("with a new reward head")
     if phase.inherit.optimizer == "keep":
         parts.append("and the optimizer's state is kept")
     else:
@@ -119,6 +122,13 @@ def _describe_adapters(config: Config, idx: int) -> str:
     if here is not None:
         words.append(f"{'' if words else 'with '}a new LoRA of rank {here.rank}")
     return " and ".join(words)
+
+
+def _gets_new_head(config: Config, idx: int) -> bool:
+    """Whether a phase puts a reward head on weights of this session; of others it is not known."""
+    source = source_phase(config, idx)
+    is_reward = head_of(config.phases[idx].objective) == "reward"
+    return is_reward and source is not None and head_of(config.phases[source].objective) != "reward"
 
 
 def lora_of_source(config: Config, idx: int) -> LoraSection | None:

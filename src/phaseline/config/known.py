@@ -88,7 +88,20 @@ def _betas(example: str) -> Argument:
     return Argument("a list of two numbers from 0 to less than 1", _are_betas, example)
 
 
+def choice(*words: str) -> Argument:
+    """An argument that is one of several words."""
+    allowed = f"{', '.join(words[:-1])} or {words[-1]}"
+    return Argument(allowed, member_of(words), words[0])
+
+
+def member_of(words: tuple[object, ...]) -> Callable[[object], bool]:
+    """Whether a value is one of these, and of its type."""
+    return lambda value: any(value == word and type(value) is type(word) for word in words)
+
+
 _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
+FLAG = Argument(*_FLAG)
+POSITIVE = Argument("a number greater than 0", is_positive, "0.1")
 
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {

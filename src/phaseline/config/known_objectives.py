@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from phaseline.config.known import Argument, Shape, is_positive
+from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice, is_positive
+
+Head = Literal["language", "reward"]
+"""What a model says of every position: the next token, or what the answer is worth so far."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,19 @@ class KnownObjective:
         shapes: Of the sources that it trains on.
         metrics: What a validation measures besides `loss`.
         arguments: What `objective_arguments` may hold.
+        unit: What its losses are of.
+        head: What its model says.
     """
 
     shapes: tuple[Shape, ...]
     metrics: tuple[str, ...] = ()
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    unit: str = "tokens"
+    head: Head = "language"
+
+
+def _is_smoothing(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 0.5
 
 
 def _is_share(value: object) -> bool:
@@ -31,7 +43,7 @@ def _is_share(value: object) -> bool:
 
 
 _OF_TOKENS = ("perplexity", "bits_per_byte")
-_DIRECTIONS = ("forward", "reverse")
+_OF_REWARDS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
 OBJECTIVES: Mapping[str, KnownObjective] = {
     "causal_lm": KnownObjective(("text",), _OF_TOKENS),
@@ -43,11 +55,24 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
                 "text", lambda value: isinstance(value, str) and bool(value), "phase:pretrain", True
             ),
             "weight": Argument("a number greater than 0 and at most 1", _is_share, "0.5"),
-            "temperature": Argument("a number greater than 0", is_positive, "2.0"),
-            "direction": Argument("forward or reverse", _DIRECTIONS.__contains__, "reverse"),
+            "temperature": POSITIVE,
+            "direction": choice("forward", "reverse"),
         },
     ),
     "sft": KnownObjective(("pairs", "chats"), _OF_TOKENS),
+    "dpo": KnownObjective(
+        ("preferences",),
+        (*_OF_REWARDS, "logp_chosen", "logp_rejected"),
+        {
+            "beta": POSITIVE,
+            "loss": choice("sigmoid", "ipo"),
+            "label_smoothing": Argument("a number from 0 to less than 0.5", _is_smoothing, "0.1"),
+            "length_normalised": FLAG,
+            "reference": choice("precomputed", "memory"),
+        },
+        unit="pairs",
+    ),
+    "reward_model": KnownObjective(("preferences",), _OF_REWARDS, unit="pairs", head="reward"),
 }
 """Objectives by name."""
 
@@ -56,3 +81,15 @@ def shapes_of(objective: str) -> tuple[Shape, ...] | None:
     """What a built-in objective trains on; None of one that is the user's own."""
     known = OBJECTIVES.get(objective)
     return None if known is None else known.shapes
+
+
+def counts_pairs(objective: str) -> bool:
+    """Whether a built-in objective's losses are of pairs of answers."""
+    known = OBJECTIVES.get(objective)
+    return known is not None and known.unit == "pairs"
+
+
+def head_of(objective: str) -> Head:
+    """What the model of an objective says; one of the user's own has a language model."""
+    known = OBJECTIVES.get(objective)
+    return "language" if known is None else known.head

@@ -6,11 +6,11 @@ Kept here as data, so that a session file can be checked without importing what 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from phaseline.config.known import Argument, Shape
+from phaseline.config.known import Argument, Shape, choice, member_of
 
 ROLES: Mapping[Shape, tuple[str, ...]] = {
     "text": ("text",),
@@ -117,15 +117,6 @@ def _is_image_size(value: object) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
 
 
-def _choice(*words: str) -> Argument:
-    allowed = f"{', '.join(words[:-1])} or {words[-1]}"
-    return Argument(allowed, _member_of(words), words[0])
-
-
-def _member_of(words: tuple[object, ...]) -> Callable[[object], bool]:
-    return lambda value: any(value == word and type(value) is type(word) for word in words)
-
-
 _PACKAGES = Argument(
     "a list of modules and packages of Python's standard library",
     _are_stdlib_names,
@@ -137,17 +128,17 @@ def _paths(example: str) -> Argument:
     return Argument("a list of paths, folders or patterns", _are_texts, example, required=True)
 
 
-_ON_ERROR = {"on_error": _choice("stop", "skip")}
+_ON_ERROR = {"on_error": choice("stop", "skip")}
 # What every source takes whose samples are made of rows with named columns.
 _OF_ROWS: Mapping[str, Argument] = {
     "columns": Argument(
         "a section of roles, each with the name of a column", _are_columns, "{text: body}"
     ),
-    "shape": _choice("auto", *get_args(Shape)),
+    "shape": choice("auto", *get_args(Shape)),
     **_ON_ERROR,
     "classes": Argument("a list of the labels' names", _are_texts, "[cat, dog]"),
     "resize": Argument("a list of two sizes, height and width", _is_image_size, "[32, 32]"),
-    "channels": Argument("1 or 3", _member_of((1, 3)), "3"),
+    "channels": Argument("1 or 3", member_of((1, 3)), "3"),
 }
 
 PreferenceKind = Literal["other", "renamed", "truncated"]
@@ -179,7 +170,7 @@ SOURCES: Mapping[str, BuiltInSource] = {
         None,
         {
             "paths": _paths("['data/*.jsonl']"),
-            "format": _choice(
+            "format": choice(
                 "auto", "text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow"
             ),
             **_OF_ROWS,
@@ -189,7 +180,7 @@ SOURCES: Mapping[str, BuiltInSource] = {
         "text",
         {
             "paths": _paths("['tokens/*.npy']"),
-            "dtype": _choice("uint16", "uint32", "int32", "int64"),
+            "dtype": choice("uint16", "uint32", "int32", "int64"),
             "end_of_text": Argument("a token, a whole number of at least 0", _is_token, "50256"),
             "document_length": Argument("a number of tokens, at least 1", _is_size, "1024"),
             **_ON_ERROR,

@@ -244,7 +244,8 @@ class PhaseSection(Section):
         examples=["pretrain"], description="Unique; names its folder and its metrics."
     )
     objective: str = Field(
-        examples=["causal_lm"], description="causal_lm, sft, distillation, or `module:attribute`."
+        examples=["causal_lm"],
+        description="causal_lm, sft, distillation, dpo, reward_model, or `module:attribute`.",
     )
     objective_arguments: dict[str, Any] = Field(
         default_factory=dict, description="Further settings of the objective."

@@ -26,6 +26,12 @@ class Batch:
             each document. None where no row holds more than one, and where documents may attend
             to each other.
         source_ids: The source of each row, `[batch]`, int64; None if there is one source.
+        pair_ids: Of preferences, the number of each pair in each row, among all of the phase's
+            pairs on this side of the split; -1 where a row has fewer. Pair p of a row is its
+            documents 2 p, the chosen answer, and 2 p + 1, the rejected. `[batch, pairs]`, int64;
+            None of other shapes.
+        reference_logps: Log-probabilities of both answers of each pair under a reference model,
+            summed over their tokens, in nats. `[batch, pairs, 2]`, fp32; None without one.
     """
 
     input_ids: torch.Tensor
@@ -33,6 +39,8 @@ class Batch:
     rows: int
     position_ids: torch.Tensor | None = None
     source_ids: torch.Tensor | None = None
+    pair_ids: torch.Tensor | None = None
+    reference_logps: torch.Tensor | None = None
 
     @classmethod
     def from_arrays(cls, arrays: BatchArrays) -> Batch:
@@ -43,6 +51,7 @@ class Batch:
             arrays.num_samples,
             None if arrays.positions is None else torch.from_numpy(arrays.positions),
             None if arrays.sources is None else torch.from_numpy(arrays.sources),
+            None if arrays.pairs is None else torch.from_numpy(arrays.pairs),
         )
 
     @property
@@ -64,8 +73,15 @@ class Batch:
             _moved(self.input_ids, device),
             _moved(self.targets, device),
             self.rows,
-            None if self.position_ids is None else _moved(self.position_ids, device),
-            None if self.source_ids is None else _moved(self.source_ids, device),
+            *(
+                None if tensor is None else _moved(tensor, device)
+                for tensor in (
+                    self.position_ids,
+                    self.source_ids,
+                    self.pair_ids,
+                    self.reference_logps,
+                )
+            ),
         )
 
 

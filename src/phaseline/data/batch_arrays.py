@@ -24,6 +24,9 @@ class BatchArrays(NamedTuple):
             more than one document, or where documents are not kept apart.
         sources: The source of each row, `[batch]`, int64; None if there is one source.
         num_samples: Rows that are samples; the others fill the batch up and have no targets.
+        pairs: Of preferences, the number of each pair in each row, counted on over the sources;
+            -1 where a row has fewer, as filler has none. `[batch, most pairs of a row]`, int64;
+            None of other shapes.
     """
 
     inputs: Ids
@@ -31,6 +34,7 @@ class BatchArrays(NamedTuple):
     positions: Ids | None
     sources: Ids | None
     num_samples: int
+    pairs: Ids | None = None
 
 
 class BatchAssembler:
@@ -55,6 +59,8 @@ class BatchAssembler:
         self._sequence_length = sequence_length
         self._pad_id = pad_id
         self._is_separate = is_separate
+        num_pairs = [rows.num_pairs for rows in self._sources]
+        self._first_pairs = np.cumsum([0, *num_pairs]).tolist()
 
     def assemble(self, sample_ids: Ids, num_rows: int) -> BatchArrays:
         """Puts samples into one batch.
@@ -66,33 +72,49 @@ class BatchAssembler:
         if len(self._sources) == 1 and len(sample_ids) == num_rows:
             rows, ids = self._sources[0], sample_ids[:, 1]
             time = self._time(rows.max_length(ids))
-            inputs, targets, positions = rows.take(ids, time, self._pad_id)
+            inputs, targets, positions, pairs = rows.take(ids, time, self._pad_id)
             positions = positions if self._is_separate else None
-            return BatchArrays(inputs, targets, positions, None, num_rows)
+            return BatchArrays(inputs, targets, positions, None, num_rows, pairs)
         return self._merge(sample_ids, num_rows)
 
     def _merge(self, sample_ids: Ids, num_rows: int) -> BatchArrays:
         places = [
-            (rows, np.flatnonzero(sample_ids[:, 0] == source_idx))
-            for source_idx, rows in enumerate(self._sources)
+            (source_idx, np.flatnonzero(sample_ids[:, 0] == source_idx))
+            for source_idx in range(len(self._sources))
         ]
-        parts = [(rows, here, sample_ids[here, 1]) for rows, here in places if len(here)]
-        time = self._time(max((rows.max_length(ids) for rows, _, ids in parts), default=1))
+        parts = [(idx, here, sample_ids[here, 1]) for idx, here in places if len(here)]
+        longest = (self._sources[idx].max_length(ids) for idx, _, ids in parts)
+        time = self._time(max(longest, default=1))
         inputs = np.full((num_rows, time), self._pad_id, np.int64)
         targets = np.full((num_rows, time), NO_LOSS, np.int64)
         positions = np.tile(np.arange(time), (num_rows, 1))
         is_divided = False
-        for rows, here, ids in parts:
-            inputs[here], targets[here], inside = rows.take(ids, time, self._pad_id)
+        pairs_of: list[tuple[Ids, Ids]] = []
+        for idx, here, ids in parts:
+            rows = self._sources[idx].take(ids, time, self._pad_id)
+            inputs[here], targets[here], inside, pairs = rows
             if inside is not None:
                 positions[here] = inside
                 is_divided = True
+            if pairs is not None:
+                first = self._first_pairs[idx]
+                pairs_of.append((here, np.where(pairs < 0, -1, pairs + first)))
         sources = None
         if len(self._sources) > 1:
             sources = np.zeros(num_rows, np.int64)
             sources[: len(sample_ids)] = sample_ids[:, 0]
         shown = positions if is_divided and self._is_separate else None
-        return BatchArrays(inputs, targets, shown, sources, len(sample_ids))
+        merged = self._merge_pairs(pairs_of, num_rows)
+        return BatchArrays(inputs, targets, shown, sources, len(sample_ids), merged)
+
+    def _merge_pairs(self, parts: Sequence[tuple[Ids, Ids]], num_rows: int) -> Ids | None:
+        if not self._first_pairs[-1]:
+            return None
+        # One column where there is only filler: a loss must come from every batch.
+        merged = np.full((num_rows, max((p.shape[1] for _, p in parts), default=1)), -1, np.int64)
+        for here, pairs in parts:
+            merged[here, : pairs.shape[1]] = pairs
+        return merged
 
     def _time(self, longest: int) -> int:
         rounded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE

@@ -43,12 +43,14 @@ class _Reply(NamedTuple):
         has_positions: Whether the third plane of the slot is filled.
         sources: As in `BatchArrays`.
         num_samples: As in `BatchArrays`.
+        pairs: As in `BatchArrays`.
     """
 
     shape: tuple[int, int]
     has_positions: bool
     sources: Ids | None
     num_samples: int
+    pairs: Ids | None
 
 
 class _Worker:
@@ -165,7 +167,12 @@ class LoaderWorkers:
         planes = self._slots[slot, :, : rows * time].reshape(_PLANES, rows, time)
         positions = planes[2].copy() if reply.has_positions else None
         return BatchArrays(
-            planes[0].copy(), planes[1].copy(), positions, reply.sources, reply.num_samples
+            planes[0].copy(),
+            planes[1].copy(),
+            positions,
+            reply.sources,
+            reply.num_samples,
+            reply.pairs,
         )
 
     def _start(self, worker_idx: int) -> _Worker:
@@ -212,7 +219,11 @@ class LoaderWorkers:
                 self._slots[slot, plane, :size] = array.ravel()
         rows, time = arrays.inputs.shape
         return _Reply(
-            (rows, time), arrays.positions is not None, arrays.sources, arrays.num_samples
+            (rows, time),
+            arrays.positions is not None,
+            arrays.sources,
+            arrays.num_samples,
+            arrays.pairs,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.held_out import HeldOut
 from phaseline.data.preparation import PhaseRows, open_rows
+from phaseline.data.row_sweep import RowSweep
 from phaseline.data.stream import STEPS_AT_ONCE, SampleStream
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.data.tokenizer_building import build_tokenizer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from phaseline.config.batch_layout import BatchLayout
     from phaseline.config.sections import Config, PhaseSection
+    from phaseline.data.encoded_chunk import Split
     from phaseline.data.rows import Ids, Rows, Unit
 
 
@@ -45,6 +47,14 @@ def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> Phas
         is_shuffled=phase.data.order == "shuffled",
     )
     return PhaseData(phase, sources, stream, layout, tokenizer)
+
+
+class _Side(NamedTuple):
+    """One side of the split."""
+
+    rows: list[Rows]
+    sequence_length: int
+    assembler: BatchAssembler
 
 
 class PhaseData:
@@ -88,20 +98,24 @@ class PhaseData:
         self._counts_of: tuple[int, Unit] = (-1, "tokens")
         self._counts = np.zeros((0, len(sources)), np.int64)
 
-        def assembler(rows: Sequence[Rows], sequence_length: int) -> BatchAssembler:
-            return BatchAssembler(
+        def side(rows: list[Rows], sequence_length: int) -> _Side:
+            assembler = BatchAssembler(
                 rows,
                 sequence_length=sequence_length,
                 pad_id=tokenizer.pad_id,
                 is_separate=phase.data.separate_documents,
             )
+            return _Side(rows, sequence_length, assembler)
 
-        self._assembler = assembler(self._rows, self.sequence_length)
         held_out = [source.held_out for source in sources]
         held_out_length = phase.evaluate.sequence_length or self.sequence_length
+        self._sides: dict[Split, _Side] = {
+            "train": side(self._rows, self.sequence_length),
+            "held_out": side(held_out, held_out_length),
+        }
         self.held_out = HeldOut(
             held_out,
-            assembler(held_out, held_out_length),
+            self._sides["held_out"].assembler,
             tokenizer,
             max_sequences=phase.evaluate.max_sequences,
         )
@@ -141,11 +155,28 @@ class PhaseData:
         micro_size = self.layout.micro_size
         first = (micro_step * self.layout.dp_world_size + dp_rank) * micro_size
         sample_ids = self.sample_ids(step)[first : first + micro_size]
-        return self._assembler.assemble(sample_ids, micro_size)
+        return self._sides["train"].assembler.assemble(sample_ids, micro_size)
 
     def micro_batch(self, step: int, micro_step: int, dp_rank: int) -> Batch:
         """The same as tensors."""
         return Batch.from_arrays(self.arrays(step, micro_step, dp_rank))
+
+    def sweep(self, side: Split) -> RowSweep:
+        """Every row of a side of the split, once."""
+        chosen = self._sides[side]
+        return RowSweep(chosen.rows, chosen.assembler, max_sequences=None)
+
+    def num_pairs(self, side: Split) -> list[int]:
+        """Pairs of answers of each source on a side; a batch's `pair_ids` count on over them."""
+        return [rows.num_pairs for rows in self._sides[side].rows]
+
+    def pairs_fingerprint(self, side: Split) -> str:
+        """Names which pair has which number on a side, and which of its tokens are kept.
+
+        How they are packed into rows does not matter to that.
+        """
+        length = self._sides[side].sequence_length
+        return fingerprint_of(self.fingerprint, side, length, self.num_pairs(side))
 
     def held_out_prompts(self, num_prompts: int) -> list[str]:
         """At most so many prompts of the held-out pairs, spread evenly.

@@ -30,11 +30,15 @@ class RowArrays(NamedTuple):
         targets: The token after each input, or `NO_LOSS`. `[rows, time]`, int64.
         positions: Of each input in its document, `[rows, time]`, int64; None if no row holds
             more than one document. Padding goes on counting.
+        pairs: Of preferences, the number of each pair in each row, -1 where a row has fewer;
+            None of other shapes. Pair p of a row is its documents 2 p and 2 p + 1.
+            `[rows, most pairs of a row]`, int64.
     """
 
     inputs: Ids
     targets: Ids
     positions: Ids | None
+    pairs: Ids | None = None
 
 
 class Rows(Protocol):
@@ -45,12 +49,14 @@ class Rows(Protocol):
         num_dropped: Documents that give no row at this sequence length.
         num_truncated: Documents whose end does not fit a row and is left out.
         num_useful: Positions, of all rows, that hold a token and know the next of its document.
+        num_pairs: Pairs of answers, whose numbers are 0 to num_pairs - 1; 0 of other shapes.
     """
 
     num_rows: int
     num_dropped: int
     num_truncated: int
     num_useful: int
+    num_pairs: int
 
     def max_length(self, ids: Ids) -> int:
         """Inputs of the longest of these rows, without padding."""
@@ -74,6 +80,7 @@ class TextWindows:
 
     num_dropped = 0
     num_truncated = 0
+    num_pairs = 0
 
     def __init__(self, data: SplitData, sequence_length: int) -> None:
         self.num_rows = max(0, (len(data.tokens) - 1) // sequence_length)

@@ -57,6 +57,7 @@ class SequenceRows:
         self.num_dropped = sequences.num_dropped
         self.num_truncated = sequences.num_truncated
         self.num_useful = int(sequences.num_inputs.sum())
+        self.num_pairs = len(sequences.starts) // 2 if per_item == 2 else 0
         self._tokens = data.tokens
         self._learnt = data.learnt
         self._sequences = sequences
@@ -109,10 +110,18 @@ class SequenceRows:
         targets.ravel()[places] = self._learnt_tokens(sources + 1)
         if len(members) == len(ids):
             return RowArrays(inputs, targets, None)
+        pairs = self._pairs(members, end - first) if self.num_pairs else None
         # Padding counts on from the last sequence of its row.
         positions = np.arange(time) - columns[np.cumsum(end - first) - 1][:, None]
         positions.ravel()[places] = within
-        return RowArrays(inputs, targets, positions)
+        return RowArrays(inputs, targets, positions, pairs)
+
+    def _pairs(self, members: Ids, num_members: Ids) -> Ids:
+        """The number of each pair of each row, by its place in the data, whatever the packing."""
+        counts = num_members // 2
+        pairs = np.full((len(counts), int(counts.max())), -1, np.int64)
+        pairs[np.arange(pairs.shape[1]) < counts[:, None]] = members[::2] // 2
+        return pairs
 
     def _learnt_tokens(self, places: Ids) -> Ids:
         tokens = self._tokens[places].astype(np.int64)

@@ -10,13 +10,15 @@ import torch
 
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import pretrained_weights
+from phaseline.config.known_objectives import Head
 from phaseline.config.model_section import ModelSection
 from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
+from phaseline.models.reward_head import answer_with_rewards
 
 
 def build_model(
-    section: ModelSection, *, vocab_size: int, special_ids: dict[str, int]
+    section: ModelSection, *, vocab_size: int, special_ids: dict[str, int], head: Head = "language"
 ) -> torch.nn.Module:
     """Builds the model with fresh weights drawn from torch's current random state.
 
@@ -24,6 +26,8 @@ def build_model(
         section: Which model.
         vocab_size: Entries of the tokenizer.
         special_ids: The tokenizer's `eos_token_id` and `pad_token_id`.
+        head: What the model says: tokens or, of a model of transformers, rewards. A factory
+            builds what it builds.
 
     Returns:
         A module in fp32 on the CPU, in training mode.
@@ -34,9 +38,10 @@ def build_model(
     if section.factory is not None:
         module = _from_factory(section, vocab_size)
     elif section.pretrained is not None:
-        module = _from_pretrained(section, vocab_size, special_ids)
+        config = _pretrained_config(section, vocab_size, special_ids)
+        module = _of_transformers(config, section, head, path="model.pretrained")
     else:
-        module = _from_config(section, vocab_size, special_ids)
+        module = _from_config(section, vocab_size, special_ids, head)
     module = module.float().train()
     for name, parameter in module.named_parameters():
         if not parameter.is_contiguous():
@@ -60,7 +65,7 @@ def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None
 
 
 def _from_config(
-    section: ModelSection, vocab_size: int, special_ids: dict[str, int]
+    section: ModelSection, vocab_size: int, special_ids: dict[str, int], head: Head
 ) -> torch.nn.Module:
     from transformers import AutoConfig
 
@@ -75,7 +80,7 @@ def _from_config(
         config = AutoConfig.for_model(model_type, **values)
     except Exception as error:
         raise _no_model("model.config", error) from error
-    module = _of_transformers(config, section, path="model.config")
+    module = _of_transformers(config, section, head, path="model.config")
     # transformers keeps whatever it is given; what a configuration without it has no place
     # for is read by nobody. Fields that go elsewhere (`rope_theta`) do not stay as they were.
     known = set(type(config)().to_dict())
@@ -89,9 +94,7 @@ def _from_config(
     return module
 
 
-def _from_pretrained(
-    section: ModelSection, vocab_size: int, special_ids: dict[str, int]
-) -> torch.nn.Module:
+def _pretrained_config(section: ModelSection, vocab_size: int, special_ids: dict[str, int]) -> Any:
     """The architecture alone; its weights are read later, by every rank what it holds."""
     from transformers import AutoConfig
 
@@ -107,7 +110,7 @@ def _from_pretrained(
     config.vocab_size = max(config.vocab_size, vocab_size)
     for name, value in special_ids.items():
         setattr(config, name, value)
-    return _of_transformers(config, section, path="model.pretrained")
+    return config
 
 
 def pretrained_folder(section: ModelSection) -> Path:
@@ -121,15 +124,20 @@ def pretrained_folder(section: ModelSection) -> Path:
     return require_cached(text) if is_hub_name(text) else Path(text).expanduser()
 
 
-def _of_transformers(config: Any, section: ModelSection, *, path: str) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
+def _of_transformers(
+    config: Any, section: ModelSection, head: Head, *, path: str
+) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    known = AutoModelForCausalLM
+    if head == "reward":
+        known, config.num_labels = AutoModelForSequenceClassification, 1
     chosen: dict[str, Any] = {"dtype": torch.float32}
     if section.attention is not None:
         chosen["attn_implementation"] = section.attention
     try:
         # A copy: what is chosen is left in the configuration even where it is refused.
-        module = AutoModelForCausalLM.from_config(deepcopy(config), **chosen)
+        module = known.from_config(deepcopy(config), **chosen)
     except Exception as error:
         if section.attention is None or not _can_build(config):
             raise _no_model(path, error) from error
@@ -140,6 +148,8 @@ def _of_transformers(config: Any, section: ModelSection, *, path: str) -> torch.
             "Set another one, or remove it for transformers' own choice.",
         ) from error
     assert isinstance(module, torch.nn.Module)
+    if head == "reward":
+        answer_with_rewards(module, path=path)
     return module
 
 

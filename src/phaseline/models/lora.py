@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from phaseline.config.model_section import LoraSection
 from phaseline.distributed.adapter_record import AdapterRecord, set_record
 from phaseline.errors import ConfigurationError, Fault
+from phaseline.models.reward_head import new_head_of
 
 
 def add_lora(module: torch.nn.Module, section: LoraSection, *, path: str) -> None:
@@ -48,6 +51,25 @@ def add_lora(module: torch.nn.Module, section: LoraSection, *, path: str) -> Non
     set_record(module, AdapterRecord(section, targets))
 
 
+@contextmanager
+def adapters_off(module: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, a model computes as if it had no adapters; nothing where it has none.
+
+    Args:
+        module: The bare model.
+    """
+    layers = [part for part in module.modules() if hasattr(part, "_disable_adapters")]
+    for layer in layers:
+        # Not by peft's `enable_adapters`: that freezes the adapters, and an engine that is built
+        # on them would lose their gradients.
+        layer._disable_adapters = True  # type: ignore[assignment]  # noqa: SLF001 - peft's switch
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False  # type: ignore[assignment]  # noqa: SLF001
+
+
 def find_targets(module: torch.nn.Module, section: LoraSection, *, path: str) -> dict[str, bool]:
     """The layers that get adapters, each with whether its weight is [in, out].
 
@@ -80,7 +102,7 @@ def find_targets(module: torch.nn.Module, section: LoraSection, *, path: str) ->
 
 def _linear_layers(module: torch.nn.Module) -> dict[str, bool]:
     """Every linear layer but the output, whose weight may be tied to the embeddings."""
-    output = getattr(module, "get_output_embeddings", lambda: None)()
+    output = getattr(module, "get_output_embeddings", lambda: None)() or _reward_head(module)
     found = {}
     for name, part in module.named_modules():
         # GPT-2's, which keeps its weight the other way round. By name: it lives in transformers.
@@ -88,6 +110,10 @@ def _linear_layers(module: torch.nn.Module) -> dict[str, bool]:
         if name and part is not output and (isinstance(part, torch.nn.Linear) or is_transposed):
             found[name] = is_transposed
     return found
+
+
+def _reward_head(module: torch.nn.Module) -> torch.nn.Module | None:
+    return None if new_head_of(module) is None else module.get_submodule("score")
 
 
 def _fault(path: str, problem: str, fix: str) -> ConfigurationError:

@@ -11,6 +11,10 @@ import torch
 IGNORED_TARGET = -100
 """A target with this value carries no loss."""
 
+ReferenceKind = Literal["precomputed", "memory"]
+"""How the log-probabilities of a reference are come by: by one pass of the policy before it is
+trained, or from a frozen model beside it."""
+
 Normaliser = Literal["tokens", "pairs", "samples"]
 """What a mean is taken over: targets with loss, pairs of answers, or samples."""
 
@@ -37,6 +41,21 @@ class TokenBatch(Protocol):
     def document_ids(self) -> torch.Tensor | None:
         """Which document of its row each input belongs to, from 0; None as `position_ids`."""
 
+    @property
+    def pair_ids(self) -> torch.Tensor | None:
+        """Of preferences, a number of each pair of each row, -1 where a row has fewer.
+
+        Pair p of a row is its documents 2 p, the chosen answer, and 2 p + 1, the rejected.
+        `[batch, pairs]`, int64; None of other shapes.
+        """
+
+    @property
+    def reference_logps(self) -> torch.Tensor | None:
+        """Summed log-probabilities of both answers under the reference, in nats.
+
+        `[batch, pairs, 2]`, fp32; None for an objective that asks for none.
+        """
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -55,6 +74,12 @@ class Losses:
     measures: torch.Tensor | None = None
 
 
+def reference_of(objective: Objective) -> ReferenceKind | None:
+    """The reference that an objective asks for, as its attribute `reference`; None: none."""
+    found: ReferenceKind | None = getattr(objective, "reference", None)
+    return found
+
+
 class Objective(Protocol):
     """Turns a batch into losses. It keeps no state of training and calls no collective."""
 
@@ -68,7 +93,7 @@ class Objective(Protocol):
     """What it sums beside the loss; each is reported as its mean over the units."""
     cross_entropy: str
     """Where the units are tokens: which mean is their cross entropy, `loss` or a measure. A
-    validation takes perplexity and bits per byte of it."""
+    validation takes perplexity and bits per byte of it. Empty where they are not."""
 
     def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
         """Runs the model on a batch."""

@@ -10,11 +10,15 @@ from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import Objective
 from phaseline.objectives.causal_lm import CausalLM
 from phaseline.objectives.distillation import Distillation
+from phaseline.objectives.dpo import DirectPreferenceOptimization
+from phaseline.objectives.reward_model import RewardModel
 from phaseline.objectives.sft import SupervisedFineTuning
 
 _BUILT_IN: dict[str, type[Objective]] = {
     CausalLM.name: CausalLM,
     Distillation.name: Distillation,
+    DirectPreferenceOptimization.name: DirectPreferenceOptimization,
+    RewardModel.name: RewardModel,
     SupervisedFineTuning.name: SupervisedFineTuning,
 }
 

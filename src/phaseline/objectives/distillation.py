@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from phaseline.objectives.base import IGNORED_TARGET, Losses, TokenBatch, TokenObjective
-from phaseline.objectives.token_loss import logits_of
+from phaseline.objectives.token_loss import run_model
 
 Direction = Literal["forward", "reverse"]
 
@@ -66,8 +66,8 @@ class Distillation(TokenObjective):
     def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
         """Runs the teacher and the model on a batch."""
         with torch.no_grad():
-            taught = logits_of(self.model, batch)
-        logits = logits_of(model, batch)
+            taught = run_model(self.model, batch)
+        logits = run_model(model, batch)
         values, entropies, divergences = divergence_losses(
             logits,
             taught,

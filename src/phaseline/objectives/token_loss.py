@@ -39,8 +39,8 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     losses_of: LossesOf | None = getattr(_bare(model), "losses_of", None)
     if losses_of is not None:
         with losses_of(batch.targets):
-            return logits_of(model, batch)
-    logits = logits_of(model, batch)
+            return run_model(model, batch)
+    logits = run_model(model, batch)
     losses = cross_entropy(
         logits.float().flatten(0, 1),
         batch.targets.flatten(),
@@ -50,15 +50,15 @@ def token_cross_entropy(model: torch.nn.Module, batch: TokenBatch) -> torch.Tens
     return losses.view(batch.targets.shape)
 
 
-def logits_of(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-    """Runs the model.
+def run_model(model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+    """What a model says of a batch, itself or as `.logits`.
 
     Args:
         model: As `token_cross_entropy` takes it.
         batch: Input ids, and where documents begin.
 
     Returns:
-        [batch, sequence, vocabulary], in the dtype of the model.
+        As the model returns it; of a language model [batch, sequence, vocabulary].
     """
     bare = _bare(model)
     arguments = {name: getattr(batch, name) for name in _taken(type(bare).forward)}

@@ -94,6 +94,11 @@ class PhaseLayout:
         return self.dir / "samples"
 
     @property
+    def reference_dir(self) -> Path:
+        """Log-probabilities of pairs before the phase's first step."""
+        return self.dir / "reference"
+
+    @property
     def final_dir(self) -> Path:
         """What the phase leaves."""
         return self.dir / "final"

@@ -19,7 +19,7 @@ class Metric(NamedTuple):
         unit: Of its value; "1" for a number without one, as a share.
         meaning: What it says.
         is_timing: Whether it was measured and differs from run to run.
-        objective: The objective that has it; empty: all.
+        objective: The objectives that have it; empty: all.
     """
 
     group: str
@@ -156,7 +156,42 @@ PYTHON_VALID_FRAC = Metric(
 )
 SAMPLES_S = _measured("samples", "duration_s", "s", "What generating them took.")
 
-CATALOGUE: tuple[Metric, ...] = tuple(
-    value for value in list(globals().values()) if isinstance(value, Metric)
+OF_PAIRS: tuple[Metric, ...] = tuple(
+    Metric(group, name, unit, meaning, objective=objective)
+    for group in ("train", "validation")
+    for name, unit, meaning, objective in (
+        (
+            "accuracy",
+            "1",
+            "Share of pairs whose chosen answer has the higher reward.",
+            "dpo, reward_model",
+        ),
+        (
+            "margin",
+            "1",
+            "Mean of the chosen answer's reward less the other's.",
+            "dpo, reward_model",
+        ),
+        (
+            "reward_chosen",
+            "1",
+            "Mean reward of chosen answers; of `dpo`, beta times the log-ratio to the reference.",
+            "dpo, reward_model",
+        ),
+        ("reward_rejected", "1", "The same of rejected answers.", "dpo, reward_model"),
+        (
+            "logp_chosen",
+            "nats",
+            "Mean log-probability of chosen answers, per token if `length_normalised`.",
+            "dpo",
+        ),
+        ("logp_rejected", "nats", "The same of rejected answers.", "dpo"),
+    )
+)
+"""What objectives on pairs of answers have, in training and in validation."""
+
+CATALOGUE: tuple[Metric, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Metric)),
+    *OF_PAIRS,
 )
 """All of them, in the order in which they are written above."""

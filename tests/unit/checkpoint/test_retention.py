@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phaseline.checkpoint.disk import Disk
+from phaseline.checkpoint.foreign import find_weights
 from phaseline.checkpoint.manifest import Manifest, hash_file, list_published, verify
 from phaseline.checkpoint.retention import Best, Retention, Rotation, best_of, superfluous
 from unit.checkpoint.made_checkpoints import make_checkpoint
@@ -121,9 +122,11 @@ def test_finished_phase_is_reduced_to_its_weights_once_the_next_has_published(
 ) -> None:
     checkpoints, final, rotate = rotation
     path = whole(checkpoints, final=True)
+    name = find_weights(str(path)).fingerprint()
     rotate.run(make_checkpoint(tmp_path / "second", 3))
     assert not path.exists()
     [reduced] = list_published(final)
+    assert find_weights(str(reduced)).fingerprint() == name
     found = verify(reduced)
     assert found.weights_only
     assert found.final

@@ -63,3 +63,28 @@ def test_batch_tells_where_documents_begin_unless_they_may_see_each_other(num_ro
     assert joined.positions is None
     assert np.array_equal(joined.inputs, apart.inputs)
     assert np.array_equal(joined.targets, apart.targets)
+
+
+def _preferences(num_pairs: int, length: int) -> Rows:
+    answers = [[1, 100 + idx] for idx in range(2 * num_pairs)]
+    return build_rows("preferences", side_of(answers), length, is_packed=True)
+
+
+def test_batch_numbers_pairs_on_over_its_sources() -> None:
+    sources = [_preferences(3, 8), _preferences(2, 8)]
+    assert [rows.num_rows for rows in sources] == [2, 1]
+    alone = _assemble(sources[:1], np.array([[0, 0], [0, 1]]), 2, 8)
+    assert alone.pairs is not None
+    assert sorted(alone.pairs.ravel().tolist()) == [-1, 0, 1, 2]
+    mixed = _assemble(sources, np.array([[1, 0], [0, 0], [0, 1]]), 4, 8)
+    assert mixed.pairs is not None
+    assert sorted(mixed.pairs[0].tolist()) == [3, 4]
+    assert mixed.pairs[1:3].tolist() == alone.pairs.tolist()
+    assert mixed.pairs[3].tolist() == [-1, -1]
+
+
+def test_filler_has_a_place_for_a_pair_and_none_in_it() -> None:
+    arrays = _assemble([_preferences(3, 8)], np.empty((0, 2), np.int64), 2, 8)
+    assert arrays.pairs is not None
+    assert arrays.pairs.tolist() == [[-1], [-1]]
+    assert _assemble([_pairs([[1, 100]], 16)], np.array([[0, 0]]), 2, 16).pairs is None

@@ -35,7 +35,8 @@ def numbered(idx: int) -> BatchArrays:
     inputs = np.full((2, 3 + idx % 2), idx)
     targets = np.full_like(inputs, os.getpid())
     positions = np.arange(inputs.size).reshape(inputs.shape) if idx % 3 == 0 else None
-    return BatchArrays(inputs, targets, positions, np.array([idx, 0]), 2)
+    pairs = np.array([[idx, -1]]) if idx % 2 else None
+    return BatchArrays(inputs, targets, positions, np.array([idx, 0]), 2, pairs)
 
 
 def drawn(idx: int) -> BatchArrays:
@@ -77,6 +78,8 @@ def require_equal(found: BatchArrays, expected: BatchArrays) -> None:
     assert found.sources is not None
     assert found.sources.tolist() == [int(expected.inputs[0, 0]), 0]
     assert found.num_samples == expected.num_samples
+    pairs = [None if one.pairs is None else one.pairs.tolist() for one in (found, expected)]
+    assert pairs[0] == pairs[1]
 
 
 def test_workers_give_every_batch_in_order_from_any_position(

@@ -219,6 +219,22 @@ def test_held_out_is_spread_evenly_when_it_is_limited(corpus: str, make_config: 
     ]
 
 
+def test_sweep_goes_through_every_row_of_a_side_once(corpus: str, make_config: MakeConfig) -> None:
+    source = {"source": "text_files", "arguments": {"paths": [corpus]}}
+    data = _open(make_config(source, evaluate={"max_sequences": 2}))
+    for side, num_rows in (("train", data.samples_per_epoch), ("held_out", None)):
+        sweep = data.sweep("train" if side == "train" else "held_out")
+        assert num_rows in (None, sweep.num_sequences)
+        assert sweep.num_sequences > 2
+        seen = [
+            sample
+            for idx in range(sweep.num_batches(2, 3))
+            for rank in range(2)
+            for sample in _samples(sweep.batch(idx, rank, 2, 3))
+        ]
+        assert len(seen) == len({inputs for inputs, _ in seen}) == sweep.num_sequences
+
+
 def test_held_out_prompts_are_whole_when_pairs_are_held_out(pair_config: Config) -> None:
     data = _open(pair_config, BatchLayout.derive(12, 2, 1))
     prompts = data.held_out_prompts(5)

@@ -21,7 +21,7 @@ def test_windows_predict_every_next_token_within_its_document_when_cut_anywhere(
     rows = TextWindows(data, length)
     assert rows.num_rows == (len(data.tokens) - 1) // length
     ids = np.arange(rows.num_rows)
-    inputs, targets, positions = rows.take(ids, length, PAD)
+    inputs, targets, positions, _ = rows.take(ids, length, PAD)
     tokens = data.tokens.tolist()
     covered = rows.num_rows * length
     assert inputs.ravel().tolist() == tokens[:covered]
@@ -45,7 +45,7 @@ def test_windows_predict_every_next_token_within_its_document_when_cut_anywhere(
 def test_windows_say_nothing_of_positions_when_no_row_holds_two_documents() -> None:
     # The second window ends with a document; its last input has no target.
     rows = TextWindows(side_of([[100] * 15, [101] * 15], is_text=True), 8)
-    inputs, targets, positions = rows.take(np.arange(3), 8, PAD)
+    inputs, targets, positions, _ = rows.take(np.arange(3), 8, PAD)
     assert positions is None
     assert inputs[1, 7] == EOS
     assert targets[1].tolist() == [*[100] * 6, EOS, NO_LOSS]

@@ -134,3 +134,36 @@ def test_most_positions_are_useful_when_pairs_are_ragged() -> None:
     }
     assert useful["packed"] >= 0.97
     assert useful["alone"] < 0.3
+
+
+@pytest.mark.parametrize("how", ["packed", "ordered", "alone"])
+def test_pairs_have_the_same_numbers_however_rows_are_packed(how: str) -> None:
+    # The third pair has nothing to learn, and is left out before pairs are numbered.
+    answers = [[1, 100 + idx, *[110] * (idx % 5)] for idx in range(12)]
+    answers[4] = answers[5] = [1, 2]
+    answers[4] = [3] * 20
+    rows = _rows("preferences", answers, 16, how)
+    kept = [pair for pair in range(6) if pair != 2]
+    assert rows.num_pairs == len(kept)
+    arrays = rows.take(np.arange(rows.num_rows), 16, PAD)
+    assert arrays.pairs is not None
+    assert arrays.pairs.dtype == np.int64
+    seen = []
+    for row, documents in zip(arrays.pairs.tolist(), segments_of(arrays), strict=True):
+        numbers = [number for number in row if number >= 0]
+        assert row == numbers + [-1] * (len(row) - len(numbers))
+        assert len(documents) == 2 * len(numbers)
+        seen += numbers
+        for place, number in enumerate(numbers):
+            for side in range(2):
+                whole = answers[2 * kept[number] + side]
+                inputs, _ = documents[2 * place + side]
+                assert inputs == [*whole, EOS][: len(inputs)]
+                assert inputs[1] == whole[1]
+    assert sorted(seen) == list(range(len(kept)))
+
+
+def test_rows_of_other_shapes_have_no_pairs() -> None:
+    rows = _rows("pairs", [[1, 100], [2, 101]], 16)
+    assert rows.num_pairs == 0
+    assert rows.take(np.arange(rows.num_rows), 16, PAD).pairs is None

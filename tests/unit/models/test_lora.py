@@ -9,6 +9,7 @@ from phaseline.config.model_section import LoraSection, ModelSection, TrainableS
 from phaseline.distributed.adapter_record import is_adapter, record_of
 from phaseline.errors import ConfigurationError
 from phaseline.models.build import build_model
+from phaseline.models.lora import adapters_off
 from phaseline.models.trainable import prepare_trainable
 
 LLAMA = {
@@ -127,3 +128,23 @@ def test_train_thaws_what_freeze_froze_and_stands_for_itself_alone(
 def test_train_is_refused_when_it_matches_nothing() -> None:
     with pytest.raises(ConfigurationError, match=r"p\.train\[0\] is 'heads', which matches no par"):
         prepare_trainable(torch.nn.Linear(2, 2), TrainableSection(train=("heads",)), path="p")
+
+
+def test_model_computes_as_its_base_while_adapters_are_off_and_they_stay_trainable() -> None:
+    ids = torch.arange(8).view(1, 8)
+    torch.manual_seed(1)
+    plain = build(LLAMA).eval()
+    torch.manual_seed(1)
+    adapted = build(LLAMA, lora=LoraSection(rank=2)).eval()
+    for name, parameter in adapted.named_parameters():
+        if is_adapter(name):
+            parameter.data.fill_(0.5)
+    before, flags = adapted(input_ids=ids).logits, trained(adapted)
+    with adapters_off(adapted):
+        assert torch.equal(adapted(input_ids=ids).logits, plain(input_ids=ids).logits)
+        assert trained(adapted) == flags
+    assert torch.equal(adapted(input_ids=ids).logits, before)
+    assert not torch.equal(before, plain(input_ids=ids).logits)
+    assert trained(adapted) == flags
+    with adapters_off(plain):  # nothing to switch
+        pass

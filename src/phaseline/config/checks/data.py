@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
+from phaseline.config.known_objectives import counts_pairs
 from phaseline.config.tree import found_text
 
 
 def separation_has_documents(place: Place) -> Iterator[Finding]:
     """Only packed sequences hold documents that could see each other."""
     data = place.phase.data
+    if counts_pairs(place.phase.objective):
+        return  # both answers of a pair share a sequence anyway
     if "separate_documents" in data.model_fields_set and not data.packing:
         yield Finding(
             place.loc("data", "separate_documents"),

@@ -15,6 +15,8 @@ from phaseline.errors import AnomalyError
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.position import Unfinished
+from phaseline.training.phases.reference import StoredReference
+from phaseline.training.phases.reference_pass import ReferencePass
 from phaseline.training.phases.sampling import Sampler
 from phaseline.training.phases.step_metrics import sums_of
 
@@ -57,6 +59,8 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
     def _train(self) -> PhaseEnding:
         runtime = self.runtime
         plan, position = runtime.plan, runtime.position
+        if not runtime.reference.is_ready and not self._measure_reference():
+            return PhaseEnding.STOPPED
         if self._is_validation_left() and self.validate() is None:
             return PhaseEnding.STOPPED
         self.begin_training()
@@ -117,6 +121,25 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         if report.skipped:
             self._require_progress()
 
+    def _measure_reference(self) -> bool:
+        """What the policy says before it is trained; False: the ranks agreed to stop."""
+        runtime = self.runtime
+        assert isinstance(runtime.reference, StoredReference)
+        assert runtime.position.phase_step == 0
+        counts = [sum(runtime.data.num_pairs(side)) for side in ("train", "held_out")]
+        self.say(
+            f"{runtime.section.name}: measuring the reference on {counts[0]:,} pairs that are "
+            f"trained on and {counts[1]:,} that are held out, once"
+        )
+        self.begin_evaluation()
+        tables = ReferencePass(runtime).run()
+        if tables is None:
+            return False
+        runtime.reference.fill(tables)
+        if self.is_main:
+            runtime.reference.publish()
+        return True
+
     def _is_validation_left(self) -> bool:
         """Whether held-out data is looked at before the next step: at the start, or again.
 
@@ -146,8 +169,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             for idx in range(held_out.num_batches(world.dp_world_size, micro_size)):
                 if runtime.stop.agreed():
                     return None
-                mine = held_out.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
-                totals.look(runtime.engine.model, mine.to(world.device))
+                totals.look(runtime.engine.model, self.fetch_held_out(idx, micro_size))
         prefix = f"{runtime.section.name}/validation"
         metrics = totals.metrics(prefix, world)
         position.validation_loss = metrics[f"{prefix}/loss"]

@@ -23,6 +23,7 @@ from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.progress_clock import ProgressClock
+from phaseline.training.phases.reference import NoReference, Reference
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
 
@@ -59,6 +60,7 @@ class PhaseRuntime:
         clock: Speed, and time left.
         callbacks: Code of others.
         samples_folder: Where generated text is kept.
+        reference: What a policy is held against.
         last_metrics: The metrics that were read last, for the display.
         last_timing: The timing that belongs to them.
     """
@@ -90,6 +92,7 @@ class PhaseRuntime:
     callbacks: Callback
     samples_folder: Path
     metrics: tuple[ValidationMetric, ...] = ()
+    reference: Reference = field(default_factory=NoReference)
     last_metrics: dict[str, float] = field(default_factory=dict)
     last_timing: dict[str, float] = field(default_factory=dict)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from phaseline.data.batch import Batch
@@ -110,9 +112,12 @@ class DocumentTrial:
         objective, model = runtime.objective, runtime.engine.model
         if self._teacher is not None:
             return token_cross_entropy(self._teacher, batch)
-        if objective.normaliser != "tokens" or objective.cross_entropy != "loss":
-            return token_cross_entropy(model, batch)
-        return objective.losses(model, batch).values
+        if objective.normaliser == "tokens" and objective.cross_entropy == "loss":
+            return objective.losses(model, batch).values
+        values: Callable[[torch.nn.Module, Batch], torch.Tensor] = getattr(
+            objective, "position_values", token_cross_entropy
+        )
+        return values(model, batch)
 
     def _fault(self, problem: str) -> ConfigurationError:
         runtime = self._runtime
@@ -120,16 +125,25 @@ class DocumentTrial:
         if self._teacher is not None:
             who, model = "teacher", getattr(self._teacher, "module", self._teacher)
         kind = type(model).__name__
+        setting, way_out = (
+            "data.packing",
+            (
+                "Set data.separate_documents to false to let documents see each other, or "
+                "data.packing to false."
+            ),
+        )
+        if runtime.objective.normaliser == "pairs":
+            setting = "objective"
+            way_out = "Both answers of a pair share a sequence, so take a model that does."
         return ConfigurationError(
             [
                 Fault(
-                    f"phases[{runtime.phase_idx}].data.packing",
+                    f"phases[{runtime.phase_idx}].{setting}",
                     "",
                     f"puts several documents into one sequence, but the {who}, a {kind}, does not "
                     f"keep them apart: it {problem}",
-                    "Set data.separate_documents to false to let documents see each other, or "
-                    "data.packing to false. A model of your own keeps them apart by the "
-                    "`position_ids` or `document_ids` that its forward takes.",
+                    f"{way_out} A model of your own keeps them apart by the `position_ids` or "
+                    "`document_ids` that its forward takes.",
                 )
             ]
         )

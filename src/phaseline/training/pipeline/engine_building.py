@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from phaseline.config.known_objectives import head_of
 from phaseline.config.sections import PhaseSection
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
@@ -68,6 +69,46 @@ def build_phase_engine(
     return engine
 
 
+def build_frozen_skeleton(
+    configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
+) -> torch.nn.Module:
+    """A second model of a phase, whose parameters hold no memory. **Ranks:** any.
+
+    It must be built before the phase's engine: while one of ZeRO-3 lives, transformers would
+    divide whatever model is built over the ranks.
+    """
+    with parameters_without_memory():
+        return _build_bare(configuration, phase_idx, tokenizer)
+
+
+def fill_frozen(
+    module: torch.nn.Module, engine: Engine, world: World, start: PhaseStart | None
+) -> None:
+    """Makes a skeleton a model that stays as the phase began. **Ranks:** all; whole on each.
+
+    Args:
+        module: The skeleton; it is then in evaluation mode on the world's device, its weights in
+            the dtype of the engine's.
+        engine: Of the phase.
+        world: The started world.
+        start: The weights that the phase begins with; None: zeros, for a trial.
+    """
+    if start is None:
+        give_memory(module)
+        module.to(world.device)
+    else:
+        start.fill_module(module, world.device)
+    settings = engine.settings
+    if settings.partitions_weights:
+        # As there: buffers stay as they are.
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(settings.model_dtype)
+    elif settings.kind == "deepspeed":
+        module.to(settings.model_dtype)
+    module.requires_grad_(requires_grad=False)
+    module.eval()
+
+
 def engine_settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
     """What a phase's engine is built for."""
     section = configuration.config.phases[phase_idx]
@@ -88,20 +129,30 @@ def engine_settings(configuration: TrainingConfiguration, phase_idx: int) -> Eng
 def _build_module(
     configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
 ) -> torch.nn.Module:
+    section, path = configuration.config.phases[phase_idx], f"phases[{phase_idx}]"
+    module = _build_bare(configuration, phase_idx, tokenizer)
+    prepare_trainable(module, section.trainable, path=f"{path}.trainable")
+    if section.engine.activation_checkpointing:
+        checkpoint_activations(module, path=f"{path}.engine.activation_checkpointing")
+    return module
+
+
+def _build_bare(
+    configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
+) -> torch.nn.Module:
+    """The model as its section describes it, with what the phase asks of its loss."""
     config = configuration.config
-    section, path = config.phases[phase_idx], f"phases[{phase_idx}]"
     # The same on every rank, and for the same phase in every image.
     seed_all(position_seed(config.session.seed, phase_idx), torch.device("cpu"))
     module = build_model(
         config.model,
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+        head=head_of(config.phases[phase_idx].objective),
     )
-    prepare_trainable(module, section.trainable, path=f"{path}.trainable")
-    if section.engine.linear_cross_entropy:
-        install_linear_loss(module, path=f"{path}.engine.linear_cross_entropy")
-    if section.engine.activation_checkpointing:
-        checkpoint_activations(module, path=f"{path}.engine.activation_checkpointing")
+    if config.phases[phase_idx].engine.linear_cross_entropy:
+        path = f"phases[{phase_idx}].engine.linear_cross_entropy"
+        install_linear_loss(module, path=path)
     return module
 
 

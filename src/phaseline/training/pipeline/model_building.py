@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
@@ -33,6 +34,7 @@ from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.profiling import PhaseProfiler
 from phaseline.training.phases.progress_clock import ProgressClock
+from phaseline.training.phases.reference import Reference
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
@@ -41,7 +43,8 @@ from phaseline.training.pipeline.content_identity import ContentIdentity, tokeni
 from phaseline.training.pipeline.engine_building import build_phase_engine, engine_settings
 from phaseline.training.pipeline.event_log import EventLog
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
-from phaseline.training.pipeline.phase_start import StartContext, find_phase_start
+from phaseline.training.pipeline.phase_start import PhaseStart, StartContext, find_phase_start
+from phaseline.training.pipeline.reference_building import ReferenceBuilding
 from phaseline.training.pipeline.resume_point import ResumePoint
 from phaseline.training.pipeline.session_manager import OpenSession
 from phaseline.training.pipeline.slot_pace import SlotPace
@@ -99,17 +102,55 @@ class ModelBuilding:
             is_trial: Whether the phase is only tried: weights from outside are then held against
                 the model, and not read.
         """
-        config, layout = self._configuration.config, self._configuration.layouts[phase_idx]
-        section, data = config.phases[phase_idx], self._open_data(phase_idx)
+        section = self._configuration.config.phases[phase_idx]
+        data = self._open_data(phase_idx)
         plan, position = self._plan(phase_idx, data), PhasePosition()
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
         context = self._context(phase_idx, data.tokenizer, is_trial=is_trial)
         objective = self._objective(context, stateful)
-        engine = self._engine(context, point)
+        references = self._reference_building(phase_idx, objective)
+        references.prepare(stateful, data.tokenizer)
+        find_start = partial(self._find_start, context, point)
+        start = find_start() if point is None or point.manifest.phase != section.name else None
+        engine = self._engine(context, point, start)
         self._go_on_from(point, section.name, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
+        reference = (
+            references.build_for_trial(engine, data)
+            if is_trial
+            else references.build(
+                engine, data, step=position.phase_step, start=start, find_start=find_start
+            )
+        )
+        return self._put_together(
+            phase_idx,
+            plan=plan,
+            engine=engine,
+            objective=objective,
+            data=data,
+            position=position,
+            stateful=stateful,
+            callbacks=callbacks,
+            reference=reference,
+        )
+
+    def _put_together(
+        self,
+        phase_idx: int,
+        *,
+        plan: PhasePlan,
+        engine: Engine,
+        objective: Objective,
+        data: PhaseData,
+        position: PhasePosition,
+        stateful: StatefulRegistry,
+        callbacks: CallbackList,
+        reference: Reference,
+    ) -> PhaseRuntime:
+        config = self._configuration.config
+        section = config.phases[phase_idx]
         return PhaseRuntime(
             section=section,
             resilience=config.resilience,
@@ -117,7 +158,7 @@ class ModelBuilding:
             num_phases=len(config.phases),
             seed=config.session.seed,
             plan=plan,
-            layout=layout,
+            layout=self._configuration.layouts[phase_idx],
             world=self._world,
             engine=engine,
             objective=objective,
@@ -138,7 +179,13 @@ class ModelBuilding:
             clock=self._clock(phase_idx, plan),
             callbacks=callbacks,
             samples_folder=self._session.layout.phase(section.name).samples_dir,
+            reference=reference,
         )
+
+    def _reference_building(self, phase_idx: int, objective: Objective) -> ReferenceBuilding:
+        phase = self._configuration.config.phases[phase_idx].name
+        folder = self._session.layout.phase(phase).reference_dir
+        return ReferenceBuilding(self._configuration, phase_idx, objective, self._world, folder)
 
     def _context(self, phase_idx: int, tokenizer: Tokenizer, *, is_trial: bool) -> StartContext:
         return StartContext(
@@ -149,14 +196,17 @@ class ModelBuilding:
             is_trial=is_trial,
         )
 
-    def _engine(self, context: StartContext, point: ResumePoint | None) -> Engine:
-        phase_idx, start = context.phase_idx, None
-        if point is None or point.manifest.phase != context.phase:
-            start = find_phase_start(context, self._inherited(phase_idx, point))
+    def _find_start(self, context: StartContext, point: ResumePoint | None) -> PhaseStart | None:
+        return find_phase_start(context, self._inherited(context.phase_idx, point))
+
+    def _engine(
+        self, context: StartContext, point: ResumePoint | None, start: PhaseStart | None
+    ) -> Engine:
+        world = self._world
         engine = build_phase_engine(
-            self._configuration, self._world, phase_idx, context.tokenizer, point, start
+            self._configuration, world, context.phase_idx, context.tokenizer, point, start
         )
-        if start is not None and not context.is_trial and self._world.is_main:
+        if start is not None and not context.is_trial and world.is_main:
             self._session.event("weights_taken", **start.facts())
             for note in start.notes():
                 self._display.note(note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 
 from phaseline.checkpoint.foreign import ForeignWeights, find_weights
 from phaseline.checkpoint.grown_weights import grown_rows, view_grown
+from phaseline.checkpoint.head_weights import has_new_head, view_with_head
 from phaseline.checkpoint.lora_weights import view_with_adapters, view_without_adapters
 from phaseline.checkpoint.reader import CheckpointReader, load_optimizer
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
-from phaseline.checkpoint.weight_matching import fill_engine, match_names
+from phaseline.checkpoint.weight_matching import fill_engine, fill_module, match_names
 from phaseline.checkpoint.weight_readers import WeightReader, open_weights
 from phaseline.config.inheritance import lora_fate, outside_weights, pretrained_weights
 from phaseline.data.tokenizer import Tokenizer
@@ -24,12 +26,16 @@ from phaseline.distributed.engines import Engine
 from phaseline.distributed.seeding import position_seed
 from phaseline.distributed.world import World
 from phaseline.errors import ConfigurationError, Fault, PhaselineError
+from phaseline.models.reward_head import new_head_of
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import (
     numbers_tokens_alike,
     require_same_tokenizer,
     tokenizer_beside,
 )
+
+_HEAD_STD = 0.02
+"""Of a fresh head, where the architecture does not say how it draws its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,7 @@ class PhaseStart:
         self._is_ours = is_ours
         self._names: dict[str, str] = {}
         self._grown: tuple[int, int] | None = None
+        self._has_new_head = False
 
     def require_fit(self, module: torch.nn.Module) -> None:
         """Raises unless every parameter and buffer is there in its shape. **Ranks:** all.
@@ -97,6 +104,7 @@ class PhaseStart:
             self._require_same_tokenizer()
             self._names = match_names(reader, module)
             self._grown = grown_rows(reader)
+            self._has_new_head = has_new_head(reader)
             if self._keeps_optimizer:
                 self._require_optimizer_state(module)
 
@@ -108,13 +116,33 @@ class PhaseStart:
             with CheckpointReader(self._checkpoint) as checkpoint:
                 load_optimizer(checkpoint, engine)
 
+    def fill_module(self, module: torch.nn.Module, device: torch.device) -> None:
+        """Gives the same to a bare model, in fp32. **Ranks:** any.
+
+        Args:
+            module: The model without adapters; its parameters hold no memory.
+            device: Where it is to live.
+        """
+        with self._opened(module) as reader:
+            fill_module(reader, match_names(reader, module), module, device)
+
+    @property
+    def path(self) -> Path:
+        """Where the weights are."""
+        return self._weights.path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights. Reads every file of theirs, or a checkpoint's hashes, once."""
+        return self._weights.fingerprint()
+
     def facts(self) -> dict[str, Any]:
-        """What was taken, for the record. Reads every file once."""
+        """What was taken, for the record."""
         return {
             "phase": self._context.phase,
             "kind": self._weights.kind,
             "path": str(self._weights.path),
-            "fingerprint": self._weights.fingerprint(),
+            "fingerprint": self.fingerprint,
             "num_tensors": len(self._names),
             "tokenizer": self._tokenizer_there(),
         }
@@ -127,6 +155,8 @@ class PhaseStart:
         if self._grown is not None:
             old, new = self._grown
             yield f"embeddings grown from {old} to {new} rows; the new ones are the mean of the old"
+        if self._has_new_head and not self._is_ours:
+            yield "the reward head begins anew: the weights have another head, or none"
         if self._tokenizer_there() == "other":
             yield (
                 f"{weights.path} has a tokenizer of its own, which numbers tokens in another way "
@@ -155,6 +185,8 @@ class PhaseStart:
 
     def _as_of(self, module: torch.nn.Module, reader: WeightReader) -> WeightReader:
         config, idx = self._context.configuration.config, self._context.phase_idx
+        seed = position_seed(config.session.seed, idx)
+        reader = _under_its_head(reader, module, seed)
         here, there = record_of(module), reader.adapters
         if there is None and config.phases[idx].inherit.lora is not None:
             raise UnusableWeightsError(
@@ -171,7 +203,7 @@ class PhaseStart:
         plain = view_grown(view_without_adapters(reader, fate), module)
         if here is None:
             return plain
-        return view_with_adapters(plain, here, seed=position_seed(config.session.seed, idx))
+        return view_with_adapters(plain, here, seed=seed)
 
     def _require_optimizer_state(self, module: torch.nn.Module) -> None:
         reader = CheckpointReader(self._checkpoint)
@@ -210,6 +242,16 @@ class PhaseStart:
                 "was trained with another tokenizer, so that its embeddings stand for other tokens",
                 "Write `tokenizer` as in that session.",
             )
+
+
+def _under_its_head(reader: WeightReader, module: torch.nn.Module, seed: int) -> WeightReader:
+    """Weights of a language model for a model of rewards; any others as they are."""
+    head = new_head_of(module)
+    if head is None:
+        return reader
+    known: Any = module
+    std = float(getattr(known.config, "initializer_range", _HEAD_STD))
+    return view_with_head(reader, head, trunk=known.base_model_prefix, std=std, seed=seed)
 
 
 def find_phase_start(context: StartContext, ours: Path | None) -> PhaseStart | None:

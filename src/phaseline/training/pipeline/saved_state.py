@@ -11,6 +11,7 @@ from typing import Any
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.changes import Change
+from phaseline.config.known_objectives import Head, head_of
 from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
@@ -76,7 +77,7 @@ class SavedState:
         locs = [change.loc for change in changes]
         in_model = [loc for loc in locs if loc[0] == "model"]
         if in_model:
-            misfit = self._misfit(wanted)
+            misfit = self._misfit(wanted, self._head(stored))
             found |= dict.fromkeys(in_model, misfit) if misfit else {}
         names = [phase.name for phase in wanted.phases]
         if self.is_final or self.phase not in names:
@@ -128,7 +129,12 @@ class SavedState:
                 return f"{name} keeps a state, which the checkpoint does not hold"
         return ""
 
-    def _misfit(self, wanted: Config) -> str:
+    def _head(self, stored: Config) -> Head:
+        """What the model of the checkpoint's phase says."""
+        objectives = {phase.name: phase.objective for phase in stored.phases}
+        return head_of(objectives.get(self.phase, ""))
+
+    def _misfit(self, wanted: Config, head: Head) -> str:
         """What keeps the saved weights from going into the model that is wanted now."""
         saved = {
             plain_name(name): tuple(record["shape"])
@@ -137,7 +143,7 @@ class SavedState:
         }
         if not saved:
             return ""
-        shapes = _shapes_of(wanted)
+        shapes = _shapes_of(wanted, head)
         lines = [f"{name} would be missing" for name in shapes.keys() - saved.keys()]
         lines += [f"{name} would be too many" for name in saved.keys() - shapes.keys()]
         lines += [
@@ -165,7 +171,7 @@ def _steps_of(phase: PhaseSection) -> int | None:
     return phase.duration.steps(tokens_per_step=tokens_per_step, steps_per_epoch=1.0)
 
 
-def _shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
+def _shapes_of(config: Config, head: Head = "language") -> dict[str, tuple[int, ...]]:
     """Parameters of the model that is configured; none of them gets memory."""
     from phaseline.data.cache import Cache
     from phaseline.data.tokenizer_building import build_tokenizer
@@ -175,7 +181,9 @@ def _shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
     tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     special_ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     with parameters_without_memory():
-        module = build_model(config.model, vocab_size=tokenizer.vocab_size, special_ids=special_ids)
+        module = build_model(
+            config.model, vocab_size=tokenizer.vocab_size, special_ids=special_ids, head=head
+        )
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 

@@ -22,7 +22,7 @@ from phaseline.errors import ConfigurationError, Fault, PhaselineError
 from phaseline.models.build import build_model
 from phaseline.models.skeleton import parameters_without_memory
 from phaseline.objectives.distillation import Distillation
-from phaseline.objectives.token_loss import logits_of
+from phaseline.objectives.token_loss import run_model
 from phaseline.session.layout import SessionLayout
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.content_identity import (
@@ -128,7 +128,7 @@ def require_same_vocabulary(runtime: PhaseRuntime, batch: Batch) -> None:
     assert isinstance(objective, Distillation)
     with torch.no_grad():
         there, here = (
-            logits_of(model, batch).shape[-1] for model in (objective.model, runtime.engine.model)
+            run_model(model, batch).shape[-1] for model in (objective.model, runtime.engine.model)
         )
     if there == here:
         return

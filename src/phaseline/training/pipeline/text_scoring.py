@@ -12,7 +12,7 @@ from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import UsageError
 from phaseline.models.generation import generate
 from phaseline.objectives.base import IGNORED_TARGET
-from phaseline.objectives.token_loss import logits_of
+from phaseline.objectives.token_loss import run_model
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class TextScorer:
             inputs[row_idx, : len(given)] = torch.tensor(given)
             targets[row_idx, len(given) - len(wanted) : len(given)] = torch.tensor(wanted)
         batch = Batch(inputs, targets, len(rows)).to(self._device)
-        logits = logits_of(self._module, batch)
+        logits = run_model(self._module, batch)
         for row, wanted_row in zip(logits, batch.targets, strict=True):
             counted = wanted_row != IGNORED_TARGET
             scores = torch.log_softmax(row[counted].float(), dim=-1)

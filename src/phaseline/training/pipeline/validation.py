@@ -184,11 +184,18 @@ class PhaseValidation:
         if self._shares_rows():
             half = sequence_length // 2
             batch = two_documents(ids[:, : half + 1], ids[:, half:])
-        return batch.to(self._runtime.world.device)
+        if self._has_pairs():
+            pair_ids = torch.zeros(num_rows, 1, dtype=torch.int64)
+            batch = replace(batch, pair_ids=pair_ids)
+        batch = batch.to(self._runtime.world.device)
+        return self._runtime.reference.attach(batch, "train")
 
     def _shares_rows(self) -> bool:
         data = self._runtime.section.data
-        return data.packing and data.separate_documents
+        return data.separate_documents and (data.packing or self._has_pairs())
+
+    def _has_pairs(self) -> bool:
+        return self._runtime.objective.normaliser == "pairs"
 
     def _round_trip(self) -> int:
         """Writes a checkpoint of the live engine, reads it back and compares every bit."""

@@ -33,6 +33,7 @@ from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
+from unit.training.pipeline.preference_session import write_answers
 
 
 class Bigram(torch.nn.Module):
@@ -179,6 +180,14 @@ def _phase(changes: dict[str, Any]) -> dict[str, Any]:
         "schedule": {"name": "linear", "warmup": "2 steps"},
         **changes,
     }
+
+
+def preferences(folder: Path, **data: Any) -> dict[str, Any]:
+    """What `make` takes for a phase of preferences; its answers are written into the folder."""
+    write_answers(folder / "answers.jsonl")
+    source = {"source": "files", "arguments": {"paths": ["answers.jsonl"], "shape": "preferences"}}
+    data = {"sources": [source], "sequence_length": 64, "held_out_frac": 0.2, **data}
+    return {"objective": build_objective("dpo", path=""), "data": data}
 
 
 def records_of(runtime: PhaseRuntime) -> list[dict[str, Any]]:

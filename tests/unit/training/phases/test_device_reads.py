@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import TrainingPhaseManager
+from phaseline.training.phases.reference import StoredReference
+from phaseline.training.phases.reference_files import SIDES, ReferenceFiles
 from phaseline.training.phases.runtime import PhaseRuntime
 from unit.training.phases.device_reads import DeviceReads
-from unit.training.phases.phase_runtimes import RuntimeMaker
+from unit.training.phases.phase_runtimes import RuntimeMaker, preferences
 
 INTERVAL = 4
 ENGINE = "distributed/engines/"
@@ -59,6 +63,31 @@ def test_loop_reads_nothing_between_readings_but_what_the_engine_reads(
         f"{ENGINE}gradients.py",
         "training/phases/step_metrics.py",
     }
+
+
+def test_loop_reads_nothing_more_for_pairs_and_their_reference(
+    maker: RuntimeMaker, tmp_path: Path
+) -> None:
+    reads = DeviceReads()
+    counted = ReadsOfSteps(reads)
+    phase = preferences(tmp_path)
+    runtime = maker.make(duration="8 steps", callbacks=[counted], **phase)
+    files = ReferenceFiles(
+        folder=tmp_path / "reference",
+        fingerprints=dict.fromkeys(SIDES, "any"),
+        num_pairs={side: runtime.data.num_pairs(side) for side in SIDES},
+    )
+    runtime.reference = StoredReference(files, runtime.world.device)
+    with reads.counting():
+        TrainingPhaseManager(runtime=runtime).run()
+    ours = [
+        {who: count for who, count in step.items() if not who.startswith(ENGINE)}
+        for step in counted.of_steps[1:]
+    ]
+    # The pass over all pairs came before the first step.
+    assert ours == [{}, {}, {}, {"training/phases/step_metrics.py": 2}, {}, {}, {}]
+    assert runtime.reference.is_ready
+    assert files.read() is not None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from phaseline.errors import ConfigurationError
 from phaseline.objectives import build_objective
 from phaseline.objectives.distillation import Distillation
+from phaseline.session.layout import AttemptLayout
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
-from unit.training.phases.phase_runtimes import RuntimeMaker
+from phaseline.training.pipeline.validation import PhaseValidation
+from unit.training.phases.phase_runtimes import RuntimeMaker, preferences
 
 WIDTH = 16
 
@@ -120,6 +123,22 @@ def test_trial_names_the_settings_when_a_model_of_ones_own_asks_for_nothing(
     assert "the model, a Attending, does not keep them apart" in fault.problem
     for words in ("data.separate_documents to false", "data.packing to false", "`document_ids`"):
         assert words in fault.fix
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_trial_of_pairs_is_made_without_packing_too(
+    maker: RuntimeMaker, tmp_path: Path, packing: bool
+) -> None:
+    phase = preferences(tmp_path, packing=packing)
+    runtime = maker.make(build=Attending, **phase)
+    trials = PhaseValidation(runtime, AttemptLayout(1, tmp_path / "attempt"))
+    with pytest.raises(ConfigurationError) as raised:
+        trials._keep_documents_apart()
+    [fault] = raised.value.faults
+    assert fault.path == "phases[0].objective"
+    assert fault.fix.startswith("Both answers of a pair share a sequence, so take a model that")
+    runtime = maker.make(build=Separating, **phase)
+    PhaseValidation(runtime, AttemptLayout(1, tmp_path / "attempt"))._keep_documents_apart()
 
 
 def test_trial_refuses_positions_that_do_not_begin_again(maker: RuntimeMaker) -> None:
