@@ -43,16 +43,14 @@ def sync_session(
             f"A follower feeds the run of {session_dir} now. Two would send steps twice: wait until "
             "the session has ended."
         )
-    # Not above: the package takes seconds.
-    from wandb.errors import UsageError as WandbUsageError
-
-    from phaseline.tracking.wandb_run import WandbRun
+    # Not above: wandb takes seconds.
+    from phaseline.tracking.wandb_run import WandbRefusal, WandbRun
 
     with _alone(session.folder):
         feed = Feed(WandbRun(mode), session)
         try:
             feed.send_new()
-        except WandbUsageError as error:
+        except WandbRefusal as error:
             raise UsageError(
                 f"wandb refuses: {error} Log in with `wandb login`, set WANDB_API_KEY, or give "
                 "--offline for files that `wandb sync` sends from another machine."
