@@ -128,8 +128,18 @@ def _preview(config: Config, phases: Sequence[PhaseSection], num_samples: int) -
             if sequence.dropped:
                 typer.echo(f"{head}dropped, {sequence.dropped}")
                 continue
-            typer.echo(f"{head}{sequence.num_tokens} tokens, {sequence.num_learnt} learnt")
-            typer.echo(_show(sequence, has_colour))
+            typer.echo(f"{head}{_measure(sequence)}")
+            if sequence.runs:
+                typer.echo(_show(sequence, has_colour))
+
+
+def _measure(sequence: PreviewedSequence) -> str:
+    if sequence.numbers:
+        return f"{sequence.numbers}, label {sequence.label}"
+    tokens = f"{sequence.num_tokens} tokens"
+    if sequence.label:
+        return f"{tokens}, label {sequence.label}"
+    return f"{tokens}, {sequence.num_learnt} learnt"
 
 
 def _legend(has_colour: bool) -> str:

@@ -55,11 +55,13 @@ class Refusal:
     fix: str
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
+    """Whether a value is a number greater than 0."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def _is_frac(value: object) -> bool:
+def is_frac(value: object) -> bool:
+    """Whether a value is a number from 0 to less than 1."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
@@ -76,7 +78,7 @@ def _is_even_size(value: object) -> bool:
 
 
 def _are_betas(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_frac, value))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_frac, value))
 
 
 def _owned_by(setting: str) -> Refusal:
@@ -92,17 +94,17 @@ _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", _is_positive, "1e-8"),
+        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
         "amsgrad": Argument(*_FLAG),
     },
     "sgd": {
-        "momentum": Argument("a number from 0 to less than 1", _is_frac, "0.9"),
-        "dampening": Argument("a number from 0 to less than 1", _is_frac, "0.0"),
+        "momentum": Argument("a number from 0 to less than 1", is_frac, "0.9"),
+        "dampening": Argument("a number from 0 to less than 1", is_frac, "0.0"),
         "nesterov": Argument(*_FLAG),
     },
     "cpu_adam": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", _is_positive, "1e-8"),
+        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
     },
     "lion": {"betas": _betas("[0.9, 0.99]")},
 }

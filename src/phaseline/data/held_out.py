@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phaseline.data.batch import Batch
-from phaseline.data.batch_arrays import BatchAssembler
+from phaseline.data.batch import AnyBatch, build_batch
+from phaseline.data.batch_arrays import AnyRows, Assembler
 from phaseline.data.sequence_rows import SequenceRows
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phaseline.data.rows import Ids, Rows
+    from phaseline.data.rows import Ids
     from phaseline.data.tokenizer import Tokenizer
 
 
@@ -27,8 +27,8 @@ class HeldOut:
 
     def __init__(
         self,
-        sources: Sequence[Rows],
-        assembler: BatchAssembler,
+        sources: Sequence[AnyRows],
+        assembler: Assembler,
         tokenizer: Tokenizer,
         *,
         max_sequences: int | None,
@@ -52,11 +52,11 @@ class HeldOut:
         """Batches that every rank runs; the same on all ranks, so that collectives match."""
         return -(-self.num_sequences // (dp_world_size * micro_size))
 
-    def batch(self, batch_idx: int, dp_rank: int, dp_world_size: int, micro_size: int) -> Batch:
+    def batch(self, batch_idx: int, dp_rank: int, dp_world_size: int, micro_size: int) -> AnyBatch:
         """One rank's batch; always `micro_size` rows, of which the last ones may be filler."""
         first = (batch_idx * dp_world_size + dp_rank) * micro_size
         sample_ids = self._sample_ids[first : first + micro_size]
-        return Batch.from_arrays(self._assembler.assemble(sample_ids, micro_size))
+        return build_batch(self._assembler.assemble(sample_ids, micro_size))
 
     def prompts(self, num_prompts: int) -> list[str]:
         """At most so many prompts of all samples that are held out, spread evenly.

@@ -45,7 +45,7 @@ class DocumentTrial:
     def __init__(self, runtime: PhaseRuntime) -> None:
         """Takes a phase's runtime; its weights may be any."""
         self._runtime = runtime
-        self._length = runtime.section.data.sequence_length
+        self._length = runtime.section.data.tokens_per_row
         self._half = self._length // 2
         # The same on every rank, so that all come to the same end.
         self._generator = torch.Generator().manual_seed(0)

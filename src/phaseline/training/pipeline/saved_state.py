@@ -11,6 +11,7 @@ from typing import Any
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.changes import Change
+from phaseline.config.model_head import head_of
 from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
@@ -160,9 +161,7 @@ def _steps_of(phase: PhaseSection) -> int | None:
     """Steps of a phase; None where only its data can tell."""
     if phase.duration.unit == "epochs":
         return None
-    length = phase.data.sequence_length
-    tokens_per_step = phase.batch.sequences(length) * length
-    return phase.duration.steps(tokens_per_step=tokens_per_step, steps_per_epoch=1.0)
+    return phase.duration.steps(tokens_per_step=phase.tokens_per_step, steps_per_epoch=1.0)
 
 
 def _shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
@@ -175,7 +174,12 @@ def _shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
     tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     special_ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     with parameters_without_memory():
-        module = build_model(config.model, vocab_size=tokenizer.vocab_size, special_ids=special_ids)
+        module = build_model(
+            config.model,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=special_ids,
+            head=head_of(config),
+        )
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 

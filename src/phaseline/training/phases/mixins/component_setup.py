@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.training.phases.mixins.host import PhaseHost
 
@@ -34,7 +34,7 @@ class ComponentSetupMixin(PhaseHost):
         seed = position_seed(runtime.seed, runtime.phase_idx, step, micro_step, rank)
         seed_all(seed, runtime.world.device)
 
-    def fetch(self, step: int, micro_step: int) -> Batch:
+    def fetch(self, step: int, micro_step: int) -> AnyBatch:
         """Returns this rank's micro-batch of a step, on the device."""
         runtime = self.runtime
         began = time.perf_counter()
