@@ -13,7 +13,7 @@ from phaseline.distributed.adapter_record import AdapterRecord, adapter_names
 
 def is_of_transformers(module: torch.nn.Module) -> bool:
     """Whether a model has a configuration that transformers can load it by."""
-    return hasattr(module, "config") and hasattr(module, "generation_config")
+    return hasattr(module, "config") and hasattr(module, "save_pretrained")
 
 
 def stored_tensors(
@@ -37,7 +37,9 @@ def stored_tensors(
 
 
 def save_architecture(module: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
-    """Writes config.json and generation_config.json; nothing for a model of one's own.
+    """Writes config.json, and generation_config.json of a model that generates.
+
+    Of a model of one's own nothing is written.
 
     Args:
         module: The model.
@@ -50,7 +52,9 @@ def save_architecture(module: torch.nn.Module, folder: Path, *, dtype: torch.dty
     known.config.architectures = [type(module).__name__]
     known.config.dtype = dtype
     known.config.save_pretrained(folder)
-    generation = known.generation_config
+    generation = getattr(known, "generation_config", None)
+    if generation is None:
+        return  # a classifier generates nothing
     for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
         setattr(generation, key, getattr(known.config, key, None))
     generation.save_pretrained(folder)

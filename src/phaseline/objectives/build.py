@@ -9,11 +9,13 @@ from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import Objective
 from phaseline.objectives.causal_lm import CausalLM
+from phaseline.objectives.classification import Classification
 from phaseline.objectives.sft import SupervisedFineTuning
 
 _BUILT_IN: dict[str, type[Objective]] = {
     CausalLM.name: CausalLM,
     SupervisedFineTuning.name: SupervisedFineTuning,
+    Classification.name: Classification,
 }
 
 

@@ -129,6 +129,28 @@ LOSS_AT = Metric(
     "Mean over targets at positions A to B, for each of `evaluate.position_ranges`.",
 )
 VALIDATION_S = _measured("validation", "duration_s", "s", "What the validation took.")
+ACCURACY = Metric(
+    "train",
+    "accuracy",
+    "1",
+    "Share of the step's samples whose likeliest class is theirs.",
+    objective="classification",
+)
+VALIDATION_ACCURACY = Metric(
+    "validation",
+    "accuracy",
+    "1",
+    "Share of the held-out samples whose likeliest class is theirs.",
+    objective="classification",
+)
+CALIBRATION_ERROR = Metric(
+    "validation",
+    "calibration_error",
+    "1",
+    "Expected calibration error: by how much the confidence differs from the accuracy, over 15 "
+    "equal bins of confidence.",
+    objective="classification",
+)
 SAMPLES_COUNT = Metric("samples", "count", "1", "Texts that were generated.")
 PYTHON_VALID_FRAC = Metric(
     "samples", "python_valid_frac", "1", "Share of them that Python's parser accepts."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.distributed.world import World
 from phaseline.objectives.base import IGNORED_TARGET, Losses, Objective
 
@@ -48,17 +48,20 @@ class HeldOutTotals:
         num_sums = 1 + len(objective.measures) + 2 * num_parts
         self._totals = torch.zeros(num_sums, dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, batch: Batch) -> None:
+    def add(self, losses: Losses, batch: AnyBatch) -> None:
         """Counts one batch.
 
         Args:
             losses: What the objective made of it.
             batch: The batch.
         """
-        is_unit = batch.targets != IGNORED_TARGET if losses.is_unit is None else losses.is_unit
+        is_unit = losses.is_unit
+        if is_unit is None:
+            assert isinstance(batch, Batch), "only losses of tokens leave out which are units"
+            is_unit = batch.targets != IGNORED_TARGET
         values = losses.values.double()
         num_bytes = torch.zeros((), device=values.device)
-        if self._counts_tokens:
+        if self._counts_tokens and isinstance(batch, Batch):
             num_bytes = (self._token_bytes[batch.targets.clamp(min=0)] * is_unit).sum()
         sums = [num_bytes, *(() if losses.measures is None else losses.measures)]
         for part in (is_unit, *self._parts(batch, is_unit)):
@@ -87,7 +90,7 @@ class HeldOutTotals:
                 found[f"{prefix}/{key}"] = part_loss / part_units
         return found
 
-    def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _parts(self, batch: AnyBatch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
         """Which units count in each part that is reported alone. [rows, units]"""
         if self._source_keys:
             assert batch.source_ids is not None
@@ -95,7 +98,7 @@ class HeldOutTotals:
                 yield counted & (batch.source_ids == source_idx).unsqueeze(1)
         if not self._bounds:
             return
-        positions = batch.position_ids
+        positions = batch.position_ids if isinstance(batch, Batch) else None
         if positions is None:
             positions = torch.arange(counted.shape[1], device=counted.device)
         for first, end in self._bounds:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from phaseline.config.model_head import head_of
 from phaseline.config.sections import PhaseSection
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
@@ -95,6 +96,7 @@ def _build_module(
         config.model,
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
+        head=head_of(config),
     )
     prepare_trainable(module, section.trainable, path=f"{path}.trainable")
     if section.engine.linear_cross_entropy:

@@ -11,7 +11,7 @@ from phaseline.checkpoint.manifest import verify
 from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.errors import CheckpointError, EngineError, PhaselineError
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
@@ -19,6 +19,7 @@ from phaseline.models.linear_loss import require_same_loss
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
+from phaseline.training.pipeline.label_trial import LabelTrial, random_samples
 
 
 class PhaseValidation:
@@ -49,6 +50,7 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         trials = (
             self._try_levers,
+            self._find_the_classes,
             self._train_worst_batch,
             self._evaluate_worst_batch,
             self._keep_documents_apart,
@@ -75,13 +77,18 @@ class PhaseValidation:
         if section.linear_cross_entropy:
             require_same_loss(runtime.engine.model, path=f"{path}.linear_cross_entropy")
 
+    def _find_the_classes(self) -> None:
+        if self._is_labelled():
+            LabelTrial(self._runtime).run()
+
     def _train_worst_batch(self) -> None:
-        """One optimizer step on full sequences in which every token is a target."""
+        """One optimizer step on full rows; in sequences every token is a target."""
         runtime = self._runtime
         engine, layout = runtime.engine, runtime.layout
         engine.model.train()
         sequence_length = runtime.section.data.sequence_length
-        num_targets = layout.micro_size * layout.accumulation_steps * sequence_length
+        of_row = runtime.section.data.tokens_per_row if not self._is_labelled() else 1
+        num_targets = layout.micro_size * layout.accumulation_steps * of_row
         for micro_step in range(layout.accumulation_steps):
             batch = self._worst_batch(layout.micro_size, sequence_length)
             engine.begin_micro_step(is_last=micro_step == layout.accumulation_steps - 1)
@@ -93,8 +100,8 @@ class PhaseValidation:
         if report.skipped:
             raise EngineError(
                 f"phases[{runtime.phase_idx}] ({runtime.section.name}): the first trial step, on "
-                f"{layout.micro_size} full sequences of {sequence_length} random tokens, has a "
-                "gradient that is not finite. Check the model's initialisation and its numbers."
+                f"{self._describe(layout.micro_size)}, has a gradient that is not finite. Check the "
+                "model's initialisation and its numbers."
             )
 
     def _evaluate_worst_batch(self) -> None:
@@ -133,19 +140,35 @@ class PhaseValidation:
             in_step=runtime.engine.settings.partitions_weights,
         )
 
-    def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
-        """Full rows of random tokens, with what it takes to keep documents apart in them."""
-        vocab_size = self._runtime.data.tokenizer.vocab_size
+    def _worst_batch(self, num_rows: int, sequence_length: int | None) -> AnyBatch:
+        """Full rows of random tokens, with what it takes to keep documents apart in them.
+
+        Where samples have a label, whole random samples.
+        """
+        runtime = self._runtime
+        if self._is_labelled():
+            return random_samples(runtime, num_rows, sequence_length).to(runtime.world.device)
+        assert sequence_length is not None
+        vocab_size = runtime.data.tokenizer.vocab_size
         ids = torch.randint(0, vocab_size, (num_rows, sequence_length + 1))
         batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
         if self._shares_rows():
             half = sequence_length // 2
             batch = two_documents(ids[:, : half + 1], ids[:, half:])
-        return batch.to(self._runtime.world.device)
+        return batch.to(runtime.world.device)
+
+    def _describe(self, num_rows: int) -> str:
+        length = self._runtime.section.data.sequence_length
+        if length is None:
+            return f"{num_rows} random samples"
+        return f"{num_rows} full sequences of {length} random tokens"
+
+    def _is_labelled(self) -> bool:
+        return self._runtime.data.num_classes > 0
 
     def _shares_rows(self) -> bool:
         data = self._runtime.section.data
-        return data.packing and data.separate_documents
+        return data.packing and data.separate_documents and not self._is_labelled()
 
     def _round_trip(self) -> int:
         """Writes a checkpoint of the live engine, reads it back and compares every bit."""
