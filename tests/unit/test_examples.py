@@ -66,9 +66,9 @@ def session_of(file: Path) -> str:
     return text.partition("\n\n")[2] + "\n" + QUIET
 
 
-def test_examples_are_five_and_the_table_names_each() -> None:
+def test_examples_are_six_and_the_table_names_each() -> None:
     table = (EXAMPLES / "README.md").read_text()
-    assert len(FILES) == 5
+    assert len(FILES) == 6
     assert all(f"[{file.name}]({file.name})" in table for file in FILES)
 
 

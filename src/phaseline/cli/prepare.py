@@ -10,6 +10,7 @@ import typer
 
 from phaseline.cli.options import ConfigFile, Overrides
 from phaseline.config.loading import load_config
+from phaseline.config.model_head import trains_classes
 from phaseline.errors import StopRequestedError, UsageError
 from phaseline.resilience.stop_flag import listening
 
@@ -120,7 +121,8 @@ def _preview(config: Config, phases: Sequence[PhaseSection], num_samples: int) -
     from phaseline.data.preview import preview
 
     has_colour = sys.stdout.isatty()
-    typer.echo(_legend(has_colour))
+    if not all(map(trains_classes, phases)):
+        typer.echo(_legend(has_colour))
     for phase in phases:
         for sequence in preview(config, phase, num_samples, typer.echo):
             which = f" ({sequence.name})" if sequence.name else ""

@@ -57,12 +57,14 @@ class BuiltInSource:
         arguments: What it takes.
         has_text: Whether its samples hold text, so that characters can be counted.
         package: What must be installed besides: a module, and the extra that brings it.
+        classes: Of its labels; empty if its arguments say them.
     """
 
     shape: Shape | None
     arguments: Mapping[str, Argument]
     has_text: bool = True
     package: tuple[str, str] | None = None
+    classes: tuple[str, ...] = ()
 
 
 def shape_of_roles(roles: Iterable[str]) -> Shape | None:
@@ -212,6 +214,12 @@ SOURCES: Mapping[str, BuiltInSource] = {
             **_OF_ROWS,
         },
     ),
-    "digits": BuiltInSource("labelled", {}, has_text=False, package=("sklearn", "digits")),
+    "digits": BuiltInSource(
+        "labelled",
+        {},
+        has_text=False,
+        package=("sklearn", "digits"),
+        classes=tuple("0123456789"),
+    ),
 }
 """Data sources."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from phaseline.config.known_objectives import shapes_of
+from phaseline.config.known_sources import SOURCES
 from phaseline.config.sections import Config, PhaseSection
 
 
@@ -41,6 +42,7 @@ def class_counts(config: Config) -> set[int]:
 def _class_names(config: Config) -> Iterator[tuple[str, ...]]:
     for phase in filter(trains_classes, config.phases):
         for entry in phase.data.sources:
-            names = entry.arguments.get("classes")
+            known = SOURCES.get(entry.source)
+            names = entry.arguments.get("classes") or (known.classes if known else ())
             if isinstance(names, (list, tuple)) and names:
                 yield tuple(map(str, names))

@@ -132,8 +132,8 @@ def _require_one_form(
                 f"phase {phase.name}: {requests[0].name} gives {wanted} and {request.name} gives "
                 f"{found}. Bring them to one form, or put them into phases of their own."
             )
-    has_pixels = first is not None and np.dtype(first.dtype) == np.uint8
-    if not phase.data.scale_images and not has_pixels:
+    has_no_pixels = first is not None and np.dtype(first.dtype) != np.uint8
+    if not phase.data.scale_images and has_no_pixels:
         raise DataError(
             f"phase {phase.name}: data.scale_images is false, which has no effect: "
             f"{requests[0].name} gives no pixels, which are whole numbers of 8 bits. Remove it."

@@ -108,7 +108,8 @@ def _labelled(
 ) -> PreviewedSequence:
     label, names = sample.label, getattr(source, "classes", None)
     assert label is not None
-    words = f"{label} ({names[label]})" if names and label < len(names) else str(label)
+    name = names[label] if names and label < len(names) else str(label)
+    words = str(label) if name == str(label) else f"{label} ({name})"
     if sample.numbers is not None:
         form = Form(sample.numbers.dtype.str, sample.numbers.shape)
         numbers = f"{form}, {sample.numbers.min():g} to {sample.numbers.max():g}"

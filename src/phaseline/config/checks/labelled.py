@@ -33,11 +33,11 @@ def numbers_have_no_sequences(place: Place) -> Iterator[Finding]:
         ("evaluate", place.phase.evaluate.sequence_length),
     ):
         if length is not None:
-            yield _unused(
-                place,
-                (section, "sequence_length"),
-                length,
-                "images and rows of features hold no sequence of tokens",
+            yield Finding(
+                place.loc(section, "sequence_length"),
+                f"is {length}, which has no effect: images and rows of features hold no sequence "
+                "of tokens",
+                "Remove it; where it is a default, set it to null in this phase.",
             )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phaseline.config.known_sources import SOURCES
 from phaseline.data.sources.protocol import Labelled, Shape
 from phaseline.errors import DataError
 
@@ -26,7 +27,7 @@ class Digits:
     """
 
     shape: Shape = "labelled"
-    classes = tuple("0123456789")
+    classes = SOURCES["digits"].classes
 
     def __init__(self) -> None:
         """Looks for the package; imports nothing yet.
