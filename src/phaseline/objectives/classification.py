@@ -64,7 +64,9 @@ class Classification:
             label_smoothing=self._label_smoothing,
         )
         is_unit = samples.labels != IGNORED_TARGET
-        measures = _measure(logits.detach(), samples.labels, is_unit, calibrates=not model.training)
+        # DeepSpeed's wrapper stays in training mode when what it wraps does not.
+        is_training = getattr(model, "module", model).training
+        measures = _measure(logits.detach(), samples.labels, is_unit, calibrates=not is_training)
         return Losses(values.unsqueeze(1), is_unit.unsqueeze(1), measures)
 
     def metrics(self, means: Mapping[str, float]) -> dict[str, float]:

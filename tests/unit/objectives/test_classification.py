@@ -183,6 +183,24 @@ def test_training_reports_accuracy_alone() -> None:
     assert objective.metrics({"loss": 1.0, **means}) == {"accuracy": pytest.approx(float(share))}
 
 
+def test_calibration_is_measured_when_only_what_an_engine_wraps_is_evaluated() -> None:
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Given()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.module(inputs)
+            return found
+
+    model = Wrapper()
+    model.module.eval()
+    assert model.training
+    measures = Classification().losses(model, batch_of(*made(20, 4))).measures
+    assert measures is not None
+    assert measures.isfinite().all()
+
+
 def test_text_model_is_told_what_its_forward_asks_for() -> None:
     told: dict[str, Any] = {}
 
