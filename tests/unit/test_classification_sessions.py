@@ -285,6 +285,42 @@ def test_exported_classifier_gives_the_same_logits_and_names_its_classes(place: 
     assert (folder / "tokenizer.json").is_file()
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "adapters"])
+def test_classifier_starts_from_a_language_model_with_a_fresh_head_and_resumes(
+    place: Place, capsys: pytest.CaptureFixture[str], lora: bool
+) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=259, num_attention_heads=2, **sizes)
+    language: Any = LlamaForCausalLM(config)
+    language.save_pretrained(place.folder / "base")
+    begin, end = TEXTS.index("  config:"), TEXTS.index("defaults:")
+    text = f"{TEXTS[:begin]}  pretrained: base\n{TEXTS[end:]}".replace("lr: 1e-2", "lr: 1e-12")
+    if lora:
+        adapted = "trainable: {lora: {rank: 2}, train: [score]}"
+        text = text.replace("    duration: 6", f"    {adapted}\n    duration: 6")
+    (place.folder / "session.yaml").write_text(text)
+    assert place.run("whole").code is ExitCode.FINISHED
+    assert "score.weight drawn at random: the weights have another head" in capsys.readouterr().err
+    assert place.run_until("parts", 4).code is ExitCode.STOPPED
+    assert place.run("parts").code is ExitCode.FINISHED
+    whole, parts = place.weights("whole"), place.weights("parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    trained: Any = TrainedPhase.find(place.folder / "whole", "all").load_model(torch.device("cpu"))
+    for name, weight in trained.model.named_parameters():
+        torch.testing.assert_close(weight, language.model.get_parameter(name), rtol=0, atol=1e-6)
+    assert 0.01 < float(trained.score.weight.detach().std()) < 0.03
+    if lora:
+        (place.folder / "session.yaml").write_text(text.replace(", train: [score]", ""))
+        with pytest.raises(
+            ConfigurationError,
+            match=r"has no score\.weight, which would be drawn .*trainable\.train",
+        ):
+            place.run("frozen")
+
+
 def test_exported_model_of_images_has_no_tokenizer(place: Place) -> None:
     (place.folder / "session.yaml").write_text(IMAGES)
     place.run("whole")

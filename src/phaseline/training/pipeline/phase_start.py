@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from phaseline.checkpoint.foreign import ForeignWeights, find_weights
+from phaseline.checkpoint.fresh_head import fresh_names, view_with_fresh_head
 from phaseline.checkpoint.grown_weights import grown_rows, view_grown
 from phaseline.checkpoint.lora_weights import view_with_adapters, view_without_adapters
 from phaseline.checkpoint.reader import CheckpointReader, load_optimizer
@@ -18,6 +19,7 @@ from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.checkpoint.weight_matching import fill_engine, match_names
 from phaseline.checkpoint.weight_readers import WeightReader, open_weights
 from phaseline.config.inheritance import lora_fate, outside_weights, pretrained_weights
+from phaseline.config.model_head import head_of
 from phaseline.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from phaseline.distributed.adapter_record import record_of, section_of
 from phaseline.distributed.engines import Engine
@@ -84,6 +86,7 @@ class PhaseStart:
         self._is_ours = is_ours
         self._names: dict[str, str] = {}
         self._grown: tuple[int, int] | None = None
+        self._fresh: list[str] = []
 
     def require_fit(self, module: torch.nn.Module) -> None:
         """Raises unless every parameter and buffer is there in its shape. **Ranks:** all.
@@ -96,6 +99,7 @@ class PhaseStart:
             self._require_same_tokenizer()
             self._names = match_names(reader, module)
             self._grown = grown_rows(reader)
+            self._fresh = fresh_names(reader)
             if self._keeps_optimizer:
                 self._require_optimizer_state(module)
 
@@ -126,6 +130,8 @@ class PhaseStart:
         if self._grown is not None:
             old, new = self._grown
             yield f"embeddings grown from {old} to {new} rows; the new ones are the mean of the old"
+        if self._fresh:
+            yield f"{', '.join(self._fresh)} drawn at random: the weights have another head"
         if self._tokenizer_there() == "other":
             yield (
                 f"{weights.path} has a tokenizer of its own, which numbers tokens in another way "
@@ -167,10 +173,11 @@ class PhaseStart:
                     "Write trainable.lora as it was there, or set inherit.lora to merge.",
                 )
             return view_grown(reader, module)
+        seed = position_seed(config.session.seed, idx)
         plain = view_grown(view_without_adapters(reader, fate), module)
-        if here is None:
-            return plain
-        return view_with_adapters(plain, here, seed=position_seed(config.session.seed, idx))
+        if head_of(config).is_of_classes:
+            plain = view_with_fresh_head(plain, module, seed=seed)
+        return plain if here is None else view_with_adapters(plain, here, seed=seed)
 
     def _require_optimizer_state(self, module: torch.nn.Module) -> None:
         reader = CheckpointReader(self._checkpoint)
