@@ -24,7 +24,7 @@ from phaseline.config.sections import Config, PhaseSection
 from phaseline.data.cutting import build_rows
 from phaseline.data.loader import Loader, build_loader
 from phaseline.data.phase_data import PhaseData
-from phaseline.data.preparation import PhaseRows
+from phaseline.data.phase_rows import PhaseRows
 from phaseline.data.store import SplitData, Store
 from phaseline.data.stream import SampleStream
 from phaseline.data.tokenizer import Tokenizer
@@ -51,6 +51,7 @@ def main() -> None:
 
 
 def _measure(data: PhaseData, num_workers: int, num_steps: int) -> None:
+    assert data.sequence_length is not None
     section = _phase("text", num_workers, data.sequence_length, data.layout).data
     loader = build_loader(section, data, seed=0, phase_idx=0, dp_rank=0)
     try:
@@ -92,7 +93,7 @@ def _open(shape: Shape, side: SplitData, arguments: argparse.Namespace) -> Phase
     rows = build_rows(shape, side, length)
     opened_s = time.process_time() - start
     print(
-        f"{shape}: {side.num_documents:,} documents, {len(side.tokens):,} tokens, "
+        f"{shape}: {side.num_documents:,} documents, {side.num_tokens:,} tokens, "
         f"{rows.num_rows:,} rows of {length} in {opened_s:.2f} s of CPU, "
         f"{rows.num_useful / (rows.num_rows * length):.1%} of positions useful"
     )

@@ -38,7 +38,7 @@ class TokenAccuracy:
     def sums(self, seen: Seen) -> torch.Tensor:
         """Returns how many targets were hit, in the first place or among several. [3]"""
         assert seen.logits is not None
-        hits = seen.logits.topk(_MOST, dim=-1).indices == seen.batch.targets.unsqueeze(-1)
+        hits = seen.logits.topk(_MOST, dim=-1).indices == seen.tokens.targets.unsqueeze(-1)
         hits = hits & seen.is_unit.unsqueeze(-1)
         return torch.stack([hits[..., 0].sum(), hits.sum(), seen.is_unit.sum()])
 

@@ -10,6 +10,7 @@ import typer
 
 from phaseline.cli.options import ConfigFile, Overrides
 from phaseline.config.loading import load_config
+from phaseline.config.model_head import trains_classes
 from phaseline.errors import StopRequestedError, UsageError
 from phaseline.resilience.stop_flag import listening
 
@@ -120,7 +121,8 @@ def _preview(config: Config, phases: Sequence[PhaseSection], num_samples: int) -
     from phaseline.data.preview import preview
 
     has_colour = sys.stdout.isatty()
-    typer.echo(_legend(has_colour))
+    if not all(map(trains_classes, phases)):
+        typer.echo(_legend(has_colour))
     for phase in phases:
         for sequence in preview(config, phase, num_samples, typer.echo):
             which = f" ({sequence.name})" if sequence.name else ""
@@ -128,8 +130,18 @@ def _preview(config: Config, phases: Sequence[PhaseSection], num_samples: int) -
             if sequence.dropped:
                 typer.echo(f"{head}dropped, {sequence.dropped}")
                 continue
-            typer.echo(f"{head}{sequence.num_tokens} tokens, {sequence.num_learnt} learnt")
-            typer.echo(_show(sequence, has_colour))
+            typer.echo(f"{head}{_measure(sequence)}")
+            if sequence.runs:
+                typer.echo(_show(sequence, has_colour))
+
+
+def _measure(sequence: PreviewedSequence) -> str:
+    if sequence.numbers:
+        return f"{sequence.numbers}, label {sequence.label}"
+    tokens = f"{sequence.num_tokens} tokens"
+    if sequence.label:
+        return f"{tokens}, label {sequence.label}"
+    return f"{tokens}, {sequence.num_learnt} learnt"
 
 
 def _legend(has_colour: bool) -> str:

@@ -42,11 +42,12 @@ def validate(
 def _describe(config: Config, phase: PhaseSection) -> tuple[str, ...]:
     """A phase in the order of the headings."""
     length = phase.data.sequence_length
+    rows = phase.global_size
     return (
         phase.name,
         phase.objective,
         str(phase.duration),
-        f"{phase.batch.sequences(length)}x{length}",
+        f"{rows}" if length is None else f"{rows}x{length}",
         f"{phase.optimizer.lr:g} {phase.schedule.name}",
         phase.engine.label,
         _describe_layout(config, phase),
@@ -59,8 +60,7 @@ def _describe_layout(config: Config, phase: PhaseSection) -> str:
     if per_node is None:
         return "any"
     num_ranks = config.cluster.nodes * per_node
-    global_size = phase.batch.sequences(phase.data.sequence_length)
-    layout = BatchLayout.derive(global_size, phase.batch.micro_size, num_ranks)
+    layout = BatchLayout.derive(phase.global_size, phase.batch.micro_size, num_ranks)
     padding = f"-{layout.padding_rows}" if layout.padding_rows else ""
     return f"{num_ranks}x{layout.micro_size}x{layout.accumulation_steps}{padding}"
 

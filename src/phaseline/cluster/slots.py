@@ -42,12 +42,10 @@ def time_left(layout: SessionLayout, config: Config, steps_done: dict[str, int])
     if not begun or step_s is None:
         return None
     now = begun[-1]
-    token_s = step_s / (now.batch.sequences(now.data.sequence_length) * now.data.sequence_length)
+    token_s = step_s / now.tokens_per_step
     seconds, is_at_least = 0.0, False
     for phase in config.phases[config.phases.index(now) :]:
-        tokens_per_step = (
-            phase.batch.sequences(phase.data.sequence_length) * phase.data.sequence_length
-        )
+        tokens_per_step = phase.tokens_per_step
         num_steps = lengths.get(phase.name)
         if num_steps is None and phase.duration.unit == "epochs":
             is_at_least = True

@@ -159,7 +159,12 @@ class DataSection(Section):
         description="The mixture. `source: NAME` with `arguments` and `filters` stands for a "
         "single one.",
     )
-    sequence_length: int = Field(ge=8, examples=["256"], description="Tokens per sequence.")
+    sequence_length: int | None = Field(
+        None,
+        ge=8,
+        examples=["256"],
+        description="Tokens per sequence; only images and rows of features have none.",
+    )
     held_out_frac: float = Field(
         0.02,
         gt=0,
@@ -185,6 +190,11 @@ class DataSection(Section):
         description="Documents that share a sequence do not attend to each other, and the positions "
         "of each begin at 0; false: for models that cannot keep them apart.",
     )
+    scale_images: bool = Field(
+        True,
+        description="Pixels, which are whole numbers from 0 to 255, are divided by 255; false: the "
+        "model gets them as they are.",
+    )
     order: Literal["shuffled", "sequential"] = Field(
         "shuffled",
         description="shuffled: anew in every epoch; sequential: as the sources give them, for a "
@@ -200,6 +210,11 @@ class DataSection(Section):
     prefetch: int = Field(
         4, ge=1, le=1024, description="Micro-batches that each worker holds ready."
     )
+
+    @property
+    def tokens_per_row(self) -> int:
+        """What a row counts in positions, durations and speeds: 1 where it holds no tokens."""
+        return self.sequence_length or 1
 
     @property
     def source_names(self) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def _is_frac(value: object) -> bool:
+def is_frac(value: object) -> bool:
+    """Whether a value is a number from 0 to less than 1."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
@@ -77,7 +78,7 @@ def _is_even_size(value: object) -> bool:
 
 
 def _are_betas(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_frac, value))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_frac, value))
 
 
 def _owned_by(setting: str) -> Refusal:
@@ -110,8 +111,8 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
         "amsgrad": Argument(*_FLAG),
     },
     "sgd": {
-        "momentum": Argument("a number from 0 to less than 1", _is_frac, "0.9"),
-        "dampening": Argument("a number from 0 to less than 1", _is_frac, "0.0"),
+        "momentum": Argument("a number from 0 to less than 1", is_frac, "0.9"),
+        "dampening": Argument("a number from 0 to less than 1", is_frac, "0.0"),
         "nesterov": Argument(*_FLAG),
     },
     "cpu_adam": {

@@ -6,13 +6,14 @@ Kept here as data, so that a session file can be checked without importing what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice, is_positive
+from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice, is_frac, is_positive
 
-Head = Literal["language", "reward"]
-"""What a model says of every position: the next token, or what the answer is worth so far."""
+Head = Literal["language", "reward", "classes"]
+"""What a model says: the next token at every position, there what the answer is worth so far, or
+the class of every sample."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ def _is_share(value: object) -> bool:
     return is_positive(value) and isinstance(value, (int, float)) and value <= 1
 
 
+def _are_positive(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 1 and all(map(is_positive, value))
+
+
 _OF_TOKENS = ("perplexity", "bits_per_byte")
 _OF_REWARDS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
@@ -55,8 +60,8 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
                 "text", lambda value: isinstance(value, str) and bool(value), "phase:pretrain", True
             ),
             "weight": Argument("a number greater than 0 and at most 1", _is_share, "0.5"),
-            "temperature": POSITIVE,
-            "direction": choice("forward", "reverse"),
+            "temperature": replace(POSITIVE, example="2.0"),
+            "direction": replace(choice("forward", "reverse"), example="reverse"),
         },
     ),
     "sft": KnownObjective(("pairs", "chats"), _OF_TOKENS),
@@ -73,6 +78,20 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
         unit="pairs",
     ),
     "reward_model": KnownObjective(("preferences",), _OF_REWARDS, unit="pairs", head="reward"),
+    "classification": KnownObjective(
+        ("labelled",),
+        ("accuracy", "calibration_error"),
+        {
+            "label_smoothing": Argument("a number from 0 to less than 1", is_frac, "0.1"),
+            "class_weights": Argument(
+                "a list of at least two numbers greater than 0, one for each class",
+                _are_positive,
+                "[1.0, 2.5]",
+            ),
+        },
+        unit="samples",
+        head="classes",
+    ),
 }
 """Objectives by name."""
 

@@ -56,11 +56,15 @@ class BuiltInSource:
         shape: What its samples are; None if that depends on its arguments.
         arguments: What it takes.
         has_text: Whether its samples hold text, so that characters can be counted.
+        package: What must be installed besides: a module, and the extra that brings it.
+        classes: Of its labels; empty if its arguments say them.
     """
 
     shape: Shape | None
     arguments: Mapping[str, Argument]
     has_text: bool = True
+    package: tuple[str, str] | None = None
+    classes: tuple[str, ...] = ()
 
 
 def shape_of_roles(roles: Iterable[str]) -> Shape | None:
@@ -80,6 +84,19 @@ def known_shape(name: str, arguments: Mapping[str, object]) -> Shape | None:
     if shape in get_args(Shape):
         return cast("Shape", shape)
     return shape_of_roles(columns) if isinstance(columns, Mapping) else None
+
+
+def holds_numbers(name: str, arguments: Mapping[str, object]) -> bool | None:
+    """Whether labelled samples of a source are images or features, not text; None if unknown."""
+    source = SOURCES.get(name)
+    if source is not None and not source.has_text:
+        return True
+    columns = arguments.get("columns")
+    if source is None or not isinstance(columns, Mapping):
+        return None
+    if {"image", "features"} & columns.keys():
+        return True
+    return False if "text" in columns else None
 
 
 def _is_size(value: object) -> bool:
@@ -204,6 +221,13 @@ SOURCES: Mapping[str, BuiltInSource] = {
             "split": Argument("text", _is_text, "train"),
             **_OF_ROWS,
         },
+    ),
+    "digits": BuiltInSource(
+        "labelled",
+        {},
+        has_text=False,
+        package=("sklearn", "digits"),
+        classes=tuple("0123456789"),
     ),
 }
 """Data sources."""

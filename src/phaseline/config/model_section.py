@@ -46,7 +46,8 @@ class ModelSection(Section):
         None,
         examples=["my_package.models:build"],
         description="Registered name or `module:attribute` of a function "
-        "`(vocab_size: int, **arguments) -> torch.nn.Module`.",
+        "`(vocab_size: int, **arguments) -> torch.nn.Module`; one that does not take `vocab_size` is "
+        "not given it.",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for `factory`."

@@ -77,10 +77,10 @@ class BatchSection(Section):
             raise ValueError(f"is {found_text(value)}; it must be at least 1")
         return value
 
-    def sequences(self, sequence_length: int) -> int:
+    def sequences(self, tokens_per_row: int) -> int:
         """Sequences per optimizer step over all ranks."""
         number = num_sequences_or_tokens(self.global_size)
-        return number if isinstance(self.global_size, int) else number // sequence_length
+        return number if isinstance(self.global_size, int) else number // tokens_per_row
 
 
 class OptimizerSection(Section):
@@ -245,7 +245,8 @@ class PhaseSection(Section):
     )
     objective: str = Field(
         examples=["causal_lm"],
-        description="causal_lm, sft, distillation, dpo, reward_model, or `module:attribute`.",
+        description="causal_lm, sft, distillation, dpo, reward_model, classification, or "
+        "`module:attribute`.",
     )
     objective_arguments: dict[str, Any] = Field(
         default_factory=dict, description="Further settings of the objective."
@@ -280,6 +281,24 @@ class PhaseSection(Section):
     @classmethod
     def _name_is_a_folder_name(cls, value: str) -> str:
         return require_name(value)
+
+    @property
+    def global_size(self) -> int:
+        """Rows per optimizer step over all ranks."""
+        return self.batch.sequences(self.data.tokens_per_row)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """What one optimizer step consumes, as if no row were shorter."""
+        return self.global_size * self.data.tokens_per_row
+
+    @property
+    def step_text(self) -> str:
+        """What one optimizer step consumes, for people."""
+        length = self.data.sequence_length
+        if length is None:
+            return f"{self.global_size:,} samples"
+        return f"{self.global_size:,} x {length:,} tokens"
 
 
 class ResilienceSection(Section):

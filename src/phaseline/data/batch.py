@@ -1,4 +1,4 @@
-"""A batch of tokens as tensors."""
+"""A batch as tensors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from phaseline.data.batch_arrays import BatchArrays, LabelledArrays
+
 if TYPE_CHECKING:
-    from phaseline.data.batch_arrays import BatchArrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Batch:
             torch.from_numpy(arrays.inputs),
             torch.from_numpy(arrays.targets),
             arrays.num_samples,
-            None if arrays.positions is None else torch.from_numpy(arrays.positions),
-            None if arrays.sources is None else torch.from_numpy(arrays.sources),
-            None if arrays.pairs is None else torch.from_numpy(arrays.pairs),
+            _tensor(arrays.positions),
+            _tensor(arrays.sources),
+            _tensor(arrays.pairs),
         )
 
     @property
@@ -83,6 +86,63 @@ class Batch:
                 )
             ),
         )
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Samples with a label that go through the model at once.
+
+    Attributes:
+        inputs: Images or features, `[rows, ...]`, fp32; or tokens, padded on the right,
+            `[rows, time]`, int64.
+        labels: The class of each row, `[rows]`, int64; -100 where the row is filler.
+        rows: Rows that are samples; the others fill the batch up and have no label.
+        lengths: Tokens of each row without padding, `[rows]`, int64; None of images and features.
+        source_ids: The source of each row, `[rows]`, int64; None if there is one source.
+    """
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    rows: int
+    lengths: torch.Tensor | None = None
+    source_ids: torch.Tensor | None = None
+
+    @classmethod
+    def from_arrays(cls, arrays: LabelledArrays) -> LabelledBatch:
+        """The same in tensors, which share the arrays' memory."""
+        return cls(
+            torch.from_numpy(arrays.inputs),
+            torch.from_numpy(arrays.labels),
+            arrays.num_samples,
+            _tensor(arrays.lengths),
+            _tensor(arrays.sources),
+        )
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The same batch on a device; itself where it already lies there."""
+        if self.inputs.device == device:
+            return self
+        return LabelledBatch(
+            _moved(self.inputs, device),
+            _moved(self.labels, device),
+            self.rows,
+            None if self.lengths is None else _moved(self.lengths, device),
+            None if self.source_ids is None else _moved(self.source_ids, device),
+        )
+
+
+AnyBatch = Batch | LabelledBatch
+
+
+def build_batch(arrays: BatchArrays | LabelledArrays) -> AnyBatch:
+    """The same in tensors, which share the arrays' memory."""
+    if isinstance(arrays, BatchArrays):
+        return Batch.from_arrays(arrays)
+    return LabelledBatch.from_arrays(arrays)
+
+
+def _tensor(array: NDArray[np.int64] | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from phaseline.data.labelled_rows import LabelledRows, LabelledTextRows, NumberRows
 from phaseline.data.rows import NO_LOSS, Ids, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+AnyRows = Rows | LabelledRows
+"""Rows of tokens, or of samples with a label; never both in a phase."""
+
 _LENGTH_MULTIPLE = 8
+_NUM_PLANES = 3
+_INT64_BYTES = 8
 
 
 class BatchArrays(NamedTuple):
@@ -35,6 +42,36 @@ class BatchArrays(NamedTuple):
     sources: Ids | None
     num_samples: int
     pairs: Ids | None = None
+
+
+class LabelledArrays(NamedTuple):
+    """Samples with a label that go through the model at once.
+
+    Attributes:
+        inputs: Images or features, `[batch, ...]`, fp32; or tokens, `[batch, time]`, int64.
+        labels: The class of each row, or `NO_LOSS`. `[batch]`, int64.
+        lengths: Tokens of each row without padding, `[batch]`, int64; None of numbers.
+        sources: The source of each row, `[batch]`, int64; None if there is one source.
+        num_samples: Rows that are samples; the others fill the batch up and have no label.
+    """
+
+    inputs: NDArray[Any]
+    labels: Ids
+    lengths: Ids | None
+    sources: Ids | None
+    num_samples: int
+
+
+class Assembler(Protocol):
+    """Puts rows of several sources into batches."""
+
+    def assemble(self, sample_ids: Ids, num_rows: int) -> BatchArrays | LabelledArrays:
+        """Puts samples into one batch of so many rows."""
+        ...
+
+    def most_bytes(self, num_rows: int) -> int:
+        """What the arrays of a batch of so many rows take at most."""
+        ...
 
 
 class BatchAssembler:
@@ -77,6 +114,10 @@ class BatchAssembler:
             return BatchArrays(inputs, targets, positions, None, num_rows, pairs)
         return self._merge(sample_ids, num_rows)
 
+    def most_bytes(self, num_rows: int) -> int:
+        """What the arrays of a batch of so many rows take at most."""
+        return _NUM_PLANES * num_rows * self._sequence_length * _INT64_BYTES
+
     def _merge(self, sample_ids: Ids, num_rows: int) -> BatchArrays:
         places = [
             (source_idx, np.flatnonzero(sample_ids[:, 0] == source_idx))
@@ -117,5 +158,92 @@ class BatchAssembler:
         return merged
 
     def _time(self, longest: int) -> int:
-        rounded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        return min(rounded, self._sequence_length)
+        return _rounded(longest, self._sequence_length)
+
+
+class LabelledAssembler:
+    """Puts samples with a label into batches, in order; texts are padded as token rows are."""
+
+    def __init__(
+        self, sources: Sequence[LabelledRows], *, sequence_length: int | None, pad_id: int
+    ) -> None:
+        """Takes the rows.
+
+        Args:
+            sources: Rows of each source, all of one form.
+            sequence_length: No row is longer; None of images and features.
+            pad_id: Token for padding.
+        """
+        self._sources = tuple(sources)
+        self._most_time = sequence_length or 1
+        self._pad_id = pad_id
+
+    def assemble(self, sample_ids: Ids, num_rows: int) -> LabelledArrays:
+        """Puts samples into one batch.
+
+        Args:
+            sample_ids: (source index, id) of each row, `[at most num_rows, 2]`.
+            num_rows: Rows of the batch; what the ids leave over is padding without a label.
+        """
+        places = [
+            (rows, np.flatnonzero(sample_ids[:, 0] == source_idx))
+            for source_idx, rows in enumerate(self._sources)
+        ]
+        parts = [(rows, here, sample_ids[here, 1]) for rows, here in places if len(here)]
+        longest = max((rows.max_length(ids) for rows, _, ids in parts), default=1)
+        time = _rounded(longest, self._most_time)
+        inputs, lengths = self._empty(num_rows, time)
+        labels = np.full(num_rows, NO_LOSS, np.int64)
+        for rows, here, ids in parts:
+            inputs[here], labels[here], tokens = rows.take(ids, time, self._pad_id)
+            if lengths is not None and tokens is not None:
+                lengths[here] = tokens
+        sources = None
+        if len(self._sources) > 1:
+            sources = np.zeros(num_rows, np.int64)
+            sources[: len(sample_ids)] = sample_ids[:, 0]
+        return LabelledArrays(inputs, labels, lengths, sources, len(sample_ids))
+
+    def most_bytes(self, num_rows: int) -> int:
+        """What the arrays of a batch of so many rows take at most."""
+        inputs, _ = self._empty(1, self._most_time)
+        return num_rows * (inputs.nbytes + 2 * _INT64_BYTES)
+
+    def _empty(self, num_rows: int, time: int) -> tuple[NDArray[Any], Ids | None]:
+        """Inputs and lengths of rows that hold nothing."""
+        first = self._sources[0]
+        if isinstance(first, NumberRows):
+            return np.zeros((num_rows, *first.item_shape), np.float32), None
+        # Of one token, which is padding: attention to nothing at all gives no number.
+        return np.full((num_rows, time), self._pad_id), np.ones(num_rows, np.int64)
+
+
+def build_assembler(
+    sources: Sequence[AnyRows],
+    *,
+    sequence_length: int | None,
+    pad_id: int,
+    is_separate: bool,
+) -> Assembler:
+    """Builds what puts these rows into batches.
+
+    Args:
+        sources: Rows of each source, all of one kind.
+        sequence_length: No row is longer; None of images and features.
+        pad_id: Token for padding.
+        is_separate: Whether batches say where documents begin.
+    """
+    labelled = [rows for rows in sources if isinstance(rows, (NumberRows, LabelledTextRows))]
+    if labelled:
+        return LabelledAssembler(labelled, sequence_length=sequence_length, pad_id=pad_id)
+    assert sequence_length is not None
+    return BatchAssembler(
+        cast("Sequence[Rows]", sources),
+        sequence_length=sequence_length,
+        pad_id=pad_id,
+        is_separate=is_separate,
+    )
+
+
+def _rounded(longest: int, most: int) -> int:
+    return min(-(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from phaseline.data import packing
+from phaseline.data.labelled_rows import LabelledRows, LabelledTextRows, NumberRows
 from phaseline.data.rows import Rows, TextWindows
 from phaseline.data.sequence_rows import SequenceRows, text_pieces, whole_samples
 
@@ -43,3 +44,19 @@ def build_rows(
     else:
         pack = packing.in_order if is_ordered else packing.best_fit
     return SequenceRows(data, sequences, sequence_length, pack)
+
+
+def build_labelled_rows(
+    data: SplitData, sequence_length: int | None, *, scales_images: bool
+) -> LabelledRows:
+    """Builds the rows of samples with a label.
+
+    Args:
+        data: One side of a store.
+        sequence_length: The most tokens of a row; None of images and features.
+        scales_images: Whether pixels become 0 to 1.
+    """
+    if data.numbers is not None:
+        return NumberRows(data, scales_images=scales_images)
+    assert sequence_length is not None
+    return LabelledTextRows(data, sequence_length)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from phaseline.data.encoding import Dropped, Encoded, EncodedSample, SampleEncoder
+from phaseline.data.labels import Form, common_form
 from phaseline.data.sources.protocol import (
     Chat,
     Document,
@@ -36,7 +37,7 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 _CHUNK_CHARACTERS = 1 << 18
 _CHUNK_SAMPLES = 1024
 _HEADER_BYTES = 4
-_BLOBS = ("tokens", "learnt", "lengths", "contents")
+_BLOBS = ("tokens", "learnt", "lengths", "contents", "labels", "numbers")
 
 
 @dataclass
@@ -47,13 +48,17 @@ class SplitChunk:
         tokens: Of all sequences, in the store's type.
         learnt: A byte per token.
         lengths: Tokens of each sequence, int64.
-        contents: A digest of each sample's tokens, uint64.
+        contents: A digest of each sample's tokens or numbers, uint64.
+        labels: The class of each sample, int64; nothing where they have none.
+        numbers: Of all images or features, in their own type.
     """
 
     tokens: bytes = b""
     learnt: bytes = b""
     lengths: bytes = b""
     contents: bytes = b""
+    labels: bytes = b""
+    numbers: bytes = b""
 
 
 @dataclass
@@ -65,18 +70,28 @@ class EncodedChunk:
         ids: A digest of each sample's id, uint64; of those that are left out as well.
         dropped: Samples that are left out, by reason.
         num_characters: Size of the samples, for people.
+        form: Of the images or features; None where the samples are texts.
+        first_id: Of the first sample, for messages.
     """
 
     splits: dict[Split, SplitChunk] = field(default_factory=dict)
     ids: bytes = b""
     dropped: dict[str, int] = field(default_factory=dict)
     num_characters: int = 0
+    form: Form | None = None
+    first_id: str = ""
 
     def to_bytes(self) -> bytes:
         """Writes it so that `from_bytes` reads the same."""
         blobs = [getattr(self.splits[split], name) for split in SPLITS for name in _BLOBS]
         sizes = [len(blob) for blob in (*blobs, self.ids)]
-        content = {"sizes": sizes, "dropped": self.dropped, "num_characters": self.num_characters}
+        content = {
+            "sizes": sizes,
+            "dropped": self.dropped,
+            "num_characters": self.num_characters,
+            "form": None if self.form is None else [self.form.dtype, self.form.shape],
+            "first_id": self.first_id,
+        }
         header = json.dumps(content).encode()
         return b"".join([len(header).to_bytes(_HEADER_BYTES, "little"), header, *blobs, self.ids])
 
@@ -94,7 +109,9 @@ class EncodedChunk:
             split: SplitChunk(*blobs[idx * num_blobs : (idx + 1) * num_blobs])
             for idx, split in enumerate(SPLITS)
         }
-        return cls(splits, blobs[-1], header["dropped"], header["num_characters"])
+        form = header["form"] and Form(header["form"][0], tuple(header["form"][1]))
+        counts = header["dropped"], header["num_characters"]
+        return cls(splits, blobs[-1], *counts, form, header["first_id"])
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,8 @@ class ChunkEncoder:
         encoded = self._encode(samples)
         chunk = EncodedChunk(ids=b"".join(id_digest(sample.id) for sample in samples))
         chunk.num_characters = sum(map(_size, samples))
+        chunk.form = common_form(samples, self.source)
+        chunk.first_id = samples[0].id if samples else ""
         kept = [one for one in encoded if isinstance(one, EncodedSample)]
         chunk.dropped = dict(Counter(one.reason for one in encoded if isinstance(one, Dropped)))
         for split in SPLITS:
@@ -159,6 +178,14 @@ class ChunkEncoder:
         return SampleEncoder(self.tokenizer, self.learn)
 
     def _pack(self, samples: Sequence[EncodedSample]) -> SplitChunk:
+        labels = [sample.label for sample in samples if sample.label is not None]
+        chunk = self._pack_tokens(samples)
+        chunk.labels = np.array(labels, "<i8").tobytes()
+        return chunk
+
+    def _pack_tokens(self, samples: Sequence[EncodedSample]) -> SplitChunk:
+        if samples and samples[0].numbers is not None:
+            return _pack_numbers(samples)
         dtype = token_dtype(self.tokenizer.vocab_size)
         sequences = [sequence for sample in samples for sequence in sample.sequences]
         packed = [sequence.tokens.astype(dtype).tobytes() for sequence in sequences]
@@ -178,6 +205,12 @@ class ChunkEncoder:
             for sequence in sequences
         ]
         return SplitChunk(b"".join(packed), b"".join(learnt), lengths.tobytes(), b"".join(contents))
+
+
+def _pack_numbers(samples: Sequence[EncodedSample]) -> SplitChunk:
+    packed = [sample.numbers.tobytes() for sample in samples if sample.numbers is not None]
+    contents = [hashlib.blake2b(numbers, digest_size=8).digest() for numbers in packed]
+    return SplitChunk(numbers=b"".join(packed), contents=b"".join(contents))
 
 
 def in_chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
@@ -213,7 +246,8 @@ def _size(sample: Sample) -> int:
     if isinstance(sample, Pair):
         return len(sample.prompt) + len(sample.completion)
     if isinstance(sample, Labelled):
-        return len(sample.inputs)
+        is_text = isinstance(sample.inputs, str)
+        return len(sample.inputs) if is_text else int(np.size(sample.inputs))
     if isinstance(sample, Chat):
         return _turns_size(sample.messages)
     assert isinstance(sample, Preference)

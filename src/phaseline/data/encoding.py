@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phaseline.data.chat_template import ChatTemplate, UnusableChatError
+from phaseline.data.labels import checked_label, checked_numbers
 from phaseline.data.sources.protocol import (
     Chat,
     Document,
+    Labelled,
     Pair,
     Preference,
     Sample,
+    Shape,
     TokenDocument,
 )
 from phaseline.errors import DataError
@@ -27,8 +30,14 @@ if TYPE_CHECKING:
     from phaseline.config.data_section import Learn
     from phaseline.data.tokenizer import Tokenizer
 
-SEQUENCES_PER_SAMPLE = {"text": 1, "pairs": 1, "chats": 1, "preferences": 2}
-"""Shapes that can be encoded. Of a preference the chosen sequence comes first."""
+SEQUENCES_PER_SAMPLE: dict[Shape, int] = {
+    "text": 1,
+    "pairs": 1,
+    "chats": 1,
+    "preferences": 2,
+    "labelled": 1,
+}
+"""Of each shape; images and features have none. Of a preference the chosen one comes first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +59,15 @@ class EncodedSample:
 
     Attributes:
         document: Decides on which side of the split the sample falls.
-        sequences: One; of a preference two, the chosen and the rejected.
+        sequences: One; of a preference two, the chosen and the rejected; of numbers none.
+        label: Its class; None of a sample that has none.
+        numbers: An image or a row of features, little endian; None of everything else.
     """
 
     document: str
     sequences: tuple[EncodedSequence, ...]
+    label: int | None = None
+    numbers: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class SampleEncoder:
             Pair: self._pairs,
             Chat: self._chats,
             Preference: self._preferences,
+            Labelled: self._labelled,
         }
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
@@ -179,11 +193,30 @@ class SampleEncoder:
             *self._template.encode(sample.id, messages, num_read=len(sample.prompt))
         )
 
+    def _labelled(self, samples: Sequence[Labelled]) -> list[Encoded]:
+        texts = [sample.inputs for sample in samples if isinstance(sample.inputs, str)]
+        tokens = iter(self._tokenizer.encode_batch(texts) if texts else ())
+        return [
+            self._labelled_text(sample, next(tokens))
+            if isinstance(sample.inputs, str)
+            else EncodedSample(
+                _document(sample), (), checked_label(sample), checked_numbers(sample)
+            )
+            for sample in samples
+        ]
+
+    def _labelled_text(self, sample: Labelled, tokens: Sequence[int]) -> Encoded:
+        label = checked_label(sample)
+        if not tokens:
+            return Dropped("empty text")
+        sequence = EncodedSequence(self._ended(np.array(tokens, np.int64)))
+        return EncodedSample(_document(sample), (sequence,), label)
+
     def _ended(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
         return np.append(tokens, tokens.dtype.type(self._tokenizer.eos_id))
 
 
-def _document(sample: Pair | Chat | Preference) -> str:
+def _document(sample: Pair | Chat | Preference | Labelled) -> str:
     return sample.id if sample.document is None else sample.document
 
 

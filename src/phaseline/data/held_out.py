@@ -11,8 +11,7 @@ from phaseline.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phaseline.data.batch_arrays import BatchAssembler
-    from phaseline.data.rows import Rows
+    from phaseline.data.batch_arrays import AnyRows, Assembler
     from phaseline.data.tokenizer import Tokenizer
 
 
@@ -25,8 +24,8 @@ class HeldOut(RowSweep):
 
     def __init__(
         self,
-        sources: Sequence[Rows],
-        assembler: BatchAssembler,
+        sources: Sequence[AnyRows],
+        assembler: Assembler,
         tokenizer: Tokenizer,
         *,
         max_sequences: int | None,

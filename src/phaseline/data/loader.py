@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, build_batch
 from phaseline.data.loader_workers import LoaderWorkers
 from phaseline.distributed.seeding import position_seed
 
 if TYPE_CHECKING:
     from phaseline.config.data_section import DataSection
-    from phaseline.data.batch_arrays import BatchArrays
+    from phaseline.data.batch_arrays import BatchArrays, LabelledArrays
     from phaseline.data.phase_data import PhaseData
 
 
@@ -21,7 +21,7 @@ class Loader(Protocol):
     ahead is ever lost or skipped.
     """
 
-    def micro_batch(self, step: int, micro_step: int) -> Batch:
+    def micro_batch(self, step: int, micro_step: int) -> AnyBatch:
         """This rank's micro-batch of a step of the phase, counted from 0."""
         ...
 
@@ -38,7 +38,7 @@ class DirectLoader:
         self._data = data
         self._dp_rank = dp_rank
 
-    def micro_batch(self, step: int, micro_step: int) -> Batch:
+    def micro_batch(self, step: int, micro_step: int) -> AnyBatch:
         """This rank's micro-batch of a step of the phase, counted from 0."""
         return self._data.micro_batch(step, micro_step, self._dp_rank)
 
@@ -54,13 +54,13 @@ class WorkerLoader:
         self._num_micro_steps = data.layout.accumulation_steps
         self._workers = workers
 
-    def micro_batch(self, step: int, micro_step: int) -> Batch:
+    def micro_batch(self, step: int, micro_step: int) -> AnyBatch:
         """This rank's micro-batch of a step of the phase, counted from 0.
 
         Raises:
             DataError: A worker failed or was killed.
         """
-        return Batch.from_arrays(self._workers.take(step * self._num_micro_steps + micro_step))
+        return build_batch(self._workers.take(step * self._num_micro_steps + micro_step))
 
     def close(self) -> None:
         """Kills the workers: they hold nothing that is not computed again from its position."""
@@ -82,7 +82,7 @@ def build_loader(
     if section.num_workers == 0:
         return DirectLoader(data, dp_rank)
 
-    def read(idx: int) -> BatchArrays:
+    def read(idx: int) -> BatchArrays | LabelledArrays:
         step, micro_step = divmod(idx, data.layout.accumulation_steps)
         return data.arrays(step, micro_step, dp_rank)
 
@@ -94,7 +94,7 @@ def build_loader(
             for worker_idx in range(section.num_workers)
         ],
         prefetch=section.prefetch,
-        most_elements=data.layout.micro_size * data.sequence_length,
+        most_bytes=data.most_bytes,
     )
     return WorkerLoader(data, workers)
 

@@ -16,12 +16,13 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import prod
 from multiprocessing.connection import Connection, Pipe
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from phaseline.data.batch_arrays import BatchArrays
+from phaseline.data.batch_arrays import BatchArrays, LabelledArrays
 from phaseline.errors import DataError
 from phaseline.session import linux
 
@@ -30,27 +31,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from phaseline.data.rows import Ids
 
-_PLANES = 3
+AnyArrays = BatchArrays | LabelledArrays
+
+_NUM_PLANES: Final = 3
+"""Fields of a batch that come first and may be large."""
 
 
 class _Reply(NamedTuple):
     """What a worker says of a batch that it has put into a slot.
 
     Attributes:
-        shape: Rows and time.
-        has_positions: Whether the third plane of the slot is filled.
-        sources: As in `BatchArrays`.
-        num_samples: As in `BatchArrays`.
-        pairs: As in `BatchArrays`.
+        is_labelled: Whether it is `LabelledArrays`.
+        planes: Type and shape of each array in the slot, one after the other; None of one that
+            the batch does not have.
+        rest: What the batch has besides; it is small.
     """
 
-    shape: tuple[int, int]
-    has_positions: bool
-    sources: Ids | None
-    num_samples: int
-    pairs: Ids | None
+    is_labelled: bool
+    planes: tuple[tuple[str, tuple[int, ...]] | None, ...]
+    rest: tuple[Any, ...]
 
 
 class _Worker:
@@ -77,11 +77,11 @@ class LoaderWorkers:
 
     def __init__(
         self,
-        read: Callable[[int], BatchArrays],
+        read: Callable[[int], AnyArrays],
         *,
         seeds: Sequence[int],
         prefetch: int,
-        most_elements: int,
+        most_bytes: int,
     ) -> None:
         """Starts nothing yet.
 
@@ -89,7 +89,7 @@ class LoaderWorkers:
             read: Gives the batch of an index. It runs in the workers, and must not use torch.
             seeds: One worker for each, whose generators are seeded with it; 64 bits, unsigned.
             prefetch: Batches that each worker reads ahead.
-            most_elements: Rows times time of the largest batch.
+            most_bytes: What the arrays of the largest batch take.
         """
         self._read = read
         self._seeds = list(seeds)
@@ -97,17 +97,15 @@ class LoaderWorkers:
         self._workers: list[_Worker] = []
         self._next_idx = 0
         num_slots = len(self._seeds) * prefetch
-        memory = mmap.mmap(-1, num_slots * _PLANES * most_elements * 8)
-        self._slots: NDArray[np.int64] = np.frombuffer(memory, np.int64).reshape(
-            num_slots, _PLANES, most_elements
-        )
+        memory = mmap.mmap(-1, num_slots * most_bytes)
+        self._slots: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(num_slots, -1)
 
     @property
     def pids(self) -> list[int]:
         """The processes that run now."""
         return [worker.pid for worker in self._workers]
 
-    def take(self, idx: int) -> BatchArrays:
+    def take(self, idx: int) -> AnyArrays:
         """The batch of an index; those that follow are read meanwhile.
 
         Raises:
@@ -162,18 +160,20 @@ class LoaderWorkers:
             "data.num_workers or data.prefetch; the same command goes on from the last checkpoint."
         )
 
-    def _copy(self, reply: _Reply, slot: int) -> BatchArrays:
-        rows, time = reply.shape
-        planes = self._slots[slot, :, : rows * time].reshape(_PLANES, rows, time)
-        positions = planes[2].copy() if reply.has_positions else None
-        return BatchArrays(
-            planes[0].copy(),
-            planes[1].copy(),
-            positions,
-            reply.sources,
-            reply.num_samples,
-            reply.pairs,
-        )
+    def _copy(self, reply: _Reply, slot: int) -> AnyArrays:
+        arrays: list[NDArray[Any] | None] = []
+        start = 0
+        for plane in reply.planes:
+            if plane is None:
+                arrays.append(None)
+                continue
+            dtype, shape = np.dtype(plane[0]), plane[1]
+            end = start + prod(shape) * dtype.itemsize
+            arrays.append(self._slots[slot, start:end].copy().view(dtype).reshape(shape))
+            start = end
+        kind: Any = LabelledArrays if reply.is_labelled else BatchArrays
+        made: AnyArrays = kind(*arrays, *reply.rest)
+        return made
 
     def _start(self, worker_idx: int) -> _Worker:
         ours, theirs = Pipe()
@@ -212,19 +212,19 @@ class LoaderWorkers:
             except Exception:  # noqa: BLE001 - whatever it is, the training process says it
                 connection.send(traceback.format_exc())
 
-    def _fill(self, slot: int, arrays: BatchArrays) -> _Reply:
-        size = arrays.inputs.size
-        for plane, array in enumerate((arrays.inputs, arrays.targets, arrays.positions)):
-            if array is not None:
-                self._slots[slot, plane, :size] = array.ravel()
-        rows, time = arrays.inputs.shape
-        return _Reply(
-            (rows, time),
-            arrays.positions is not None,
-            arrays.sources,
-            arrays.num_samples,
-            arrays.pairs,
-        )
+    def _fill(self, slot: int, arrays: AnyArrays) -> _Reply:
+        planes: list[tuple[str, tuple[int, ...]] | None] = []
+        start = 0
+        for array in arrays[:_NUM_PLANES]:
+            if array is None:
+                planes.append(None)
+                continue
+            end = start + array.nbytes
+            self._slots[slot, start:end] = array.ravel().view(np.uint8)
+            planes.append((array.dtype.str, array.shape))
+            start = end
+        is_labelled = isinstance(arrays, LabelledArrays)
+        return _Reply(is_labelled, tuple(planes), tuple(arrays[_NUM_PLANES:]))
 
 
 def _close_all_but(descriptor: int) -> None:

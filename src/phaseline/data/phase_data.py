@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from phaseline.data.batch import Batch
-from phaseline.data.batch_arrays import BatchArrays, BatchAssembler
+from phaseline.data.batch import AnyBatch, build_batch
+from phaseline.data.batch_arrays import (
+    AnyRows,
+    Assembler,
+    BatchArrays,
+    LabelledArrays,
+    build_assembler,
+)
 from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.held_out import HeldOut
-from phaseline.data.preparation import PhaseRows, open_rows
+from phaseline.data.phase_rows import PhaseRows
+from phaseline.data.preparation import open_rows
 from phaseline.data.row_sweep import RowSweep
 from phaseline.data.stream import STEPS_AT_ONCE, SampleStream
 from phaseline.data.tokenizer import Tokenizer
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from phaseline.config.batch_layout import BatchLayout
     from phaseline.config.sections import Config, PhaseSection
     from phaseline.data.encoded_chunk import Split
-    from phaseline.data.rows import Ids, Rows, Unit
+    from phaseline.data.rows import Ids, Unit
 
 
 def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> PhaseData:
@@ -35,7 +42,7 @@ def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> Phas
         DataError: It is not prepared.
     """
     phase = config.phases[phase_idx]
-    assert layout.global_size == phase.batch.sequences(phase.data.sequence_length)
+    assert layout.global_size == phase.global_size
     tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     sources = open_rows(config, phase, tokenizer)
     stream = SampleStream(
@@ -52,9 +59,9 @@ def open_phase_data(config: Config, phase_idx: int, layout: BatchLayout) -> Phas
 class _Side(NamedTuple):
     """One side of the split."""
 
-    rows: list[Rows]
-    sequence_length: int
-    assembler: BatchAssembler
+    rows: Sequence[AnyRows]
+    sequence_length: int | None
+    assembler: Assembler
 
 
 class PhaseData:
@@ -64,9 +71,13 @@ class PhaseData:
     the number of ranks nor on the micro-batch size. Nothing here communicates.
 
     Attributes:
-        sequence_length: Positions of a row.
+        sequence_length: Positions of a row; None of images and features.
+        form: Of these images or features; None where rows hold tokens.
+        num_classes: Classes that labels are of, named or seen; 0 where samples have no label.
+        class_names: Of each class, if a source names them.
         samples_per_epoch: Rows of the one source; None for a mixture, which has no epochs.
-        tokens_per_step: Positions in a global batch, as if no row were shorter.
+        tokens_per_step: Positions in a global batch, as if no row were shorter; an image or a
+            row of features counts as one.
         fingerprint: Names the content of all sources. If it differs between two ranks or two
             attempts, they do not train on the same data.
         tokenizer: What the data was tokenised with.
@@ -87,7 +98,10 @@ class PhaseData:
         """Puts the opened parts together; `open_phase_data` opens them."""
         self.sequence_length = phase.data.sequence_length
         self.samples_per_epoch = sources[0].train.num_rows if len(sources) == 1 else None
-        self.tokens_per_step = layout.global_size * self.sequence_length
+        self.form = sources[0].store.form
+        self.num_classes = max(source.store.num_classes for source in sources)
+        self.class_names = next(filter(None, (one.store.class_names for one in sources)), ())
+        self.tokens_per_step = phase.tokens_per_step
         self.fingerprint = fingerprint_of([source.fingerprint for source in sources])
         self.tokenizer = tokenizer
         self.token_bytes: NDArray[np.int32] = tokenizer.token_bytes
@@ -98,8 +112,8 @@ class PhaseData:
         self._counts_of: tuple[int, Unit] = (-1, "tokens")
         self._counts = np.zeros((0, len(sources)), np.int64)
 
-        def side(rows: list[Rows], sequence_length: int) -> _Side:
-            assembler = BatchAssembler(
+        def side(rows: Sequence[AnyRows], sequence_length: int | None) -> _Side:
+            assembler = build_assembler(
                 rows,
                 sequence_length=sequence_length,
                 pad_id=tokenizer.pad_id,
@@ -144,7 +158,12 @@ class PhaseData:
         """How often so many steps have gone through each source."""
         return self._stream.epochs(num_steps)
 
-    def arrays(self, step: int, micro_step: int, dp_rank: int) -> BatchArrays:
+    @property
+    def most_bytes(self) -> int:
+        """What the arrays of a micro-batch take at most."""
+        return self._sides["train"].assembler.most_bytes(self.layout.micro_size)
+
+    def arrays(self, step: int, micro_step: int, dp_rank: int) -> BatchArrays | LabelledArrays:
         """What one rank runs in one micro-step; always `micro_size` rows.
 
         Args:
@@ -157,9 +176,9 @@ class PhaseData:
         sample_ids = self.sample_ids(step)[first : first + micro_size]
         return self._sides["train"].assembler.assemble(sample_ids, micro_size)
 
-    def micro_batch(self, step: int, micro_step: int, dp_rank: int) -> Batch:
+    def micro_batch(self, step: int, micro_step: int, dp_rank: int) -> AnyBatch:
         """The same as tensors."""
-        return Batch.from_arrays(self.arrays(step, micro_step, dp_rank))
+        return build_batch(self.arrays(step, micro_step, dp_rank))
 
     def sweep(self, side: Split) -> RowSweep:
         """Every row of a side of the split, once."""

@@ -6,51 +6,29 @@ prepared already only identifies the sources again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phaseline.config.data_section import SourceSection
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
-from phaseline.data.cutting import build_rows
-from phaseline.data.fingerprints import fingerprint_of
+from phaseline.data.phase_rows import PhaseRows, cut_rows, require_length
 from phaseline.data.preparation_report import describe, facts_of
 from phaseline.data.progress import PlainProgress
-from phaseline.data.rows import Rows
 from phaseline.data.shared_contents import num_shared
-from phaseline.data.sources import Source, build_filtered_source, check_source
+from phaseline.data.sources import Labelled, Source, build_filtered_source, check_source
 from phaseline.data.split import SplitRule
-from phaseline.data.store import SplitData, Store, read_store
+from phaseline.data.store import read_store
 from phaseline.data.store_request import STORES, StoreRequest, Workshop, num_cores
 from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from phaseline.config.sections import Config, PhaseSection
     from phaseline.data.progress import Progress
     from phaseline.data.shards import Parts, Shard
     from phaseline.data.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class PhaseRows:
-    """Rows of one source in one phase.
-
-    Attributes:
-        fingerprint: Names the store's content.
-        store: Where the rows are cut from.
-        train: Rows of the phase's sequence length.
-        held_out: Rows of its evaluation's sequence length. Where a source of its own is held
-            out, these are that source's, and stand with the first source.
-    """
-
-    fingerprint: str
-    store: Store
-    train: Rows
-    held_out: Rows
 
 
 def prepare(
@@ -81,13 +59,12 @@ def prepare(
     for phase in config.phases:
         needed = requests.of_phase(phase)
         is_new = any(request.find(shop.cache) is None for request in needed.every)
-        rows = _cut(phase, needed, [request.obtain(shop) for request in needed.every])
+        stores = [read_store(request.obtain(shop)) for request in needed.every]
+        rows = cut_rows(phase, stores, needed.training, needed.held_out)
         proceed()
         for request, one in zip(needed.training, rows, strict=True):
-            report(
-                f"phase {phase.name}: {request.name}: {describe(one, phase.data.sequence_length)}"
-            )
-            facts.append({"phase": phase.name, **facts_of(one, phase.data.sequence_length)})
+            report(f"phase {phase.name}: {request.name}: {describe(one, phase.data)}")
+            facts.append({"phase": phase.name, **facts_of(one, phase.data)})
         if is_new:
             _report_shared(phase, rows, report)
     return facts
@@ -133,7 +110,8 @@ def open_rows(config: Config, phase: PhaseSection, tokenizer: Tokenizer) -> list
                 "prepares it; if this recurs, the source's content changes all the time."
             )
         entries.append(entry)
-    return _cut(phase, needed, entries)
+    stores = [read_store(entry) for entry in entries]
+    return cut_rows(phase, stores, needed.training, needed.held_out)
 
 
 @dataclass(frozen=True)
@@ -213,6 +191,15 @@ def _check_sources(config: Config, requests: _Requests, cache: Cache) -> None:
         for request in requests.of_phase(phase).every:
             if request.find(cache) is None:
                 check_source(request.source)
+                require_length(phase, request.name, is_of_numbers=_gives_numbers(request.source))
+
+
+def _gives_numbers(source: Source) -> bool:
+    """Whether a source gives images or features; its first sample tells."""
+    if source.shape != "labelled":
+        return False
+    first = next(iter(source.samples()), None)
+    return isinstance(first, Labelled) and not isinstance(first.inputs, str)
 
 
 def _require_one_shape(phase: PhaseSection, requests: Sequence[StoreRequest]) -> None:
@@ -235,56 +222,6 @@ def _require_answers(phase: PhaseSection, request: StoreRequest) -> None:
         )
 
 
-def _cut(phase: PhaseSection, needed: _Needed, entries: Sequence[Path]) -> list[PhaseRows]:
-    stores = [read_store(entry) for entry in entries]
-    fingerprints = [request.fingerprint for request in needed.training]
-    if needed.held_out is not None:
-        apart = stores.pop()
-        stores[0] = replace(stores[0], held_out=apart.held_out)
-        fingerprints[0] = fingerprint_of(fingerprints[0], needed.held_out.fingerprint)
-    train_length = phase.data.sequence_length
-    held_out_length = phase.evaluate.sequence_length or train_length
-    cut = partial(build_rows, is_packed=phase.data.packing)
-    is_ordered = phase.data.order == "sequential"
-    rows = [
-        PhaseRows(
-            fingerprint,
-            store,
-            cut(store.shape, store.train, train_length, is_ordered=is_ordered),
-            cut(store.shape, store.held_out, held_out_length),
-        )
-        for fingerprint, store in zip(fingerprints, stores, strict=True)
-    ]
-    for request, one in zip(needed.training, rows, strict=True):
-        if one.train.num_rows == 0:
-            raise _nothing_left(phase, request.name, "train on", [one.store.train], train_length)
-    names = ", ".join(request.name for request in needed.every)
-    if phase.data.held_out is None:
-        for request, one in zip(needed.training, rows, strict=True):
-            if one.held_out.num_rows == 0:
-                sides = [one.store.held_out]
-                raise _nothing_left(phase, request.name, "validate on", sides, held_out_length)
-    elif not any(one.held_out.num_rows for one in rows):
-        # Patterns may mean documents of one source alone.
-        sides = [one.store.held_out for one in rows]
-        raise _nothing_left(phase, names, "validate on", sides, held_out_length)
-    return rows
-
-
-def _nothing_left(
-    phase: PhaseSection, name: str, purpose: str, sides: Sequence[SplitData], length: int
-) -> DataError:
-    held_out = phase.data.held_out
-    frac = f"another `held_out_frac` (it is {phase.data.held_out_frac})"
-    return DataError(
-        f"phase {phase.name}: data source {name!r} leaves nothing to {purpose}: "
-        f"{sum(side.num_documents for side in sides)} documents with "
-        f"{sum(len(side.tokens) for side in sides)} tokens on that side of the "
-        f"split give no sequence of {length} tokens. Use more documents, "
-        f"{frac if held_out is None else 'another `held_out`'}, or a shorter sequence length."
-    )
-
-
 def _report_shared(phase: PhaseSection, rows: Sequence[PhaseRows], report: Report) -> None:
     """Says how much of what is validated on is trained on too: under another id, word for word."""
     count = num_shared(
@@ -293,7 +230,7 @@ def _report_shared(phase: PhaseSection, rows: Sequence[PhaseRows], report: Repor
     if count:
         report(
             f"phase {phase.name}: {count:,} held-out samples are trained on as well, under other "
-            "ids: the same tokens from first to last"
+            "ids: the same from first to last"
         )
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phaseline.data.cache import Cache, Report
-from phaseline.data.encoding import Dropped, EncodedSequence, SampleEncoder
+from phaseline.data.encoding import Dropped, EncodedSample, EncodedSequence, SampleEncoder
+from phaseline.data.labels import Form
 from phaseline.data.sources import build_source
 from phaseline.data.tokenizer_building import build_tokenizer
 
 if TYPE_CHECKING:
     from phaseline.config.sections import Config, PhaseSection
+    from phaseline.data.sources import Source
     from phaseline.data.tokenizer import Tokenizer
 
 _NAMES = {1: ("",), 2: ("chosen", "rejected")}
@@ -46,6 +48,8 @@ class PreviewedSequence:
         num_learnt: Tokens that are predicted.
         runs: What is read and what is learnt, in order.
         dropped: Why the sample is left out; empty if it is not.
+        label: Its class and, if it has one, the class's name; empty of samples without.
+        numbers: Shape, type and range of an image or a row of features; empty of texts.
     """
 
     source: str
@@ -55,6 +59,8 @@ class PreviewedSequence:
     num_learnt: int = 0
     runs: tuple[Run, ...] = ()
     dropped: str = ""
+    label: str = ""
+    numbers: str = ""
 
 
 def preview(
@@ -81,6 +87,9 @@ def preview(
             if isinstance(encoded, Dropped):
                 yield PreviewedSequence(section.source, sample.id, dropped=encoded.reason)
                 continue
+            if encoded.label is not None:
+                yield _labelled(section.source, sample.id, encoded, source, tokenizer)
+                continue
             names = _NAMES[len(encoded.sequences)]
             for name, sequence in zip(names, encoded.sequences, strict=True):
                 runs = tuple(_runs(sequence, tokenizer))
@@ -92,6 +101,28 @@ def preview(
                     int(_mask(sequence).sum()),
                     runs,
                 )
+
+
+def _labelled(
+    source_name: str, sample_id: str, sample: EncodedSample, source: Source, tokenizer: Tokenizer
+) -> PreviewedSequence:
+    label, names = sample.label, getattr(source, "classes", None)
+    assert label is not None
+    name = names[label] if names and label < len(names) else str(label)
+    words = str(label) if name == str(label) else f"{label} ({name})"
+    if sample.numbers is not None:
+        form = Form(sample.numbers.dtype.str, sample.numbers.shape)
+        numbers = f"{form}, {sample.numbers.min():g} to {sample.numbers.max():g}"
+        return PreviewedSequence(source_name, sample_id, label=words, numbers=numbers)
+    [sequence] = sample.sequences
+    text = tokenizer.decode(sequence.tokens.tolist(), special=True)
+    return PreviewedSequence(
+        source_name,
+        sample_id,
+        num_tokens=len(sequence.tokens),
+        runs=(Run(text, is_learnt=False),),
+        label=words,
+    )
 
 
 def _runs(sequence: EncodedSequence, tokenizer: Tokenizer) -> Iterator[Run]:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, build_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phaseline.data.batch_arrays import BatchAssembler
-    from phaseline.data.rows import Ids, Rows
+    from phaseline.data.batch_arrays import AnyRows, Assembler
+    from phaseline.data.rows import Ids
 
 
 class RowSweep:
@@ -23,7 +23,7 @@ class RowSweep:
     """
 
     def __init__(
-        self, sources: Sequence[Rows], assembler: BatchAssembler, *, max_sequences: int | None
+        self, sources: Sequence[AnyRows], assembler: Assembler, *, max_sequences: int | None
     ) -> None:
         """Chooses the rows.
 
@@ -41,11 +41,11 @@ class RowSweep:
         """Batches that every rank runs; the same on all ranks, so that collectives match."""
         return -(-self.num_sequences // (dp_world_size * micro_size))
 
-    def batch(self, batch_idx: int, dp_rank: int, dp_world_size: int, micro_size: int) -> Batch:
+    def batch(self, batch_idx: int, dp_rank: int, dp_world_size: int, micro_size: int) -> AnyBatch:
         """One rank's batch; always `micro_size` rows, of which the last ones may be filler."""
         first = (batch_idx * dp_world_size + dp_rank) * micro_size
         sample_ids = self._sample_ids[first : first + micro_size]
-        return Batch.from_arrays(self._assembler.assemble(sample_ids, micro_size))
+        return build_batch(self._assembler.assemble(sample_ids, micro_size))
 
 
 def numbered(counts: Sequence[int]) -> Ids:

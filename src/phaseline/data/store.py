@@ -1,12 +1,19 @@
-"""The store of one tokenised source: tokens end to end, and where each sequence begins.
+"""The store of one source: tokens end to end, and where each sequence begins; or numbers.
 
 It knows nothing of sequence lengths, so that phases of different lengths share it. A folder
 holds `store.json` and, for `train` and `held_out` each:
 
 - `<split>.tokens`: uint16 or uint32, little endian;
 - `<split>.offsets.npy`: int64, sequences + 1;
-- `<split>.contents.npy`: uint64, one per sample: a digest of its tokens;
-- `<split>.learnt`: uint8, one per token, whether it is to be predicted; not of text.
+- `<split>.contents.npy`: uint64, one per sample: a digest of its tokens or numbers;
+- `<split>.learnt`: uint8, one per token, whether it is to be predicted; of pairs, chats and
+  preferences.
+
+Samples with a label have besides:
+
+- `<split>.labels.npy`: int64, one per sample: its class;
+- `<split>.numbers.npy`: all images, or rows of features, in their own type: `[samples, ...]`. They
+  stand in the place of tokens, of which there is then no file.
 
 A sample is one sequence; of preferences it is two, the chosen and then the rejected. A sequence
 ends with the end-of-sequence token, but that of a chat ends as its template says.
@@ -23,6 +30,7 @@ from numpy.typing import NDArray
 
 from phaseline.data.encoded_chunk import SPLITS, Split
 from phaseline.data.encoding import SEQUENCES_PER_SAMPLE
+from phaseline.data.labels import Form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +41,12 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 # Part of the cache key of every store; raise it when the format or its content changes.
-STORE_VERSION = 3
+STORE_VERSION = 4
 
 STORE_FILE = "store.json"
+
+UNMASKED: tuple[Shape, ...] = ("text", "labelled")
+"""Shapes of which no token is only read, or all are."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +57,12 @@ class SplitData:
         tokens: All sequences end to end.
         offsets: Where each sequence begins, and the end of the last, `[sequences + 1]`.
         learnt: Of each token, whether it is to be predicted, `[tokens]`; None for text, of
-            which every token is.
+            which every token is, and for samples with a label, of which none is.
         sequences_per_sample: 2 for preferences, else 1.
-        contents: Of each sample, a digest of its tokens, `[samples]`; None if unknown.
+        contents: Of each sample, a digest of its content, `[samples]`; None if unknown.
+        labels: The class of each sample, `[samples]`; None where they have none.
+        numbers: Images or rows of features, `[samples, ...]`; there are no tokens then. None
+            where there are.
     """
 
     tokens: Tokens
@@ -56,16 +70,25 @@ class SplitData:
     learnt: NDArray[np.uint8] | None
     sequences_per_sample: int = 1
     contents: NDArray[np.uint64] | None = None
+    labels: NDArray[np.int64] | None = None
+    numbers: NDArray[Any] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """What this side counts in durations: its tokens; of images and features each is one."""
+        return len(self.tokens) if self.numbers is None else len(self.numbers)
 
     @property
     def num_documents(self) -> int:
         """Samples on this side."""
+        if self.numbers is not None:
+            return len(self.numbers)
         return (len(self.offsets) - 1) // self.sequences_per_sample
 
 
 @dataclass(frozen=True)
 class Store:
-    """A tokenised source.
+    """A prepared source.
 
     Attributes:
         shape: Of its source.
@@ -81,6 +104,22 @@ class Store:
     dropped: dict[str, int]
     facts: Mapping[str, Any]
 
+    @property
+    def form(self) -> Form | None:
+        """Of its images or features; None where it holds tokens."""
+        told = self.facts.get("form")
+        return None if told is None else Form(told[0], tuple(told[1]))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of each class, if its source names them."""
+        return tuple(self.facts.get("class_names", ()))
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that its labels are of: those that are named, or up to the largest label."""
+        return int(self.facts.get("classes", 0))
+
 
 def read_store(folder: Path) -> Store:
     """Maps a store's files; nothing is read before it is used."""
@@ -93,14 +132,21 @@ def read_store(folder: Path) -> Store:
 def _read_split(
     folder: Path, split: Split, dtype: np.dtype[np.unsignedinteger], shape: Shape
 ) -> SplitData:
+    contents = _map_array(contents_file(folder, split))
+    labels = _map_array(labels_file(folder, split)) if shape == "labelled" else None
+    if numbers_file(folder, split).exists():
+        nothing = np.zeros(0, dtype), np.zeros(1, np.int64), None
+        numbers = _map_array(numbers_file(folder, split))
+        return SplitData(*nothing, contents=contents, labels=labels, numbers=numbers)
     tokens: Tokens = _map(tokens_file(folder, split), dtype)
-    learnt = None if shape == "text" else _map(learnt_file(folder, split), np.dtype(np.uint8))
+    has_mask = shape not in UNMASKED
     return SplitData(
         tokens,
         _map_array(offsets_file(folder, split)),
-        learnt,
+        _map(learnt_file(folder, split), np.dtype(np.uint8)) if has_mask else None,
         SEQUENCES_PER_SAMPLE[shape],
-        _map_array(contents_file(folder, split)),
+        contents,
+        labels,
     )
 
 
@@ -133,3 +179,13 @@ def learnt_file(folder: Path, split: Split) -> Path:
 def contents_file(folder: Path, split: Split) -> Path:
     """Where the digests of the samples are."""
     return folder / f"{split}.contents.npy"
+
+
+def labels_file(folder: Path, split: Split) -> Path:
+    """Where the classes of the samples are."""
+    return folder / f"{split}.labels.npy"
+
+
+def numbers_file(folder: Path, split: Split) -> Path:
+    """Where images or rows of features are."""
+    return folder / f"{split}.numbers.npy"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from phaseline.data.cache import Cache, Proceed, Report
 from phaseline.data.encoded_chunk import ChunkEncoder, EncodedChunk, in_chunks
-from phaseline.data.encoding import SEQUENCES_PER_SAMPLE
 from phaseline.data.encoding_pool import encode_in_order
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.repeated_ids import require_distinct
@@ -89,7 +88,13 @@ class StoreRequest:
             sorted(parts.items()),
             self.learn if self.source.shape in ("pairs", "chats") else None,
             (self.rule.seed, self.rule.frac, self.rule.ids),
+            *([self.classes] if self.source.shape == "labelled" else []),
         )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the source's labels, in order; empty where it does not tell."""
+        return tuple(getattr(self.source, "classes", None) or ())
 
     def find(self, cache: Cache) -> Path | None:
         """The store, if it was made."""
@@ -140,9 +145,20 @@ class StoreRequest:
             )
         if parts is not None:
             reading.skipped = json.loads((parts.folders[1] / _SKIPPED_FILE).read_bytes())
+        self._require_classes(facts.get("classes", 0))
+        if self.classes:
+            facts |= {"classes": len(self.classes), "class_names": self.classes}
         dropped = Counter(facts["dropped"])
         add_reasons(dropped, reading.skipped)
         finish_store(folder, {**facts, "dropped": dict(dropped)})
+
+    def _require_classes(self, num_seen: int) -> None:
+        if self.classes and num_seen > len(self.classes):
+            raise DataError(
+                f"data source {self.name!r} gives the label {num_seen - 1}, but lists "
+                f"{len(self.classes)} classes, so that labels end at {len(self.classes) - 1}. "
+                "List all of them, or correct the labels."
+            )
 
     def _build_part(self, shop: Workshop, shard: Shard, folder: Path) -> None:
         shop.report(f"preparing shard {shard} of {self.name}")
@@ -169,11 +185,6 @@ class _Reading:
     def encoded(self, shard: Shard | None = None) -> Generator[EncodedChunk]:
         """The chunks of the source, or those of one shard, in order."""
         request = self.request
-        if request.source.shape not in SEQUENCES_PER_SAMPLE:
-            raise DataError(
-                f"data source {request.name!r} gives {request.source.shape} samples, which "
-                "cannot be prepared: they hold no sequence of tokens."
-            )
         encoder = ChunkEncoder(request.name, request.tokenizer, request.learn, request.rule)
         chunks = in_chunks(self._samples())
         mine = chunks if shard is None else islice(chunks, shard.number - 1, None, shard.count)

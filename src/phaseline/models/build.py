@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,21 @@ import torch
 
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import pretrained_weights
-from phaseline.config.known_objectives import Head
+from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import ModelSection
 from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.models.reward_head import answer_with_rewards
 
+_LANGUAGE = ModelHead()
+
 
 def build_model(
-    section: ModelSection, *, vocab_size: int, special_ids: dict[str, int], head: Head = "language"
+    section: ModelSection,
+    *,
+    vocab_size: int,
+    special_ids: dict[str, int],
+    head: ModelHead = _LANGUAGE,
 ) -> torch.nn.Module:
     """Builds the model with fresh weights drawn from torch's current random state.
 
@@ -26,8 +33,7 @@ def build_model(
         section: Which model.
         vocab_size: Entries of the tokenizer.
         special_ids: The tokenizer's `eos_token_id` and `pad_token_id`.
-        head: What the model says: tokens or, of a model of transformers, rewards. A factory
-            builds what it builds.
+        head: What a model of transformers ends in; a factory decides that itself.
 
     Returns:
         A module in fp32 on the CPU, in training mode.
@@ -38,7 +44,7 @@ def build_model(
     if section.factory is not None:
         module = _from_factory(section, vocab_size)
     elif section.pretrained is not None:
-        config = _pretrained_config(section, vocab_size, special_ids)
+        config = _pretrained_config(section, vocab_size, special_ids, head)
         module = _of_transformers(config, section, head, path="model.pretrained")
     else:
         module = _from_config(section, vocab_size, special_ids, head)
@@ -65,17 +71,19 @@ def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None
 
 
 def _from_config(
-    section: ModelSection, vocab_size: int, special_ids: dict[str, int], head: Head
+    section: ModelSection, vocab_size: int, special_ids: dict[str, int], head: ModelHead
 ) -> torch.nn.Module:
     from transformers import AutoConfig
 
     values: dict[str, Any] = dict(section.config or {})
     model_type = str(values.pop("model_type"))
-    values.setdefault("vocab_size", vocab_size)
-    if isinstance(values["vocab_size"], int):
-        # transformers would blame the special tokens for it.
-        _require_embeddings("model.config.vocab_size", values["vocab_size"], vocab_size)
-    values = {**special_ids, "bos_token_id": None, **values}
+    if head.kind != "classes" or _reads_tokens(model_type):
+        values.setdefault("vocab_size", vocab_size)
+        if isinstance(values["vocab_size"], int):
+            # transformers would blame the special tokens for it.
+            _require_embeddings("model.config.vocab_size", values["vocab_size"], vocab_size)
+        values = {**special_ids, "bos_token_id": None, **values}
+    values |= _labels(head)
     try:
         config = AutoConfig.for_model(model_type, **values)
     except Exception as error:
@@ -94,7 +102,19 @@ def _from_config(
     return module
 
 
-def _pretrained_config(section: ModelSection, vocab_size: int, special_ids: dict[str, int]) -> Any:
+def _reads_tokens(model_type: str) -> bool:
+    """Whether an architecture has a vocabulary; those of images have none."""
+    from transformers import AutoConfig
+
+    try:
+        return hasattr(AutoConfig.for_model(model_type), "vocab_size")
+    except Exception:  # noqa: BLE001 - whatever it is, building the model says it
+        return True
+
+
+def _pretrained_config(
+    section: ModelSection, vocab_size: int, special_ids: dict[str, int], head: ModelHead
+) -> Any:
     """The architecture alone; its weights are read later, by every rank what it holds."""
     from transformers import AutoConfig
 
@@ -106,11 +126,22 @@ def _pretrained_config(section: ModelSection, vocab_size: int, special_ids: dict
         raise _fault("model.pretrained", problem, error.fix) from error
     except Exception as error:
         raise _no_model("model.pretrained", error) from error
-    # One that is larger stays so: rows that no token has are often there for their number.
-    config.vocab_size = max(config.vocab_size, vocab_size)
-    for name, value in special_ids.items():
+    if head.kind != "classes" or hasattr(config, "vocab_size"):
+        # One that is larger stays so: rows that no token has are often there for their number.
+        config.vocab_size = max(config.vocab_size, vocab_size)
+        for name, value in special_ids.items():
+            setattr(config, name, value)
+    for name, value in _labels(head).items():
         setattr(config, name, value)
     return config
+
+
+def _labels(head: ModelHead) -> dict[str, Any]:
+    """The names of classes, where they are known, as transformers keeps them."""
+    if not head.class_names:
+        return {}
+    names = dict(enumerate(head.class_names))
+    return {"id2label": names, "label2id": {name: idx for idx, name in names.items()}}
 
 
 def pretrained_folder(section: ModelSection) -> Path:
@@ -125,22 +156,20 @@ def pretrained_folder(section: ModelSection) -> Path:
 
 
 def _of_transformers(
-    config: Any, section: ModelSection, head: Head, *, path: str
+    config: Any, section: ModelSection, head: ModelHead, *, path: str
 ) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    known = AutoModelForCausalLM
-    if head == "reward":
-        known, config.num_labels = AutoModelForSequenceClassification, 1
+    if head.kind == "reward":
+        config.num_labels = 1
+    auto_class = _auto_class(config, head)
     chosen: dict[str, Any] = {"dtype": torch.float32}
     if section.attention is not None:
         chosen["attn_implementation"] = section.attention
     try:
         # A copy: what is chosen is left in the configuration even where it is refused.
-        module = known.from_config(deepcopy(config), **chosen)
+        module = auto_class.from_config(deepcopy(config), **chosen)
     except Exception as error:
-        if section.attention is None or not _can_build(config):
-            raise _no_model(path, error) from error
+        if section.attention is None or not _can_build(config, auto_class):
+            raise _no_model(path, error, head) from error
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise _fault(
             "model.attention",
@@ -148,27 +177,38 @@ def _of_transformers(
             "Set another one, or remove it for transformers' own choice.",
         ) from error
     assert isinstance(module, torch.nn.Module)
-    if head == "reward":
+    if head.kind == "reward":
         answer_with_rewards(module, path=path)
     return module
 
 
-def _can_build(config: Any) -> bool:
-    """Whether the model can be built if only its attention is left to transformers."""
-    from transformers import AutoModelForCausalLM
+def _auto_class(config: Any, head: ModelHead) -> Any:
+    """What of transformers puts the head on an architecture."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
+    if head.kind == "language":
+        return transformers.AutoModelForCausalLM
+    if head.kind == "classes" and type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return transformers.AutoModelForImageClassification
+    return transformers.AutoModelForSequenceClassification
+
+
+def _can_build(config: Any, auto_class: Any) -> bool:
+    """Whether the model can be built if only its attention is left to transformers."""
     try:
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config)
+            auto_class.from_config(config)
     except Exception:  # noqa: BLE001 - whatever it is, attention is not what is wrong
         return False
     return True
 
 
-def _no_model(path: str, error: Exception) -> ConfigurationError:
+def _no_model(path: str, error: Exception, head: ModelHead = _LANGUAGE) -> ConfigurationError:
+    kind = "classifier" if head.kind == "classes" else "causal language model"
     return _fault(
         path,
-        f"describes no causal language model of transformers: {error}",
+        f"describes no {kind} of transformers: {error}",
         "Check model_type and the fields of its configuration class.",
     )
 
@@ -176,7 +216,8 @@ def _no_model(path: str, error: Exception) -> ConfigurationError:
 def _from_factory(section: ModelSection, vocab_size: int) -> torch.nn.Module:
     assert section.factory is not None
     factory = load_attribute(section.factory, path="model.factory")
-    module = factory(vocab_size=vocab_size, **section.arguments)
+    known = {"vocab_size": vocab_size} if _takes_vocab_size(factory) else {}
+    module = factory(**known, **section.arguments)
     if not isinstance(module, torch.nn.Module):
         raise _fault(
             "model.factory",
@@ -188,6 +229,15 @@ def _from_factory(section: ModelSection, vocab_size: int) -> torch.nn.Module:
     if weight is not None:
         _require_embeddings("model.factory", weight.shape[0], vocab_size)
     return module
+
+
+def _takes_vocab_size(factory: Any) -> bool:
+    """A model of images has no use for it."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(one.name == "vocab_size" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _fault(path: str, problem: str, fix: str) -> ConfigurationError:

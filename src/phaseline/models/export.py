@@ -37,7 +37,9 @@ def stored_tensors(
 
 
 def save_architecture(module: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
-    """Writes config.json and generation_config.json; nothing for a model of one's own.
+    """Writes config.json, and generation_config.json of a model that generates.
+
+    Of a model of one's own nothing is written.
 
     A model that does not generate has no generation_config.json.
 

@@ -10,8 +10,8 @@ import torch
 
 from phaseline.config.model_section import LoraSection
 from phaseline.distributed.adapter_record import AdapterRecord, set_record
+from phaseline.distributed.trunk import trunk_prefix
 from phaseline.errors import ConfigurationError, Fault
-from phaseline.models.reward_head import new_head_of
 
 
 def add_lora(module: torch.nn.Module, section: LoraSection, *, path: str) -> None:
@@ -101,19 +101,17 @@ def find_targets(module: torch.nn.Module, section: LoraSection, *, path: str) ->
 
 
 def _linear_layers(module: torch.nn.Module) -> dict[str, bool]:
-    """Every linear layer but the output, whose weight may be tied to the embeddings."""
-    output = getattr(module, "get_output_embeddings", lambda: None)() or _reward_head(module)
+    """Every linear layer but the output, whose weight may be tied to the embeddings, or a head."""
+    output = getattr(module, "get_output_embeddings", lambda: None)()
+    inside = "" if output is not None else trunk_prefix(module)
     found = {}
     for name, part in module.named_modules():
         # GPT-2's, which keeps its weight the other way round. By name: it lives in transformers.
         is_transposed = type(part).__name__ == "Conv1D" and hasattr(part, "nf")
-        if name and part is not output and (isinstance(part, torch.nn.Linear) or is_transposed):
+        is_layer = isinstance(part, torch.nn.Linear) or is_transposed
+        if name and part is not output and is_layer and name.startswith(inside):
             found[name] = is_transposed
     return found
-
-
-def _reward_head(module: torch.nn.Module) -> torch.nn.Module | None:
-    return None if new_head_of(module) is None else module.get_submodule("score")
 
 
 def _fault(path: str, problem: str, fix: str) -> ConfigurationError:

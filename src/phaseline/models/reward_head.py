@@ -7,10 +7,7 @@ from typing import Any
 
 import torch
 
-from phaseline.distributed.engines.base import whole_shape
 from phaseline.errors import ConfigurationError, Fault
-
-_MARK = "_answers_with_rewards"
 
 
 def answer_with_rewards(module: torch.nn.Module, *, path: str) -> None:
@@ -45,14 +42,6 @@ def answer_with_rewards(module: torch.nn.Module, *, path: str) -> None:
     module.__class__ = _rewarding(type(module))  # type: ignore[arg-type]  # torch types its hash by itself
 
 
-def new_head_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]] | None:
-    """The parameters of the reward head with their shapes; None of a model that has none."""
-    if not hasattr(type(module), _MARK):
-        return None
-    head = module.get_submodule("score")
-    return {f"score.{name}": whole_shape(p) for name, p in head.named_parameters()}
-
-
 @cache
 def _rewarding(known: type[torch.nn.Module]) -> type[torch.nn.Module]:
     """A class that is called as the one that it extends: exports name it."""
@@ -65,5 +54,5 @@ def _rewarding(known: type[torch.nn.Module]) -> type[torch.nn.Module]:
         rewards: torch.Tensor = self.score(found.last_hidden_state).squeeze(-1)
         return rewards
 
-    members = {"forward": forward, "__module__": known.__module__, _MARK: True}
+    members = {"forward": forward, "__module__": known.__module__}
     return type(known.__name__, (known,), members)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 
@@ -17,6 +17,34 @@ trained, or from a frozen model beside it."""
 
 Normaliser = Literal["tokens", "pairs", "samples"]
 """What a mean is taken over: targets with loss, pairs of answers, or samples."""
+
+
+class ModelBatch(Protocol):
+    """What every batch has: each objective knows more of those of its own shapes."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that are samples; the others fill the batch up."""
+
+    @property
+    def source_ids(self) -> torch.Tensor | None:
+        """The source of each row, [batch], int64; None if there is one source."""
+
+
+class SampleBatch(Protocol):
+    """What an objective of samples with a label needs of a batch."""
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Images or features, [rows, ...], fp32; or tokens padded on the right, [rows, time]."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The class of each row, [rows], int64; IGNORED_TARGET where a row is filler."""
+
+    @property
+    def lengths(self) -> torch.Tensor | None:
+        """Tokens of each row without padding, [rows], int64; None of images and features."""
 
 
 class TokenBatch(Protocol):
@@ -95,8 +123,8 @@ class Objective(Protocol):
     """Where the units are tokens: which mean is their cross entropy, `loss` or a measure. A
     validation takes perplexity and bits per byte of it. Empty where they are not."""
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
-        """Runs the model on a batch."""
+    def losses(self, model: torch.nn.Module, batch: ModelBatch) -> Losses:
+        """Runs the model on a batch of the shapes that it trains on."""
 
     def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """What is reported beside the loss.
@@ -119,9 +147,9 @@ class TokenObjective:
         """Returns the loss of every target, fp32, 0 where there is none. `[batch, sequence]`"""
         raise NotImplementedError
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
-        """Runs the model on a batch."""
-        return Losses(self.token_losses(model, batch))
+    def losses(self, model: torch.nn.Module, batch: ModelBatch) -> Losses:
+        """Runs the model on a batch of tokens."""
+        return Losses(self.token_losses(model, cast(TokenBatch, batch)))
 
     def metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """What is reported beside the loss: every measure as it is."""

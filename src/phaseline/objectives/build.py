@@ -9,6 +9,7 @@ from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import Objective
 from phaseline.objectives.causal_lm import CausalLM
+from phaseline.objectives.classification import Classification
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.dpo import DirectPreferenceOptimization
 from phaseline.objectives.reward_model import RewardModel
@@ -20,6 +21,7 @@ _BUILT_IN: dict[str, type[Objective]] = {
     DirectPreferenceOptimization.name: DirectPreferenceOptimization,
     RewardModel.name: RewardModel,
     SupervisedFineTuning.name: SupervisedFineTuning,
+    Classification.name: Classification,
 }
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
-from phaseline.objectives.base import IGNORED_TARGET, Losses, TokenBatch, TokenObjective
+from phaseline.objectives.base import (
+    IGNORED_TARGET,
+    Losses,
+    ModelBatch,
+    TokenBatch,
+    TokenObjective,
+)
 from phaseline.objectives.token_loss import run_model
 
 Direction = Literal["forward", "reverse"]
@@ -63,15 +69,16 @@ class Distillation(TokenObjective):
         assert self._model is not None
         return self._model
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
-        """Runs the teacher and the model on a batch."""
+    def losses(self, model: torch.nn.Module, batch: ModelBatch) -> Losses:
+        """Runs the teacher and the model on a batch of tokens."""
+        tokens = cast(TokenBatch, batch)
         with torch.no_grad():
-            taught = run_model(self.model, batch)
-        logits = run_model(model, batch)
+            taught = run_model(self.model, tokens)
+        logits = run_model(model, tokens)
         values, entropies, divergences = divergence_losses(
             logits,
             taught,
-            batch.targets,
+            tokens.targets,
             weight=self.weight,
             temperature=self.temperature,
             direction=self.direction,

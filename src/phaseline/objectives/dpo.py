@@ -63,7 +63,7 @@ class DirectPreferenceOptimization(PreferenceObjective):
         self._label_smoothing = label_smoothing
         self._length_normalised = length_normalised
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
+    def pair_losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
         """Runs the policy on a batch that has the reference's log-probabilities."""
         assert batch.reference_logps is not None, "the batch has no reference"
         policy, reference = answer_logps(model, batch), batch.reference_logps

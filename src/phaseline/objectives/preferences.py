@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 
-from phaseline.objectives.base import IGNORED_TARGET, Losses, Normaliser, TokenBatch
+from phaseline.objectives.base import (
+    IGNORED_TARGET,
+    Losses,
+    ModelBatch,
+    Normaliser,
+    TokenBatch,
+)
 from phaseline.objectives.token_loss import token_cross_entropy
 
 
@@ -75,9 +82,13 @@ class PreferenceObjective:
     cross_entropy: str = ""
     measures: tuple[str, ...]
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
-        """Runs the model on a batch."""
+    def pair_losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
+        """Returns the loss of every pair. `[rows, pairs]`"""
         raise NotImplementedError
+
+    def losses(self, model: torch.nn.Module, batch: ModelBatch) -> Losses:
+        """Runs the model on a batch of preferences."""
+        return self.pair_losses(model, cast(TokenBatch, batch))
 
     def position_values(self, model: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         """What the model says at every position, by which documents in a row are told apart.

@@ -27,7 +27,7 @@ class RewardModel(PreferenceObjective):
     name = "reward_model"
     measures: tuple[str, ...] = ("accuracy", "margin", "reward_chosen", "reward_rejected")
 
-    def losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
+    def pair_losses(self, model: torch.nn.Module, batch: TokenBatch) -> Losses:
         """Runs a model that has a reward for every position."""
         ends = last_inputs(batch)
         of_answers = self.position_values(model, batch).gather(1, ends.flatten(1))

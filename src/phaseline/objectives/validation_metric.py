@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
 from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
-from phaseline.objectives.base import Losses, TokenBatch
+from phaseline.objectives.base import Losses, ModelBatch, SampleBatch, TokenBatch
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PARTS = ("name", "measures", "needs_logits", "sums", "metrics")
@@ -22,17 +22,28 @@ class Seen:
     """One batch of held-out examples, on the rank's device.
 
     Attributes:
-        batch: Inputs and targets. Rows that only fill it up have no targets.
+        batch: Inputs and targets, or labels. Rows that only fill it up have none.
         losses: What the objective made of it.
         is_unit: What counts: targets with loss, pairs or samples. `[rows, units]`, bool
         logits: What the model said in its last forward, if the metric `needs_logits`; else None.
-            `[rows, sequence, vocabulary]`, in the dtype of the model
+            `[rows, sequence, vocabulary]` or, of samples with a label, `[rows, classes]`, in the
+            dtype of the model
     """
 
-    batch: TokenBatch
+    batch: ModelBatch
     losses: Losses
     is_unit: torch.Tensor
     logits: torch.Tensor | None
+
+    @property
+    def tokens(self) -> TokenBatch:
+        """The batch, of a phase that trains on tokens."""
+        return cast(TokenBatch, self.batch)
+
+    @property
+    def samples(self) -> SampleBatch:
+        """The batch, of a phase that trains on samples with a label."""
+        return cast(SampleBatch, self.batch)
 
 
 class ValidationMetric(Protocol):

@@ -150,6 +150,14 @@ LOSS_AT = Metric(
     "Mean over targets at positions A to B, for each of `evaluate.position_ranges`.",
 )
 VALIDATION_S = _measured("validation", "duration_s", "s", "What the validation took.")
+CALIBRATION_ERROR = Metric(
+    "validation",
+    "calibration_error",
+    "1",
+    "Expected calibration error: by how much the confidence differs from the accuracy, over 15 "
+    "equal bins of confidence.",
+    objective="classification",
+)
 SAMPLES_COUNT = Metric("samples", "count", "1", "Texts that were generated.")
 PYTHON_VALID_FRAC = Metric(
     "samples", "python_valid_frac", "1", "Share of them that Python's parser accepts."
@@ -163,8 +171,11 @@ OF_PAIRS: tuple[Metric, ...] = tuple(
         (
             "accuracy",
             "1",
-            "Share of pairs whose chosen answer has the higher reward.",
-            "dpo, reward_model",
+            (
+                "Share of pairs whose chosen answer has the higher reward; of `classification`, of "
+                "samples whose likeliest class is theirs."
+            ),
+            "dpo, reward_model, classification",
         ),
         (
             "margin",
@@ -188,7 +199,7 @@ OF_PAIRS: tuple[Metric, ...] = tuple(
         ("logp_rejected", "nats", "The same of rejected answers.", "dpo"),
     )
 )
-"""What objectives on pairs of answers have, in training and in validation."""
+"""What objectives on pairs of answers have, in training and in validation; classes some of it."""
 
 CATALOGUE: tuple[Metric, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Metric)),

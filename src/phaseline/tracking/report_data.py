@@ -165,8 +165,7 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
             objective=phase.objective,
             planned=str(phase.duration),
             setting=(
-                f"{phase.batch.sequences(phase.data.sequence_length):,} x "
-                f"{phase.data.sequence_length:,} tokens a step, {phase.optimizer.name} at "
+                f"{phase.step_text} a step, {phase.optimizer.name} at "
                 f"{phase.optimizer.lr:g}, {phase.schedule.name}, {phase.engine.label}"
             ),
         )

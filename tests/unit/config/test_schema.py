@@ -45,7 +45,7 @@ def test_slot_words_bounds_when_field_has_them() -> None:
     words = {
         "phases[0].optimizer.lr": "a number greater than 0",
         "phases[0].optimizer.clip_norm": "a number greater than 0, or null",
-        "phases[0].data.sequence_length": "a whole number of at least 8",
+        "phases[0].data.sequence_length": "a whole number of at least 8, or null",
         "phases[0].evaluate.max_sequences": "a whole number greater than 0, or null",
         "phases[0].engine.zero_stage": "0, 1, 2 or 3",
         "phases": "a list of phases with at least 1",

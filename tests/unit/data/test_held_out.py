@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from phaseline.config.sections import Config
-from phaseline.data.preparation import PhaseRows, open_rows, prepare
+from phaseline.data.phase_rows import PhaseRows
+from phaseline.data.preparation import open_rows, prepare
 from phaseline.data.shared_contents import num_shared
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import DataError

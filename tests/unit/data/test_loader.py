@@ -20,7 +20,7 @@ from phaseline.config.sections import Config
 from phaseline.data.batch import Batch
 from phaseline.data.batch_arrays import BatchArrays
 from phaseline.data.loader import DirectLoader, Loader, WorkerLoader, build_loader
-from phaseline.data.loader_workers import LoaderWorkers
+from phaseline.data.loader_workers import AnyArrays, LoaderWorkers
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.preparation import prepare
 from phaseline.errors import DataError
@@ -64,13 +64,14 @@ def started() -> Iterator[list[LoaderWorkers]]:
 
 
 def start(started: list[LoaderWorkers], read: Any = numbered, **changes: Any) -> LoaderWorkers:
-    arguments = {"seeds": SEEDS, "prefetch": 3, "most_elements": 16, **changes}
+    arguments = {"seeds": SEEDS, "prefetch": 3, "most_bytes": 16 * 3 * 8, **changes}
     workers = LoaderWorkers(read, **arguments)
     started.append(workers)
     return workers
 
 
-def require_equal(found: BatchArrays, expected: BatchArrays) -> None:
+def require_equal(found: AnyArrays, expected: BatchArrays) -> None:
+    assert isinstance(found, BatchArrays)
     assert np.array_equal(found.inputs, expected.inputs)
     assert (found.positions is None) == (expected.positions is None)
     if found.positions is not None and expected.positions is not None:
@@ -90,6 +91,7 @@ def test_workers_give_every_batch_in_order_from_any_position(
     for idx in (*range(20), *range(7, 12), *range(10**9, 10**9 + 5)):
         arrays = workers.take(idx)
         require_equal(arrays, numbered(idx))
+        assert isinstance(arrays, BatchArrays)
         readers.add(int(arrays.targets[0, 0]))
     assert readers == set(workers.pids)
     assert len(readers) == 2
@@ -176,9 +178,9 @@ _PARENT = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
 from unit.data.test_loader import numbered
-from phaseline.data.loader_workers import LoaderWorkers
+from phaseline.data.loader_workers import AnyArrays, LoaderWorkers
 opened = open("/dev/null")
-workers = LoaderWorkers(numbered, seeds=[1, 2], prefetch=2, most_elements=16)
+workers = LoaderWorkers(numbered, seeds=[1, 2], prefetch=2, most_bytes=16 * 3 * 8)
 workers.take(0)
 print(*workers.pids, opened.fileno(), flush=True)
 time.sleep(60)
@@ -214,11 +216,20 @@ def _open(make_config: MakeConfig, corpus: str, layout: BatchLayout) -> tuple[Co
 def _stream(loaders: list[Loader], layout: BatchLayout, steps: range) -> list[Batch]:
     """The micro-batches of all ranks, in the order of the global batch."""
     return [
-        loader.micro_batch(step, micro_step)
+        _batch(loader, step, micro_step)
         for step in steps
         for micro_step in range(layout.accumulation_steps)
         for loader in loaders
     ]
+
+
+def _batch(loader: Loader | PhaseData, step: int, micro_step: int) -> Batch:
+    if isinstance(loader, PhaseData):
+        found = loader.micro_batch(step, micro_step, 0)
+    else:
+        found = loader.micro_batch(step, micro_step)
+    assert isinstance(found, Batch)
+    return found
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
@@ -255,5 +266,5 @@ def test_loader_reads_directly_when_no_workers_are_asked_for(
     section = config.phases[0].data.model_copy(update={"num_workers": 0})
     loader = build_loader(section, data, seed=0, phase_idx=0, dp_rank=0)
     assert isinstance(loader, DirectLoader)
-    assert torch.equal(loader.micro_batch(3, 1).input_ids, data.micro_batch(3, 1, 0).input_ids)
+    assert torch.equal(_batch(loader, 3, 1).input_ids, _batch(data, 3, 1).input_ids)
     loader.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import Config
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.preparation import prepare
 from phaseline.data.rows import NO_LOSS
@@ -36,8 +36,9 @@ def _open(config: Config, layout: BatchLayout | None = None) -> PhaseData:
     return open_phase_data(config, 0, layout or BatchLayout.derive(8, 2, 1))
 
 
-def _samples(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _samples(batch: AnyBatch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Inputs and targets of the real rows, without padding."""
+    assert isinstance(batch, Batch)
     samples = []
     for inputs, targets in zip(
         batch.input_ids[: batch.rows].tolist(), batch.targets[: batch.rows].tolist(), strict=True
@@ -53,6 +54,7 @@ def _global_batch(data: PhaseData, layout: BatchLayout, step: int) -> list[Any]:
     for micro_step in range(layout.accumulation_steps):
         for dp_rank in range(layout.dp_world_size):
             batch = data.micro_batch(step, micro_step, dp_rank)
+            assert isinstance(batch, Batch)
             assert batch.input_ids.shape == batch.targets.shape
             assert len(batch.input_ids) == layout.micro_size
             assert (batch.targets[batch.rows :] == NO_LOSS).all()
@@ -165,7 +167,7 @@ def test_batches_are_padded_to_multiples_of_eight_when_pairs_are_short(
     pair_config: Config,
 ) -> None:
     data = _open(pair_config, BatchLayout.derive(12, 2, 1))
-    times = {data.micro_batch(step, 0, 0).input_ids.shape[1] for step in range(30)}
+    times = {data.arrays(step, 0, 0)[0].shape[1] for step in range(30)}
     assert len(times) > 1
     assert all(time % 8 == 0 and time <= LENGTH for time in times)
 
@@ -181,6 +183,7 @@ def test_held_out_gives_every_sequence_once_when_the_world_is_any(
     for batch_idx in range(num_batches):
         for dp_rank in range(dp_world_size):
             batch = held_out.batch(batch_idx, dp_rank, dp_world_size, micro_size)
+            assert isinstance(batch, Batch)
             assert len(batch.input_ids) == micro_size
             assert (batch.targets[batch.rows :] == NO_LOSS).all()
             samples += _samples(batch)

@@ -17,7 +17,7 @@ from phaseline.data.batch_arrays import BatchArrays
 from phaseline.data.cutting import build_rows
 from phaseline.data.order import Mixture
 from phaseline.data.phase_data import PhaseData
-from phaseline.data.preparation import PhaseRows
+from phaseline.data.phase_rows import PhaseRows
 from phaseline.data.rows import NO_LOSS, RowArrays
 from phaseline.data.store import Store
 from phaseline.data.stream import SampleStream
@@ -109,6 +109,7 @@ def rows_of_step(data: PhaseData, step: int) -> list[tuple[int, list[Segment]]]:
     for micro_step in range(data.layout.accumulation_steps):
         for rank in range(data.layout.dp_world_size):
             arrays = data.arrays(step, micro_step, rank)
+            assert isinstance(arrays, BatchArrays)
             # Every rank runs as many micro-steps, of as many rows, whatever is left of the batch.
             assert len(arrays.inputs) == data.layout.micro_size
             assert (arrays.targets[arrays.num_samples :] == NO_LOSS).all()
@@ -165,7 +166,7 @@ def test_every_sample_comes_once_per_epoch_in_its_share_and_sees_no_other(
 def _all_segments(data: PhaseData, source_idx: int) -> Counter[str]:
     rows = data._rows[source_idx]
     arrays = rows.take(np.arange(rows.num_rows), LENGTH, PAD) if rows.num_rows else None
-    found = [] if arrays is None else segments_of(arrays, PAD)
+    found = segments_of(arrays, PAD) if isinstance(arrays, RowArrays) else []
     return Counter(str(segment) for segments in found for segment in segments)
 
 

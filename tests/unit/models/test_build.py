@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import ModelSection
+from phaseline.data.batch import LabelledBatch
 from phaseline.errors import ConfigurationError
 from phaseline.models.build import build_model
+from phaseline.objectives.classification import class_logits
 
 SPECIAL = {"eos_token_id": 256, "pad_token_id": 257}
 LLAMA = {
@@ -142,3 +145,75 @@ def test_pretrained_model_is_refused_when_it_was_not_fetched(
         ConfigurationError, match=r"model\.pretrained is 'org/tiny', which is not whole in this mac"
     ):
         build(pretrained="org/tiny")
+
+
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+    "num_channels": 1,
+}
+BERT = {**LLAMA, "model_type": "bert"}
+
+
+def classifier(config: dict[str, Any], names: tuple[str, ...] = ()) -> Any:
+    head = ModelHead("classes", names)
+    section = ModelSection(config=config)
+    return build_model(section, vocab_size=258, special_ids=SPECIAL, head=head).eval()
+
+
+def test_classifier_of_text_has_the_classes_and_the_tokenizer_of_its_data() -> None:
+    module = classifier(LLAMA, ("a", "b", "c"))
+    assert type(module).__name__ == "LlamaForSequenceClassification"
+    assert module.config.num_labels == 3
+    assert module.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert (module.config.vocab_size, module.config.pad_token_id) == (258, 257)
+    assert classifier({**LLAMA, "num_labels": 7}).config.num_labels == 7
+
+
+def test_classifier_of_images_has_no_vocabulary() -> None:
+    module = classifier({**VIT, "num_labels": 4})
+    assert type(module).__name__ == "ViTForImageClassification"
+    assert "vocab_size" not in module.config.to_dict()
+    batch = LabelledBatch(torch.rand(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), 3)
+    assert class_logits(module, batch).shape == (3, 4)
+
+
+@pytest.mark.parametrize("config", [LLAMA, BERT], ids=["llama", "bert"])
+def test_classifier_sees_no_padding(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    module = classifier({**config, "num_labels": 3})
+    lengths = [3, 8, 5]
+    texts = [torch.randint(0, 256, (length,)) for length in lengths]
+    padded = torch.full((3, 16), SPECIAL["pad_token_id"])
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
+    labels = torch.zeros(3, dtype=torch.int64)
+    with torch.no_grad():
+        together = class_logits(module, LabelledBatch(padded, labels, 3, torch.tensor(lengths)))
+        alone = [
+            class_logits(
+                module, LabelledBatch(text[None], labels[:1], 1, torch.tensor([len(text)]))
+            )
+            for text in texts
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def no_tokens(width: int) -> torch.nn.Module:
+    return torch.nn.Linear(width, 2)
+
+
+def test_factory_is_given_the_vocabulary_only_if_it_takes_it() -> None:
+    module = build(factory=f"{__name__}:no_tokens", arguments={"width": 3})
+    assert isinstance(module, torch.nn.Linear)
+    assert module.in_features == 3
+
+
+def test_architecture_without_a_classifier_is_refused_in_words() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.config describes no classifier of tr"):
+        classifier({**LLAMA, "model_type": "clvp"})

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import LoraSection, ModelSection, TrainableSection
 from phaseline.errors import ConfigurationError
 from phaseline.models.build import build_model
-from phaseline.models.reward_head import answer_with_rewards, new_head_of
+from phaseline.models.reward_head import answer_with_rewards
 from phaseline.models.trainable import prepare_trainable
 from phaseline.objectives.reward_model import RewardModel
 from unit.data.stores import EOS
@@ -34,7 +35,9 @@ def model(kind: str = "llama") -> Any:
     fields = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     section = ModelSection(config={"model_type": kind, **fields, **KINDS[kind]})
     special = {"eos_token_id": EOS, "pad_token_id": 0}
-    built = build_model(section, vocab_size=VOCAB_SIZE, special_ids=special, head="reward")
+    built = build_model(
+        section, vocab_size=VOCAB_SIZE, special_ids=special, head=ModelHead("reward")
+    )
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.mul_(3.0)
@@ -115,10 +118,9 @@ def test_filler_has_no_loss_and_can_be_trained_on() -> None:
 def test_head_is_a_parameter_of_a_model_that_transformers_knows() -> None:
     module = model()
     assert type(module).__name__ == "LlamaForSequenceClassification"
-    assert new_head_of(module) == {"score.weight": (1, 16)}
-    assert new_head_of(torch.nn.Linear(2, 2)) is None
     names = [name for name, _ in module.named_parameters()]
     assert "score.weight" in names
+    assert module.get_parameter("score.weight").shape == (1, 16)
     assert not any("lm_head" in name for name in names)
 
 

@@ -16,7 +16,7 @@ def tokens_are_whole_sequences(place: Place) -> Iterator[Finding]:
         return
     tokens, length = (
         num_sequences_or_tokens(place.phase.batch.global_size),
-        place.phase.data.sequence_length,
+        place.phase.data.tokens_per_row,
     )
     below, above = tokens // length * length, -(-tokens // length) * length
     sizes = " or ".join(f"'{size} tokens'" for size in (below, above) if size)
@@ -31,7 +31,7 @@ def micro_batch_fits_the_batch(place: Place) -> Iterator[Finding]:
     """A micro-batch is no larger than the global batch."""
     if not _is_whole(place.phase):
         return
-    global_size = place.phase.batch.sequences(place.phase.data.sequence_length)
+    global_size = place.phase.global_size
     if place.phase.batch.micro_size > global_size:
         yield Finding(
             place.loc("batch", "micro_size"),
@@ -45,7 +45,7 @@ def batch_spreads_over_the_ranks(place: Place) -> Iterator[Finding]:
     per_node = place.config.cluster.processes_per_node
     if per_node is None or not _is_whole(place.phase):
         return
-    global_size = place.phase.batch.sequences(place.phase.data.sequence_length)
+    global_size = place.phase.global_size
     if place.phase.batch.micro_size > global_size:
         # Said by the rule above.
         return
@@ -60,4 +60,4 @@ def batch_spreads_over_the_ranks(place: Place) -> Iterator[Finding]:
 
 def _is_whole(phase: PhaseSection) -> bool:
     size = phase.batch.global_size
-    return isinstance(size, int) or num_sequences_or_tokens(size) % phase.data.sequence_length == 0
+    return isinstance(size, int) or num_sequences_or_tokens(size) % phase.data.tokens_per_row == 0

@@ -63,6 +63,8 @@ def samples_have_prompts(place: Place) -> Iterator[Finding]:
 def position_ranges_are_inside(place: Place) -> Iterator[Finding]:
     """Reported positions exist in held-out sequences."""
     length = place.phase.evaluate.sequence_length or place.phase.data.sequence_length
+    if length is None:
+        return
     for range_idx, item in enumerate(place.phase.evaluate.position_ranges):
         first, last = map(int, item.split("-"))
         if last >= length:

@@ -117,8 +117,7 @@ def intervals_are_in_steps_or_tokens(place: Place) -> Iterator[Finding]:
 
 
 def _tokens_per_step(phase: PhaseSection) -> int:
-    length = phase.data.sequence_length
-    return max(1, phase.batch.sequences(length)) * length
+    return max(1, phase.global_size) * phase.data.tokens_per_row
 
 
 def _comparable(durations: tuple[Duration, ...], tokens_per_step: int) -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import nearest_or_all
@@ -63,6 +64,25 @@ def tokenizer_source_arguments_fit_together(config: Config) -> Iterator[Finding]
     for source_idx, entry in enumerate(train.sources):
         place = (*loc, "sources", source_idx, "arguments")
         yield from _check_arguments(entry.source, entry.arguments, place)
+
+
+def source_packages_are_installed(place: Place) -> Iterator[Finding]:
+    """What a source reads with is there."""
+    data = place.phase.data
+    named = [
+        (entry.source, place.loc("data", "sources", source_idx, "source"))
+        for source_idx, entry in enumerate(data.sources)
+    ]
+    if data.held_out is not None and data.held_out.source is not None:
+        named.append((data.held_out.source, place.loc("data", "held_out", "source")))
+    for name, loc in named:
+        package = SOURCES[name].package if name in SOURCES else None
+        if package is not None and find_spec(package[0]) is None:
+            yield Finding(
+                loc,
+                f"is {name!r}, but the package {package[0]} that it reads with is not installed",
+                f"Install phaseline[{package[1]}], or use another source.",
+            )
 
 
 def filters_have_an_effect(place: Place) -> Iterator[Finding]:

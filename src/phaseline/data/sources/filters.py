@@ -67,6 +67,12 @@ class FilteredSource:
         return {**of_source, **self._dropped}
 
     @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the source's labels, if it tells."""
+        found: Sequence[str] | None = getattr(self._source, "classes", None)
+        return found
+
+    @property
     def description(self) -> str:
         """What the source says of itself."""
         return str(getattr(self._source, "description", ""))

@@ -137,10 +137,10 @@ Sample = Document | TokenDocument | Pair | Chat | Preference | Labelled
 class Source(Protocol):
     """A source of samples of one shape.
 
-    A source may have three members more, which are used where they are there: `skipped`, a
+    A source may have four members more, which are used where they are there: `skipped`, a
     mapping from reason to number of what the last pass of `samples` left out; `description`,
-    a text that is shown when the source is prepared; and `check()`, which makes the first
-    samples and raises if they cannot be used.
+    a text that is shown when the source is prepared; `classes`, the names of all labels in
+    order; and `check()`, which makes the first samples and raises if they cannot be used.
     """
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from phaseline.config.known import Shape
 from phaseline.config.plugins import load_attribute
+from phaseline.data.sources.digits import Digits
 from phaseline.data.sources.files import files, text_files
 from phaseline.data.sources.filters import FilteredSource
 from phaseline.data.sources.hub_dataset import hub_dataset
@@ -34,6 +35,7 @@ BUILT_IN: Mapping[str, Callable[..., Source]] = {
     "token_files": TokenFiles,
     "hub_dataset": hub_dataset,
     "saved_dataset": saved_dataset,
+    "digits": Digits,
 }
 
 

@@ -111,6 +111,11 @@ class RowSource:
         return self._problems.counts
 
     @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the labels, in order; None if they were not given."""
+        return self._labels.classes
+
+    @property
     def description(self) -> str:
         """Which columns are read as what, if that was recognised; else empty."""
         columns = self._resolved()

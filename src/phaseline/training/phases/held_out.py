@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.distributed.world import World
 from phaseline.objectives.base import IGNORED_TARGET, Losses, Objective
 from phaseline.objectives.validation_metric import LogitsTap, Seen, ValidationMetric
@@ -72,7 +72,7 @@ class HeldOutTotals:
         """What is reported of sources and ranges that have units."""
         return [*self._source_keys, *self._range_keys]
 
-    def look(self, model: torch.nn.Module, batch: Batch) -> None:
+    def look(self, model: torch.nn.Module, batch: AnyBatch) -> None:
         """Runs a model on a batch and counts it.
 
         Args:
@@ -85,7 +85,7 @@ class HeldOutTotals:
         tap = LogitsTap(model)
         self.add(self._objective.losses(tap, batch), batch, tap.logits)
 
-    def add(self, losses: Losses, batch: Batch, logits: torch.Tensor | None = None) -> None:
+    def add(self, losses: Losses, batch: AnyBatch, logits: torch.Tensor | None = None) -> None:
         """Counts one batch.
 
         Args:
@@ -93,10 +93,13 @@ class HeldOutTotals:
             batch: The batch.
             logits: Of the model, if a metric needs them. [rows, sequence, vocabulary]
         """
-        is_unit = batch.targets != IGNORED_TARGET if losses.is_unit is None else losses.is_unit
+        is_unit = losses.is_unit
+        if is_unit is None:
+            assert isinstance(batch, Batch), "only losses of tokens leave out which are units"
+            is_unit = batch.targets != IGNORED_TARGET
         values = losses.values.double()
         num_bytes = torch.zeros((), device=values.device)
-        if self._counts_tokens:
+        if self._counts_tokens and isinstance(batch, Batch):
             num_bytes = (self._token_bytes[batch.targets.clamp(min=0)] * is_unit).sum()
         sums = [num_bytes, *(() if losses.measures is None else losses.measures)]
         for part in (is_unit, *self._parts(batch, is_unit)):
@@ -148,7 +151,7 @@ class HeldOutTotals:
             found[f"{prefix}/bits_per_byte"] = entropy / math.log(2) / num_bytes
         return found
 
-    def _parts(self, batch: Batch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _parts(self, batch: AnyBatch, counted: torch.Tensor) -> Iterator[torch.Tensor]:
         """Which units count in each part that is reported alone. [rows, units]"""
         if self._source_keys:
             assert batch.source_ids is not None
@@ -156,7 +159,7 @@ class HeldOutTotals:
                 yield counted & (batch.source_ids == source_idx).unsqueeze(1)
         if not self._bounds:
             return
-        positions = batch.position_ids
+        positions = batch.position_ids if isinstance(batch, Batch) else None
         if positions is None:
             positions = torch.arange(counted.shape[1], device=counted.device)
         for first, end in self._bounds:

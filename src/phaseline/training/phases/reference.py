@@ -8,12 +8,14 @@ from typing import Protocol
 
 import torch
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.data.encoded_chunk import Split
 from phaseline.distributed.engines import Engine
 from phaseline.models.lora import adapters_off
 from phaseline.objectives.preferences import answer_logps
 from phaseline.training.phases.reference_files import ReferenceFiles
+
+_WHAT_IT_TAKES = "only rows of preferences are held against a reference"
 
 
 class Reference(Protocol):
@@ -23,7 +25,7 @@ class Reference(Protocol):
     def is_ready(self) -> bool:
         """Whether it can give any; else `ReferencePass` comes first."""
 
-    def attach(self, batch: Batch, side: Split) -> Batch:
+    def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:
         """The batch with what the objective needs. **Ranks:** all, as many calls on each.
 
         Args:
@@ -37,7 +39,7 @@ class NoReference:
 
     is_ready = True
 
-    def attach(self, batch: Batch, side: Split) -> Batch:  # noqa: ARG002 - nothing to look up
+    def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:  # noqa: ARG002 - nothing to look up
         """The batch as it is."""
         return batch
 
@@ -57,8 +59,9 @@ class FrozenReference:
         self._model = model
         self._autocast = autocast
 
-    def attach(self, batch: Batch, side: Split) -> Batch:  # noqa: ARG002 - it knows any pair
+    def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:  # noqa: ARG002 - it knows any pair
         """The batch with what the model says of it."""
+        assert isinstance(batch, Batch), _WHAT_IT_TAKES
         device_type = batch.input_ids.device.type
         casts = self._autocast is not None
         with torch.no_grad(), torch.autocast(device_type, dtype=self._autocast, enabled=casts):
@@ -74,8 +77,9 @@ class BaseReference:
         """Takes the engine of a phase with adapters, which trains nothing besides."""
         self._engine = engine
 
-    def attach(self, batch: Batch, side: Split) -> Batch:  # noqa: ARG002 - it knows any pair
+    def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:  # noqa: ARG002 - it knows any pair
         """The batch with what the model says of it, in evaluation mode; the mode is put back."""
+        assert isinstance(batch, Batch), _WHAT_IT_TAKES
         model = self._engine.model
         was_training = model.training
         model.eval()
@@ -123,8 +127,9 @@ class StoredReference:
         """Takes the numbers of each side: of every pair chosen and rejected. `[pairs, 2]`, fp32"""
         self._tables = {side: table.to(self._device) for side, table in tables.items()}
 
-    def attach(self, batch: Batch, side: Split) -> Batch:
+    def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:
         """The batch with the numbers of its pairs; nothing is read from the device."""
+        assert isinstance(batch, Batch), _WHAT_IT_TAKES
         assert batch.pair_ids is not None
         # Where there is no pair any number will do: its loss is left out.
         found = self._tables[side][batch.pair_ids.clamp(min=0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from phaseline.data.batch import Batch
 from phaseline.data.encoded_chunk import Split
 from phaseline.errors import EngineError
 from phaseline.models.lora import adapters_off
@@ -52,6 +53,7 @@ class ReferencePass:
                     return None
                 mine = sweep.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
                 batch = mine.to(world.device)
+                assert isinstance(batch, Batch)
                 assert batch.pair_ids is not None
                 table[batch.pair_ids] = answer_logps(engine.model, batch)
         # Every pair was some one rank's; the others have 0 there.

@@ -101,6 +101,6 @@ class PhaseRuntime:
         """What the phase does, in one line for people."""
         return (
             f"{self.section.objective}, {self.engine.settings.name}, "
-            f"{self.layout.global_size} x {self.section.data.sequence_length} tokens a step "
+            f"{self.section.step_text} a step "
             f"on {self.world.dp_world_size} rank(s)"
         )

@@ -116,7 +116,7 @@ class ConfigurationBuilder:
 def _detail(config: Config, session_dir: Path, dp_world_size: int) -> TrainingConfiguration:
     layouts = tuple(
         BatchLayout.derive(
-            phase.batch.sequences(phase.data.sequence_length),
+            phase.global_size,
             phase.batch.micro_size,
             dp_world_size,
             path=f"phases[{idx}].batch",

@@ -53,7 +53,7 @@ class DocumentTrial:
         """
         self._runtime = runtime
         self._teacher = teacher
-        self._length = runtime.section.data.sequence_length
+        self._length = runtime.section.data.tokens_per_row
         self._half = self._length // 2
         # The same on every rank, so that all come to the same end.
         self._generator = torch.Generator().manual_seed(0)

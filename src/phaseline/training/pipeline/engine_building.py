@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from phaseline.config.known_objectives import head_of
+from phaseline.config.model_head import model_head
 from phaseline.config.sections import PhaseSection
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
@@ -148,7 +148,7 @@ def _build_bare(
         config.model,
         vocab_size=tokenizer.vocab_size,
         special_ids={"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id},
-        head=head_of(config.phases[phase_idx].objective),
+        head=model_head(config, config.phases[phase_idx].objective),
     )
     if config.phases[phase_idx].engine.linear_cross_entropy:
         path = f"phases[{phase_idx}].engine.linear_cross_entropy"

@@ -71,7 +71,8 @@ def export_phase(
     try:
         write = _write_adapter if form.lora == "adapter" else _write_model
         write(trained, aside, form)
-        trained.tokenizer.save(aside)
+        if trained.section.data.sequence_length is not None:
+            trained.tokenizer.save(aside)
         write_model_card(trained, aside, dtype=form.dtype, is_adapter=form.lora == "adapter")
         for path in aside.iterdir():
             fsync_file(path)

@@ -387,17 +387,16 @@ class ModelBuilding:
             if phase.duration.unit == "tokens":
                 later += phase.duration.value
             elif phase.duration.unit == "steps":
-                tokens = self._configuration.layouts[idx].global_size * phase.data.sequence_length
-                later += phase.duration.value * tokens
+                later += phase.duration.value * phase.tokens_per_step
         return ProgressClock(plan, later_tokens=int(later))
 
     def _utilization(self, phase_idx: int, engine: Engine) -> Utilization:
         config = self._configuration.config
         peak_tflops = config.tracking.peak_tflops
+        length = config.phases[phase_idx].data.sequence_length
         return Utilization(
-            flops_per_token=flops_per_token(
-                engine.module, config.phases[phase_idx].data.sequence_length
-            ),
+            # What an image or a row of features costs, no formula tells.
+            flops_per_token=None if length is None else flops_per_token(engine.module, length),
             peak_flops=(
                 peak_flops_of(self._world.device, engine.settings.precision)
                 if peak_tflops is None

@@ -68,7 +68,8 @@ def _lines(trained: TrainedPhase, dtype: str, *, is_adapter: bool) -> Iterator[s
     yield f"- configuration: fingerprint {manifest.config_fingerprint}"
     checkpoint = trained.checkpoint.relative_to(trained.layout.root)
     yield f"- checkpoint: {checkpoint}, {manifest.engine} on {manifest.world_size} rank(s)"
-    yield f"- tokenizer: fingerprint {trained.tokenizer.fingerprint}"
+    if trained.section.data.sequence_length is not None:
+        yield f"- tokenizer: fingerprint {trained.tokenizer.fingerprint}"
     yield f"- versions: {_versions(trained.layout, manifest.attempt)}"
     yield from ("", "## Licence", "", _LICENSE)
 

@@ -12,30 +12,27 @@ from typing import Any
 import torch
 
 from phaseline.checkpoint.foreign import ForeignWeights, find_weights
+from phaseline.checkpoint.fresh_head import fresh_names, view_with_fresh_head
 from phaseline.checkpoint.grown_weights import grown_rows, view_grown
-from phaseline.checkpoint.head_weights import has_new_head, view_with_head
 from phaseline.checkpoint.lora_weights import view_with_adapters, view_without_adapters
 from phaseline.checkpoint.reader import CheckpointReader, load_optimizer
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.checkpoint.weight_matching import fill_engine, fill_module, match_names
 from phaseline.checkpoint.weight_readers import WeightReader, open_weights
 from phaseline.config.inheritance import lora_fate, outside_weights, pretrained_weights
+from phaseline.config.known_objectives import head_of
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.distributed.adapter_record import record_of, section_of
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.seeding import position_seed
 from phaseline.distributed.world import World
 from phaseline.errors import ConfigurationError, Fault, PhaselineError
-from phaseline.models.reward_head import new_head_of
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.content_identity import (
     numbers_tokens_alike,
     require_same_tokenizer,
     tokenizer_beside,
 )
-
-_HEAD_STD = 0.02
-"""Of a fresh head, where the architecture does not say how it draws its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +88,7 @@ class PhaseStart:
         self._is_ours = is_ours
         self._names: dict[str, str] = {}
         self._grown: tuple[int, int] | None = None
-        self._has_new_head = False
+        self._fresh: list[str] = []
 
     def require_fit(self, module: torch.nn.Module) -> None:
         """Raises unless every parameter and buffer is there in its shape. **Ranks:** all.
@@ -104,7 +101,7 @@ class PhaseStart:
             self._require_same_tokenizer()
             self._names = match_names(reader, module)
             self._grown = grown_rows(reader)
-            self._has_new_head = has_new_head(reader)
+            self._fresh = fresh_names(reader)
             if self._keeps_optimizer:
                 self._require_optimizer_state(module)
 
@@ -155,8 +152,8 @@ class PhaseStart:
         if self._grown is not None:
             old, new = self._grown
             yield f"embeddings grown from {old} to {new} rows; the new ones are the mean of the old"
-        if self._has_new_head and not self._is_ours:
-            yield "the reward head begins anew: the weights have another head, or none"
+        if self._fresh:
+            yield f"{', '.join(self._fresh)} drawn at random: the weights have another head"
         if self._tokenizer_there() == "other":
             yield (
                 f"{weights.path} has a tokenizer of its own, which numbers tokens in another way "
@@ -186,7 +183,8 @@ class PhaseStart:
     def _as_of(self, module: torch.nn.Module, reader: WeightReader) -> WeightReader:
         config, idx = self._context.configuration.config, self._context.phase_idx
         seed = position_seed(config.session.seed, idx)
-        reader = _under_its_head(reader, module, seed)
+        if head_of(config.phases[idx].objective) != "language":
+            reader = view_with_fresh_head(reader, module, seed=seed)
         here, there = record_of(module), reader.adapters
         if there is None and config.phases[idx].inherit.lora is not None:
             raise UnusableWeightsError(
@@ -201,9 +199,7 @@ class PhaseStart:
                 )
             return view_grown(reader, module)
         plain = view_grown(view_without_adapters(reader, fate), module)
-        if here is None:
-            return plain
-        return view_with_adapters(plain, here, seed=seed)
+        return plain if here is None else view_with_adapters(plain, here, seed=seed)
 
     def _require_optimizer_state(self, module: torch.nn.Module) -> None:
         reader = CheckpointReader(self._checkpoint)
@@ -242,16 +238,6 @@ class PhaseStart:
                 "was trained with another tokenizer, so that its embeddings stand for other tokens",
                 "Write `tokenizer` as in that session.",
             )
-
-
-def _under_its_head(reader: WeightReader, module: torch.nn.Module, seed: int) -> WeightReader:
-    """Weights of a language model for a model of rewards; any others as they are."""
-    head = new_head_of(module)
-    if head is None:
-        return reader
-    known: Any = module
-    std = float(getattr(known.config, "initializer_range", _HEAD_STD))
-    return view_with_head(reader, head, trunk=known.base_model_prefix, std=std, seed=seed)
 
 
 def find_phase_start(context: StartContext, ours: Path | None) -> PhaseStart | None:

@@ -11,7 +11,7 @@ from typing import Any
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.changes import Change
-from phaseline.config.known_objectives import Head, head_of
+from phaseline.config.model_head import model_head
 from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
@@ -77,7 +77,7 @@ class SavedState:
         locs = [change.loc for change in changes]
         in_model = [loc for loc in locs if loc[0] == "model"]
         if in_model:
-            misfit = self._misfit(wanted, self._head(stored))
+            misfit = self._misfit(wanted, self._objective(stored))
             found |= dict.fromkeys(in_model, misfit) if misfit else {}
         names = [phase.name for phase in wanted.phases]
         if self.is_final or self.phase not in names:
@@ -129,12 +129,12 @@ class SavedState:
                 return f"{name} keeps a state, which the checkpoint does not hold"
         return ""
 
-    def _head(self, stored: Config) -> Head:
-        """What the model of the checkpoint's phase says."""
+    def _objective(self, stored: Config) -> str:
+        """That of the checkpoint's phase, which decides what its model ends in."""
         objectives = {phase.name: phase.objective for phase in stored.phases}
-        return head_of(objectives.get(self.phase, ""))
+        return objectives.get(self.phase, "")
 
-    def _misfit(self, wanted: Config, head: Head) -> str:
+    def _misfit(self, wanted: Config, objective: str) -> str:
         """What keeps the saved weights from going into the model that is wanted now."""
         saved = {
             plain_name(name): tuple(record["shape"])
@@ -143,7 +143,7 @@ class SavedState:
         }
         if not saved:
             return ""
-        shapes = _shapes_of(wanted, head)
+        shapes = _shapes_of(wanted, objective)
         lines = [f"{name} would be missing" for name in shapes.keys() - saved.keys()]
         lines += [f"{name} would be too many" for name in saved.keys() - shapes.keys()]
         lines += [
@@ -166,12 +166,10 @@ def _steps_of(phase: PhaseSection) -> int | None:
     """Steps of a phase; None where only its data can tell."""
     if phase.duration.unit == "epochs":
         return None
-    length = phase.data.sequence_length
-    tokens_per_step = phase.batch.sequences(length) * length
-    return phase.duration.steps(tokens_per_step=tokens_per_step, steps_per_epoch=1.0)
+    return phase.duration.steps(tokens_per_step=phase.tokens_per_step, steps_per_epoch=1.0)
 
 
-def _shapes_of(config: Config, head: Head = "language") -> dict[str, tuple[int, ...]]:
+def _shapes_of(config: Config, objective: str) -> dict[str, tuple[int, ...]]:
     """Parameters of the model that is configured; none of them gets memory."""
     from phaseline.data.cache import Cache
     from phaseline.data.tokenizer_building import build_tokenizer
@@ -182,7 +180,10 @@ def _shapes_of(config: Config, head: Head = "language") -> dict[str, tuple[int, 
     special_ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     with parameters_without_memory():
         module = build_model(
-            config.model, vocab_size=tokenizer.vocab_size, special_ids=special_ids, head=head
+            config.model,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=special_ids,
+            head=model_head(config, objective),
         )
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from phaseline.config.known_objectives import head_of
 from phaseline.errors import UsageError
 from phaseline.session.files import write_json
 from phaseline.training.pipeline.text_scoring import TextScorer
@@ -53,14 +54,24 @@ def require_lm_eval() -> None:
 
 
 def build_scorer(trained: TrainedPhase, *, batch_size: int) -> TextScorer:
-    """Loads a phase's model in fp32, onto a GPU if there is one."""
+    """Loads a phase's model in fp32, onto a GPU if there is one.
+
+    Raises:
+        UsageError: The phase trains a model that says no tokens.
+    """
+    length = trained.section.data.sequence_length
+    if length is None or head_of(trained.section.objective) != "language":
+        raise UsageError(
+            f"{trained.phase} trains {trained.section.objective}, whose model says no tokens; "
+            "tasks of lm-eval need a language model. Name another phase with --phase."
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module: Any = trained.load_model(device)
     longest = getattr(getattr(module, "config", None), "max_position_embeddings", None)
     return TextScorer(
         module,
         trained.tokenizer,
-        max_length=longest or trained.section.data.sequence_length,
+        max_length=longest or length,
         batch_size=batch_size,
     )
 

@@ -19,7 +19,7 @@ from phaseline.checkpoint.retention import Best
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.checkpoint.weight_matching import fill_module, match_names
 from phaseline.checkpoint.weight_readers import CheckpointWeights, WeightReader
-from phaseline.config.known_objectives import head_of
+from phaseline.config.model_head import model_head
 from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.data.cache import Cache
@@ -124,7 +124,7 @@ class TrainedPhase:
                     "eos_token_id": self.tokenizer.eos_id,
                     "pad_token_id": self.tokenizer.pad_id,
                 },
-                head=head_of(self.section.objective),
+                head=model_head(self.config, self.section.objective),
             )
 
     @contextmanager

@@ -13,7 +13,7 @@ from phaseline.checkpoint.manifest import verify
 from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch, Batch
 from phaseline.errors import (
     CheckpointError,
     ConfigurationError,
@@ -29,6 +29,7 @@ from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
+from phaseline.training.pipeline.label_trial import LabelTrial, random_samples
 from phaseline.training.pipeline.teaching import require_same_vocabulary
 
 
@@ -61,6 +62,7 @@ class PhaseValidation:
         trials = (
             self._try_levers,
             self._try_teacher,
+            self._find_the_classes,
             self._train_worst_batch,
             self._evaluate_worst_batch,
             self._keep_documents_apart,
@@ -91,15 +93,22 @@ class PhaseValidation:
         if isinstance(self._runtime.objective, Distillation):
             length = self._runtime.section.data.sequence_length
             self._runtime.engine.model.eval()
-            require_same_vocabulary(self._runtime, self._worst_batch(1, length))
+            batch = self._worst_batch(1, length)
+            assert isinstance(batch, Batch), "teachers are of tokens"
+            require_same_vocabulary(self._runtime, batch)
+
+    def _find_the_classes(self) -> None:
+        if self._is_labelled():
+            LabelTrial(self._runtime).run()
 
     def _train_worst_batch(self) -> None:
-        """One optimizer step on full sequences in which every token is a target."""
+        """One optimizer step on full rows; in sequences every token is a target."""
         runtime = self._runtime
         engine, layout = runtime.engine, runtime.layout
         engine.model.train()
         sequence_length = runtime.section.data.sequence_length
-        num_targets = layout.micro_size * layout.accumulation_steps * sequence_length
+        of_row = runtime.section.data.tokens_per_row if not self._is_labelled() else 1
+        num_targets = layout.micro_size * layout.accumulation_steps * of_row
         for micro_step in range(layout.accumulation_steps):
             batch = self._worst_batch(layout.micro_size, sequence_length)
             engine.begin_micro_step(is_last=micro_step == layout.accumulation_steps - 1)
@@ -111,8 +120,8 @@ class PhaseValidation:
         if report.skipped:
             raise EngineError(
                 f"phases[{runtime.phase_idx}] ({runtime.section.name}): the first trial step, on "
-                f"{layout.micro_size} full sequences of {sequence_length} random tokens, has a "
-                "gradient that is not finite. Check the model's initialisation and its numbers."
+                f"{self._describe(layout.micro_size)}, has a gradient that is not finite. Check the "
+                "model's initialisation and its numbers."
             )
 
     def _evaluate_worst_batch(self) -> None:
@@ -124,7 +133,7 @@ class PhaseValidation:
             evaluate.sequence_length or runtime.section.data.sequence_length,
         )
         if len(runtime.data.source_names) > 1:
-            source_ids = torch.zeros(batch.rows, dtype=torch.int64, device=batch.targets.device)
+            source_ids = torch.zeros(batch.rows, dtype=torch.int64, device=runtime.world.device)
             batch = replace(batch, source_ids=source_ids)
         totals = HeldOutTotals.of(runtime)
         with torch.no_grad():
@@ -176,9 +185,16 @@ class PhaseValidation:
             in_step=runtime.engine.settings.partitions_weights,
         )
 
-    def _worst_batch(self, num_rows: int, sequence_length: int) -> Batch:
-        """Full rows of random tokens, with what it takes to keep documents apart in them."""
-        vocab_size = self._runtime.data.tokenizer.vocab_size
+    def _worst_batch(self, num_rows: int, sequence_length: int | None) -> AnyBatch:
+        """Full rows of random tokens, with what it takes to keep documents apart in them.
+
+        Where samples have a label, whole random samples.
+        """
+        runtime = self._runtime
+        if self._is_labelled():
+            return random_samples(runtime, num_rows, sequence_length).to(runtime.world.device)
+        assert sequence_length is not None
+        vocab_size = runtime.data.tokenizer.vocab_size
         ids = torch.randint(0, vocab_size, (num_rows, sequence_length + 1))
         batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
         if self._shares_rows():
@@ -187,11 +203,21 @@ class PhaseValidation:
         if self._has_pairs():
             pair_ids = torch.zeros(num_rows, 1, dtype=torch.int64)
             batch = replace(batch, pair_ids=pair_ids)
-        batch = batch.to(self._runtime.world.device)
-        return self._runtime.reference.attach(batch, "train")
+        return runtime.reference.attach(batch.to(runtime.world.device), "train")
+
+    def _describe(self, num_rows: int) -> str:
+        length = self._runtime.section.data.sequence_length
+        if length is None:
+            return f"{num_rows} random samples"
+        return f"{num_rows} full sequences of {length} random tokens"
+
+    def _is_labelled(self) -> bool:
+        return self._runtime.data.num_classes > 0
 
     def _shares_rows(self) -> bool:
         data = self._runtime.section.data
+        if self._is_labelled():
+            return False
         return data.separate_documents and (data.packing or self._has_pairs())
 
     def _has_pairs(self) -> bool:

@@ -23,6 +23,7 @@ def test_registry_builds_what_the_configuration_knows(tmp_path: Any) -> None:
         "token_files": {"paths": [str(tmp_path / "a.npy")]},
         "torch_source": {"packages": ["nn"]},
         "hub_dataset": {"name": "nobody/nothing", "shape": "chats"},
+        "digits": {},
         "saved_dataset": {"path": save_dataset(tmp_path / "saved", [{"q": "1", "a": "2"}])},
     }
     arguments["saved_dataset"]["columns"] = {"prompt": "q", "completion": "a"}

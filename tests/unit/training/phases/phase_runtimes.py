@@ -103,9 +103,7 @@ class RuntimeMaker:
         )
         section = config.phases[0]
         prepare(config, lambda _: None)
-        layout = BatchLayout.derive(
-            section.batch.sequences(section.data.sequence_length), section.batch.micro_size, 1
-        )
+        layout = BatchLayout.derive(section.global_size, section.batch.micro_size, 1)
         data = open_phase_data(config, 0, layout)
         plan = PhasePlan.derive(
             section, tokens_per_step=data.tokens_per_step, steps_per_epoch=None, interval_steps=4

@@ -197,7 +197,7 @@ def test_other_model_is_refused_when_its_parameters_are_others(
     from phaseline.training.pipeline.saved_state import _shapes_of
 
     monkeypatch.setenv("PHASELINE_CACHE", str(tmp_path / "cache"))
-    shapes = _shapes_of(configure(tmp_path, text=SMALL).config)
+    shapes = _shapes_of(configure(tmp_path, text=SMALL).config, "causal_lm")
     parameters = {name: {"shape": shape, "trainable": True} for name, shape in shapes.items()}
     describe(layout, "model.json", {"parameters": parameters})
     with pytest.raises(SessionChangedError, match=r"of another model .*would be") as refusal:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phaseline.checkpoint.tensor_files import list_folder
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
+from phaseline.data.batch import Batch
 from phaseline.data.encoded_chunk import Split
 from phaseline.data.phase_data import open_phase_data
 from phaseline.errors import DataError, ExitCode
@@ -213,6 +214,7 @@ def test_reward_model_is_exported_as_transformers_loads_it(
     rewards: list[list[float]] = [[], []]
     for batch_idx in range(data.held_out.num_batches(1, 1)):
         batch = data.held_out.batch(batch_idx, 0, 1, 1)
+        assert isinstance(batch, Batch)
         assert batch.document_ids is not None
         for document in range(int(batch.document_ids.max()) + 1):
             here = batch.document_ids[0] == document

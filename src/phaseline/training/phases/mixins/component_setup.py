@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import AnyBatch
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.training.phases.mixins.host import PhaseHost
 
@@ -34,7 +34,7 @@ class ComponentSetupMixin(PhaseHost):
         seed = position_seed(runtime.seed, runtime.phase_idx, step, micro_step, rank)
         seed_all(seed, runtime.world.device)
 
-    def fetch(self, step: int, micro_step: int) -> Batch:
+    def fetch(self, step: int, micro_step: int) -> AnyBatch:
         """Returns this rank's micro-batch of a step, on the device, with what it is held against."""
         runtime = self.runtime
         began = time.perf_counter()
@@ -43,7 +43,7 @@ class ComponentSetupMixin(PhaseHost):
         runtime.meter.data_wait_s += time.perf_counter() - began
         return runtime.reference.attach(batch.to(runtime.world.device), "train")
 
-    def fetch_held_out(self, batch_idx: int, micro_size: int) -> Batch:
+    def fetch_held_out(self, batch_idx: int, micro_size: int) -> AnyBatch:
         """Returns this rank's held-out batch, likewise."""
         runtime, world = self.runtime, self.runtime.world
         held_out = runtime.data.held_out

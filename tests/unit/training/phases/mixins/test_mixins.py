@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from phaseline.data.batch import Batch
 from phaseline.distributed.engines import StepReport
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.mixins.host import PhaseHost
@@ -64,6 +65,8 @@ def test_component_setup_seeds_every_micro_step_by_its_position(runtime: PhaseRu
 def test_component_setup_fetches_the_micro_batch_of_a_position(runtime: PhaseRuntime) -> None:
     batch = Setup(runtime=runtime).fetch(3, 1)
     expected = runtime.data.micro_batch(3, 1, 0)
+    assert isinstance(batch, Batch)
+    assert isinstance(expected, Batch)
     assert torch.equal(batch.input_ids, expected.input_ids)
     assert torch.equal(batch.targets, expected.targets)
 
