@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import wandb
+from wandb.errors import UsageError
 from wandb.proto import wandb_internal_pb2
 
 from phaseline.session.files import write_text
@@ -17,6 +18,8 @@ from phaseline.tracking.tracker import FollowedSession
 from phaseline.tracking.wandb_files import read_wandb_file
 from phaseline.tracking.wandb_service import await_former_service, note_service
 
+WandbRefusal = UsageError
+"""What wandb raises where it takes nothing, as without a key."""
 AXES = ("global_step", "phase_step", "tokens", "wall_s")
 """What a chart may be drawn over; the first one is the default."""
 _LONGEST_START_S = 30.0
