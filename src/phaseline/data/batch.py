@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -70,22 +70,7 @@ class Batch:
 
         To a GPU the copy is queued behind the work that runs there, and nothing waits for it.
         """
-        if self.input_ids.device == device:
-            return self
-        return Batch(
-            _moved(self.input_ids, device),
-            _moved(self.targets, device),
-            self.rows,
-            *(
-                None if tensor is None else _moved(tensor, device)
-                for tensor in (
-                    self.position_ids,
-                    self.source_ids,
-                    self.pair_ids,
-                    self.reference_logps,
-                )
-            ),
-        )
+        return _on(self, device) if self.input_ids.device != device else self
 
 
 @dataclass(frozen=True)
@@ -120,15 +105,7 @@ class LabelledBatch:
 
     def to(self, device: torch.device) -> LabelledBatch:
         """The same batch on a device; itself where it already lies there."""
-        if self.inputs.device == device:
-            return self
-        return LabelledBatch(
-            _moved(self.inputs, device),
-            _moved(self.labels, device),
-            self.rows,
-            None if self.lengths is None else _moved(self.lengths, device),
-            None if self.source_ids is None else _moved(self.source_ids, device),
-        )
+        return _on(self, device) if self.inputs.device != device else self
 
 
 AnyBatch = Batch | LabelledBatch
@@ -143,6 +120,19 @@ def build_batch(arrays: BatchArrays | LabelledArrays) -> AnyBatch:
 
 def _tensor(array: NDArray[np.int64] | None) -> torch.Tensor | None:
     return None if array is None else torch.from_numpy(array)
+
+
+_SomeBatch = TypeVar("_SomeBatch", Batch, LabelledBatch)
+
+
+def _on(batch: _SomeBatch, device: torch.device) -> _SomeBatch:
+    """The same batch with every tensor on a device."""
+    moved: dict[str, Any] = {
+        field.name: _moved(value, device)
+        for field in fields(batch)
+        if isinstance(value := getattr(batch, field.name), torch.Tensor)
+    }
+    return replace(batch, **moved)
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
