@@ -13,13 +13,14 @@ import torch
 from phaseline.checkpoint.manifest import list_published, verify
 from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.data.batch import LabelledBatch
-from phaseline.errors import ConfigurationError, ExitCode
+from phaseline.errors import ConfigurationError, ExitCode, UsageError
 from phaseline.objectives.classification import class_logits
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.attempts import Outcome
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.training.pipeline.exporting import ExportForm, export_phase
+from phaseline.training.pipeline.task_evaluation import build_scorer
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 from phaseline.training_pipeline import TrainingPipeline
 
@@ -331,6 +332,8 @@ def test_exported_model_of_images_has_no_tokenizer(place: Place) -> None:
         "model.safetensors",
     ]
     assert "tokenizer" not in (place.folder / "exported" / "README.md").read_text()
+    with pytest.raises(UsageError, match=r"all trains classification, whose model says no tokens"):
+        build_scorer(trained, batch_size=1)
 
 
 def test_digits_reach_their_accuracy_in_two_phases(

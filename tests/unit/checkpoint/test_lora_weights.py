@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 
 from phaseline.checkpoint import lora_weights
 from phaseline.checkpoint.lora_weights import view_with_adapters, view_without_adapters
-from phaseline.checkpoint.weight_readers import WeightReader
 from phaseline.config.model_section import LoraSection
 from phaseline.distributed.adapter_record import AdapterRecord
+from unit.checkpoint.held_weights import Held, whole
 
 RECORD = AdapterRecord(LoraSection(rank=2, alpha=3.0), {"up": False, "down": True})
 ROWS, COLUMNS = 7, 5
-
-
-class Held:
-    """Weights in memory."""
-
-    def __init__(
-        self, tensors: Mapping[str, torch.Tensor], adapters: AdapterRecord | None = None
-    ) -> None:
-        self.tensors, self.adapters = tensors, adapters
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        self.buffers: dict[str, tuple[int, ...]] = {}
-
-    def stored_as(self, name: str) -> str:
-        return name
-
-    def read(self, name: str, start: int, out: torch.Tensor) -> None:
-        out.copy_(self.tensors[name].flatten().narrow(0, start, out.numel()))
-
-    def read_buffers(self, module: torch.nn.Module) -> None:
-        raise AssertionError(f"no buffers here for {module}")
 
 
 def with_adapters() -> Held:
@@ -51,12 +29,6 @@ def with_adapters() -> Held:
     }
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return Held(tensors, RECORD)
-
-
-def whole(reader: WeightReader, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    found = torch.empty(reader.shapes[name], dtype=dtype)
-    reader.read(name, 0, found.view(-1))
-    return found
 
 
 def merged(held: Held, module: str) -> torch.Tensor:

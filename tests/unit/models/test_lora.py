@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from phaseline.config.known_objectives import Head
+from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import LoraSection, ModelSection, TrainableSection
 from phaseline.distributed.adapter_record import is_adapter, record_of
 from phaseline.errors import ConfigurationError
@@ -45,6 +47,18 @@ def test_adapters_stand_beside_every_linear_layer_but_the_output() -> None:
     assert len(trained(module)) == 2 * len(record.modules)
     assert type(module).__name__ == "LlamaForCausalLM"
     assert module.lm_head.weight is module.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("kind", ["reward", "classes"])
+def test_adapters_leave_a_head_alone(kind: Head) -> None:
+    special = {"eos_token_id": 1, "pad_token_id": 0}
+    section = ModelSection(config=LLAMA)
+    module = build_model(section, vocab_size=20, special_ids=special, head=ModelHead(kind))
+    prepare_trainable(module, TrainableSection(lora=LoraSection(rank=2)), path="trainable")
+    record = record_of(module)
+    assert record is not None
+    assert len(record.modules) == 2 * 7
+    assert not module.get_parameter("score.weight").requires_grad
 
 
 def test_adapters_change_nothing_before_the_first_step() -> None:

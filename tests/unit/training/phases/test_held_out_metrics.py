@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from phaseline.data.batch import Batch
+from phaseline.data.batch import Batch, LabelledBatch
 from phaseline.distributed.world import World
 from phaseline.errors import ConfigurationError
 from phaseline.objectives.causal_lm import CausalLM
+from phaseline.objectives.classification import Classification
 from phaseline.objectives.validation_metric import Seen
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.phase_manager import TrainingPhaseManager
@@ -120,6 +121,34 @@ def test_model_runs_once_for_a_batch_and_no_tap_is_there_unless_logits_are_wante
     assert model.forwards == 1
     blind.look(model, batch)
     assert model.forwards == 2
+
+
+class SecondBest:
+    """Of samples with a label."""
+
+    name = "second"
+    measures = ("right", "counted")
+    needs_logits = True
+
+    def sums(self, seen: Seen) -> torch.Tensor:
+        assert seen.logits is not None
+        second = seen.logits.argsort(dim=1, descending=True)[:, 1]
+        return torch.stack([(second == seen.samples.labels).sum(), seen.is_unit.sum()])
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return {"second_best": sums["right"] / sums["counted"]}
+
+
+def test_samples_with_a_label_are_seen_with_their_logits(world: World) -> None:
+    model = torch.nn.Linear(2, 3, bias=False).eval()
+    model.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    rows = torch.tensor([[3.0, 1.0], [1.0, 3.0], [2.0, 1.0], [0.0, 0.0]])
+    batch = LabelledBatch(rows, torch.tensor([1, 1, 1, -100]), 3)
+    found = HeldOutTotals(Classification(), torch.ones(1), [], ["a"], CPU, (SecondBest(),))
+    with torch.no_grad():
+        found.look(model, batch)
+    means = found.metrics("p", world)
+    assert (means["p/second_best"], means["p/accuracy"]) == (2 / 3, 1 / 3)
 
 
 def test_name_that_a_validation_has_is_refused(world: World) -> None:
