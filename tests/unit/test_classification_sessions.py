@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from phaseline.checkpoint.manifest import list_published, verify
+from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.data.batch import LabelledBatch
 from phaseline.errors import ConfigurationError, ExitCode, UsageError
 from phaseline.objectives.classification import class_logits
-from phaseline.resilience.stop_flag import StopFlag
-from phaseline.session.attempts import Outcome
-from phaseline.session.layout import SessionLayout
-from phaseline.session.metrics_view import read_metrics
 from phaseline.training.pipeline.exporting import ExportForm, export_phase
 from phaseline.training.pipeline.task_evaluation import build_scorer
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 from phaseline.training_pipeline import TrainingPipeline
+from unit.session_place import SessionPlace
 
 ROOT = Path(__file__).parents[2]
 QUIET = "tracking: {interval_steps: 3, console: plain, wandb: {mode: disabled}}\n"
@@ -133,64 +129,20 @@ def build_wide(num_classes):
 """
 
 
-@dataclass
-class Place:
-    """A folder with a session file, and what the callback there is to do."""
-
-    folder: Path
-    module: Any
-
-    def run(self, name: str, *overrides: str, flag: StopFlag | None = None) -> Outcome:
-        return TrainingPipeline(
-            self.folder / "session.yaml",
-            overrides=overrides,
-            session_dir=self.folder / name,
-            stop_flag=flag,
-        ).run()
-
-    def run_until(self, name: str, step: int) -> Outcome:
-        flag = StopFlag()
-        self.module.stops[step] = flag
-        return self.run(name, flag=flag)
-
-    def layout(self, name: str) -> SessionLayout:
-        return SessionLayout(self.folder / name)
-
-    def weights(self, name: str) -> dict[str, torch.Tensor]:
-        folder = list_published(self.layout(name).phase("all").checkpoints_dir)[-1]
-        assert verify(folder).final
-        with CheckpointReader(folder) as reader:
-            [file] = reader._ranks
-            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-
-    def metrics(self, name: str) -> list[dict[str, Any]]:
-        return [
-            {key: value for key, value in record.items() if key != "timing"}
-            for record in read_metrics(self.layout(name))
-        ]
-
-
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setenv("PHASELINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "classes_here.py").write_text(MODULE)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionPlace:
     rows = [f"word{idx % 7} {'so ' * (idx % 9)},{idx % 3}" for idx in range(90)]
     names = ["bad", "good", "so so"]
     rows = [f"{row[:-1]}{names[int(row[-1])]}" for row in rows]
     (tmp_path / "reviews.csv").write_text("\n".join(["said,meant", *rows]))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "classes_here", raising=False)
-    import classes_here  # type: ignore[import-not-found]  # written above
-
-    return Place(tmp_path, classes_here)
+    return SessionPlace.make(tmp_path, monkeypatch, module="classes_here", code=MODULE, last="all")
 
 
 @pytest.mark.parametrize(
     ("text", "stops"), [(IMAGES, (3, 6, 9)), (TEXTS, (4, 7))], ids=["images", "texts"]
 )
 def test_session_ends_with_the_same_bits_when_it_was_stopped_and_resumed(
-    place: Place, text: str, stops: tuple[int, ...]
+    place: SessionPlace, text: str, stops: tuple[int, ...]
 ) -> None:
     (place.folder / "session.yaml").write_text(text)
     assert place.run("whole").code is ExitCode.FINISHED
@@ -214,7 +166,7 @@ def test_session_ends_with_the_same_bits_when_it_was_stopped_and_resumed(
     assert "accuracy" in report
 
 
-def test_tokens_of_images_are_counted_one_each(place: Place) -> None:
+def test_tokens_of_images_are_counted_one_each(place: SessionPlace) -> None:
     (place.folder / "session.yaml").write_text(IMAGES)
     place.run("whole")
     last = place.metrics("whole")[-1]
@@ -242,7 +194,7 @@ def test_tokens_of_images_are_counted_one_each(place: Place) -> None:
     ],
 )
 def test_model_without_the_classes_is_refused_before_anything_is_trained(
-    place: Place, override: str, message: str
+    place: SessionPlace, override: str, message: str
 ) -> None:
     (place.folder / "session.yaml").write_text(IMAGES)
     with pytest.raises(ConfigurationError, match=message):
@@ -250,7 +202,7 @@ def test_model_without_the_classes_is_refused_before_anything_is_trained(
     assert not place.metrics("refused")
 
 
-def test_model_of_text_is_refused_for_images(place: Place) -> None:
+def test_model_of_text_is_refused_for_images(place: SessionPlace) -> None:
     text = TEXTS.replace("source: files", "source: unit.data.labelled_sources:Images")
     text = text.replace("    sequence_length: 32\n", "").replace(
         "classes: [bad, good, so so]", "count: 40"
@@ -265,7 +217,9 @@ def test_model_of_text_is_refused_for_images(place: Place) -> None:
         place.run("refused")
 
 
-def test_exported_classifier_gives_the_same_logits_and_names_its_classes(place: Place) -> None:
+def test_exported_classifier_gives_the_same_logits_and_names_its_classes(
+    place: SessionPlace,
+) -> None:
     from transformers import AutoModelForSequenceClassification
 
     (place.folder / "session.yaml").write_text(TEXTS)
@@ -288,7 +242,7 @@ def test_exported_classifier_gives_the_same_logits_and_names_its_classes(place: 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "adapters"])
 def test_classifier_starts_from_a_language_model_with_a_fresh_head_and_resumes(
-    place: Place, capsys: pytest.CaptureFixture[str], lora: bool
+    place: SessionPlace, capsys: pytest.CaptureFixture[str], lora: bool
 ) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -322,7 +276,7 @@ def test_classifier_starts_from_a_language_model_with_a_fresh_head_and_resumes(
             place.run("frozen")
 
 
-def test_exported_model_of_images_has_no_tokenizer(place: Place) -> None:
+def test_exported_model_of_images_has_no_tokenizer(place: SessionPlace) -> None:
     (place.folder / "session.yaml").write_text(IMAGES)
     place.run("whole")
     trained = TrainedPhase.find(place.folder / "whole", "all")
@@ -337,7 +291,7 @@ def test_exported_model_of_images_has_no_tokenizer(place: Place) -> None:
 
 
 def test_digits_reach_their_accuracy_in_two_phases(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: SessionPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.delitem(sys.modules, "digits_model", raising=False)

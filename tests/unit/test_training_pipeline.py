@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from phaseline.checkpoint.manifest import list_published, verify
-from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.errors import AnomalyError, ExitCode, SessionChangedError
-from phaseline.resilience.stop_flag import StopFlag
-from phaseline.session.attempts import Outcome
 from phaseline.session.identity import load_identity
-from phaseline.session.layout import SessionLayout
-from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import read_records
-from phaseline.training_pipeline import TrainingPipeline
+from unit.session_place import SessionPlace
 
 _TEXT = """\
 session: {name: small, seed: 3}
@@ -88,64 +79,20 @@ class StopAt(Callback):
 """
 
 
-@dataclass
-class Place:
-    """A folder with a session file, and what the callback there is to do."""
-
-    folder: Path
-    callback: Any
-
-    def layout(self, name: str) -> SessionLayout:
-        return SessionLayout(self.folder / name)
-
-    def run(self, name: str, *overrides: str, flag: StopFlag | None = None) -> Outcome:
-        pipeline = TrainingPipeline(
-            self.folder / "small.yaml",
-            overrides=overrides,
-            session_dir=self.folder / name,
-            stop_flag=flag,
-        )
-        return pipeline.run()
-
-    def run_until(self, name: str, step: int) -> Outcome:
-        flag = StopFlag()
-        self.callback.stops[step] = flag
-        return self.run(name, flag=flag)
-
-    def weights(self, name: str) -> dict[str, torch.Tensor]:
-        folder = list_published(self.layout(name).phase("second").checkpoints_dir)[-1]
-        manifest = verify(folder)
-        assert manifest.final
-        with CheckpointReader(folder) as reader:
-            [file] = reader._ranks
-            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-
-    def metrics(self, name: str) -> list[dict[str, Any]]:
-        return [
-            {key: value for key, value in record.items() if key != "timing"}
-            for record in read_metrics(self.layout(name))
-        ]
-
-
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setenv("PHASELINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(_TEXT, encoding="utf-8")
-    (tmp_path / "stopping_callback.py").write_text(_CALLBACK, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "stopping_callback", raising=False)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionPlace:
+    (tmp_path / "session.yaml").write_text(_TEXT, encoding="utf-8")
     (tmp_path / "corpus").mkdir()
     for idx in range(30):
         words = " ".join(f"word{idx * word % 13}" for word in range(20 + idx))
         (tmp_path / "corpus" / f"{idx:02}.txt").write_text(words, encoding="utf-8")
-    import stopping_callback  # type: ignore[import-not-found]  # written above
-
-    return Place(tmp_path, stopping_callback)
+    return SessionPlace.make(
+        tmp_path, monkeypatch, module="stopping_callback", code=_CALLBACK, last="second"
+    )
 
 
 def test_pipeline_finishes_in_place_and_leaves_everything(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: SessionPlace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = place.run("whole")
     assert outcome.code is ExitCode.FINISHED
@@ -183,7 +130,9 @@ def test_pipeline_finishes_in_place_and_leaves_everything(
     assert place.metrics("whole") == metrics
 
 
-def test_pipeline_ends_with_the_same_bits_when_it_was_stopped_and_resumed(place: Place) -> None:
+def test_pipeline_ends_with_the_same_bits_when_it_was_stopped_and_resumed(
+    place: SessionPlace,
+) -> None:
     place.run("whole")
     for step in (3, 6, 9):
         assert place.run_until("parts", step).code is ExitCode.STOPPED
@@ -195,19 +144,19 @@ def test_pipeline_ends_with_the_same_bits_when_it_was_stopped_and_resumed(place:
     assert place.metrics("parts") == place.metrics("whole")
 
 
-def test_pipeline_refuses_a_change_and_goes_on_when_it_is_taken_back(place: Place) -> None:
+def test_pipeline_refuses_a_change_and_goes_on_when_it_is_taken_back(place: SessionPlace) -> None:
     place.run_until("changed", 3)
     with pytest.raises(SessionChangedError, match=r"phases\[0\]\.optimizer\.lr was 0\.01 and"):
         place.run("changed", "phases[0].optimizer.lr=0.5")
     assert place.run("changed").code is ExitCode.FINISHED
 
 
-def test_pipeline_goes_on_from_the_last_good_state_after_it_went_wrong(place: Place) -> None:
+def test_pipeline_goes_on_from_the_last_good_state_after_it_went_wrong(place: SessionPlace) -> None:
     place.run("whole")
-    place.callback.broken.add(4)
+    place.module.broken.add(4)
     with pytest.raises(AnomalyError, match="holds weights that are not finite"):
         place.run("broken")
-    place.callback.broken.clear()
+    place.module.broken.clear()
     assert place.run("broken").code is ExitCode.FINISHED
     whole, broken = place.weights("whole"), place.weights("broken")
     assert all(torch.equal(whole[key], broken[key]) for key in whole)

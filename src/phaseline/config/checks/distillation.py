@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.checks.names import nearest_or_all
+from phaseline.config.checks.names import phase_is_before
 from phaseline.config.inheritance import WORDS_FOR_WEIGHTS, teacher_of, teacher_phase
 
 
@@ -25,18 +25,14 @@ def teacher_is_trained_before(place: Place) -> Iterator[Finding]:
     """A phase teaches once it is finished."""
     teacher = teacher_of(place.phase)
     name = None if teacher is None else teacher_phase(teacher)
-    before = [phase.name for phase in place.config.phases[: place.idx]]
-    if name is None or name in before:
-        return
-    names = [phase.name for phase in place.config.phases]
-    problem = "which does not come before it" if name in names else "which is no phase"
-    yield Finding(
-        place.loc("objective_arguments", "teacher"),
-        f"is {teacher!r}, {problem}",
-        nearest_or_all(name, before, "Phases before it are")
-        if before
-        else "Take a teacher from outside: the first phase has none before it.",
-    )
+    if name is not None:
+        yield from phase_is_before(
+            place,
+            ("objective_arguments", "teacher"),
+            teacher,
+            name,
+            fix_of_first="Take a teacher from outside: the first phase has none before it.",
+        )
 
 
 def distillation_has_logits(place: Place) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
-from phaseline.config.checks.names import nearest_or_all
+from phaseline.config.checks.names import phase_is_before
 from phaseline.config.inheritance import lora_fate, lora_of_source, source_phase
 from phaseline.config.tree import found_text
 
@@ -35,19 +35,15 @@ def inherited_weights_exist(place: Place) -> Iterator[Finding]:
 
 def inherited_phase_is_before(place: Place) -> Iterator[Finding]:
     """Weights come from phases that are finished by then."""
-    name = place.phase.inherit.phase
-    before = [phase.name for phase in place.config.phases[: place.idx]]
-    if name is None or name in before:
-        return
-    names = [phase.name for phase in place.config.phases]
-    problem = "which does not come before it" if name in names else "which is no phase"
-    yield Finding(
-        place.loc("inherit", "weights"),
-        f"is {place.phase.inherit.weights!r}, {problem}",
-        nearest_or_all(name, before, "Phases before it are")
-        if before
-        else "Remove it: the first phase has none before it.",
-    )
+    inherit = place.phase.inherit
+    if inherit.phase is not None:
+        yield from phase_is_before(
+            place,
+            ("inherit", "weights"),
+            inherit.weights,
+            inherit.phase,
+            fix_of_first="Remove it: the first phase has none before it.",
+        )
 
 
 def best_weights_are_kept(place: Place) -> Iterator[Finding]:

@@ -240,6 +240,26 @@ def _value_text(value: object) -> str:
     return found_text(value)
 
 
+def phase_is_before(
+    place: Place, keys: tuple[str, ...], value: object, name: str, *, fix_of_first: str
+) -> Iterator[Finding]:
+    """A phase that another one takes something of is finished by then.
+
+    Args:
+        place: The phase that takes it.
+        keys: The setting in it that names the other.
+        value: Of that setting.
+        name: Of the other phase.
+        fix_of_first: What to do where there is no phase before this one.
+    """
+    names = [phase.name for phase in place.config.phases]
+    before = names[: place.idx]
+    if name not in before:
+        problem = "which does not come before it" if name in names else "which is no phase"
+        fix = nearest_or_all(name, before, "Phases before it are") if before else fix_of_first
+        yield Finding(place.loc(*keys), f"is {value!r}, {problem}", fix)
+
+
 def nearest_or_all(name: str, known: Collection[str], lead: str) -> str:
     """A hint at the name that was meant, or else at all of them."""
     return _nearest(name, known) or f"{lead} {', '.join(known) or 'none'}."
