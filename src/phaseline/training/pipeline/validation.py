@@ -157,9 +157,11 @@ class PhaseValidation:
 
     def _generate_once(self) -> None:
         """One token of one sample, so that the end of the phase can generate its own."""
-        runtime = self._runtime
-        if runtime.section.evaluate.samples is None:
+        runtime, section = self._runtime, self._runtime.section.evaluate.samples
+        if section is None:
             return
+        if section.held_out_prompts:
+            runtime.data.held_out_prompts(1)  # text, which some objectives take as well, has none
         if not hasattr(runtime.engine.module, "generate"):
             raise EngineError(
                 f"phases[{runtime.phase_idx}].evaluate.samples is set, but the model, a "
