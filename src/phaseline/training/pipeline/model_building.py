@@ -181,7 +181,14 @@ class ModelBuilding:
     def _reference_building(self, phase_idx: int, objective: Objective) -> ReferenceBuilding:
         phase = self._configuration.config.phases[phase_idx].name
         folder = self._session.layout.phase(phase).reference_dir
-        return ReferenceBuilding(self._configuration, phase_idx, objective, self._world, folder)
+        return ReferenceBuilding(
+            self._configuration,
+            phase_idx,
+            objective,
+            self._world,
+            folder,
+            fence=self._session.require_lease,
+        )
 
     def _find_start(
         self, phase_idx: int, tokenizer: Tokenizer, point: ResumePoint | None, *, is_trial: bool

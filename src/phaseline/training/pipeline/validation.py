@@ -13,7 +13,13 @@ from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
 from phaseline.data.batch import Batch
-from phaseline.errors import CheckpointError, EngineError, PhaselineError
+from phaseline.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngineError,
+    Fault,
+    PhaselineError,
+)
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
@@ -110,6 +116,12 @@ class PhaseValidation:
             runtime.objective.losses(runtime.engine.model, batch)
 
     def _keep_documents_apart(self) -> None:
+        runtime = self._runtime
+        if self._has_pairs() and not runtime.section.data.separate_documents:
+            # `validate` has said it of an objective that is built in.
+            path = f"phases[{runtime.phase_idx}].data.separate_documents"
+            problem = "is false, but the objective is on pairs of answers, which share sequences"
+            raise ConfigurationError([Fault(path, "", problem, "Remove it, or set it to true.")])
         if self._shares_rows():
             DocumentTrial(self._runtime).run()
 
