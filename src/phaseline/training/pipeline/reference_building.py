@@ -82,6 +82,8 @@ class ReferenceBuilding:
         objective: Objective,
         world: World,
         folder: Path,
+        *,
+        fence: Callable[[], None],
     ) -> None:
         """Takes the phase.
 
@@ -91,6 +93,7 @@ class ReferenceBuilding:
             objective: What it minimises.
             world: The started world.
             folder: Where measured log-probabilities are kept.
+            fence: Raises in a process that must not write there any more.
         """
         self._configuration = configuration
         self._phase_idx = phase_idx
@@ -98,6 +101,7 @@ class ReferenceBuilding:
         self._kind = reference_of(objective)
         self._world = world
         self._folder = folder
+        self._fence = fence
         self._origin = ReferenceOrigin(self._section.name)
         self._frozen: torch.nn.Module | None = None
 
@@ -180,6 +184,7 @@ class ReferenceBuilding:
                 for side in SIDES
             },
             num_pairs={side: data.num_pairs(side) for side in SIDES},
+            fence=self._fence,
         )
 
     def _require_start(self, start: PhaseStart | None) -> PhaseStart:
