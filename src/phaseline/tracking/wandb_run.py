@@ -26,6 +26,9 @@ _LONGEST_START_S = 30.0
 
 Mode = Literal["offline", "online", "disabled"]
 
+WandbRefusal = wandb.errors.UsageError
+"""What wandb raises where it takes nothing, as without a key."""
+
 
 class WandbRun:
     """Sends records of the metrics view to the session's run, wandb's step being their `seq`."""

@@ -207,4 +207,4 @@ def test_beside_the_logits_their_gradient_alone_is_held_whole(direction: Directi
     )
     # The plain formula holds 6.
     copies = float(done.stdout)
-    assert 0.9 < copies < 1.4
+    assert 0.5 < copies < 1.4

@@ -107,7 +107,6 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_tensorboard_has_every_record_once_when_its_follower_is_killed(
     session: SessionBuilder, parent: subprocess.Popen[bytes]
 ) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     root = session.layout.root

@@ -49,22 +49,14 @@ class FrozenReference:
 
     is_ready = True
 
-    def __init__(self, model: torch.nn.Module, *, autocast: torch.dtype | None) -> None:
-        """Takes the model.
-
-        Args:
-            model: Frozen, in evaluation mode, on the world's device.
-            autocast: What its forward computes in, if not in the dtype of its weights.
-        """
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Takes the model: frozen, in evaluation mode, on the world's device."""
         self._model = model
-        self._autocast = autocast
 
     def attach(self, batch: AnyBatch, side: Split) -> AnyBatch:  # noqa: ARG002 - it knows any pair
         """The batch with what the model says of it."""
         assert isinstance(batch, Batch), _WHAT_IT_TAKES
-        device_type = batch.input_ids.device.type
-        casts = self._autocast is not None
-        with torch.no_grad(), torch.autocast(device_type, dtype=self._autocast, enabled=casts):
+        with torch.no_grad():
             return replace(batch, reference_logps=answer_logps(self._model, batch))
 
 

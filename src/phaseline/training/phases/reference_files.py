@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,13 @@ class ReferenceFiles:
         folder: Where they lie.
         fingerprints: Of each side: the pairs, the tokenizer and the weights.
         num_pairs: Of each side by source.
+        fence: Raises in a process that must not write to the session any more.
     """
 
     folder: Path
     fingerprints: Mapping[Split, str]
     num_pairs: Mapping[Split, Sequence[int]]
+    fence: Callable[[], None]
 
     def read(self) -> dict[Split, NDArray[np.float32]] | None:
         """The numbers of each side, source after source; None if any of them is not there.
@@ -51,6 +53,8 @@ class ReferenceFiles:
 
     def publish(self, tables: Mapping[Split, NDArray[np.float32]]) -> None:
         """Writes what `read` is to find; files of other weights or data go. **Ranks:** main."""
+        # On other ranks the last bits are others: a phase must keep those that it began with.
+        self.fence()
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted = set()
         for side in SIDES:

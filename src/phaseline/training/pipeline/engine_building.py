@@ -81,34 +81,6 @@ def build_frozen_skeleton(
         return _build_bare(configuration, phase_idx, tokenizer)
 
 
-def fill_frozen(
-    module: torch.nn.Module, engine: Engine, world: World, start: PhaseStart | None
-) -> None:
-    """Makes a skeleton a model that stays as the phase began. **Ranks:** all; whole on each.
-
-    Args:
-        module: The skeleton; it is then in evaluation mode on the world's device, its weights in
-            the dtype of the engine's.
-        engine: Of the phase.
-        world: The started world.
-        start: The weights that the phase begins with; None: zeros, for a trial.
-    """
-    if start is None:
-        give_memory(module)
-        module.to(world.device)
-    else:
-        start.fill_module(module, world.device)
-    settings = engine.settings
-    if settings.partitions_weights:
-        # As there: buffers stay as they are.
-        for parameter in module.parameters():
-            parameter.data = parameter.data.to(settings.model_dtype)
-    elif settings.kind == "deepspeed":
-        module.to(settings.model_dtype)
-    module.requires_grad_(requires_grad=False)
-    module.eval()
-
-
 def engine_settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
     """What a phase's engine is built for."""
     section = configuration.config.phases[phase_idx]

@@ -70,14 +70,18 @@ def fill_frozen(
 def freeze(module: torch.nn.Module, settings: EngineSettings) -> FrozenModel:
     """Freezes a filled module, in the precision that an engine's forward has.
 
-    DeepSpeed computes bf16 from weights in bf16, the plain engine from weights in fp32.
+    DeepSpeed computes bf16 from weights in bf16, the plain engine from weights in fp32. ZeRO-3
+    leaves buffers as they are.
 
     Args:
         module: The bare model in fp32, on its device.
         settings: Of the engine beside it.
     """
     is_plain = settings.kind == "plain"
-    if not is_plain:
+    if settings.partitions_weights:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(settings.model_dtype)
+    elif not is_plain:
         module.to(settings.model_dtype)
     return FrozenModel(module, autocasts=is_plain and settings.precision == "bf16")
 

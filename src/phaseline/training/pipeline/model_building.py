@@ -185,7 +185,14 @@ class ModelBuilding:
     def _reference_building(self, phase_idx: int, objective: Objective) -> ReferenceBuilding:
         phase = self._configuration.config.phases[phase_idx].name
         folder = self._session.layout.phase(phase).reference_dir
-        return ReferenceBuilding(self._configuration, phase_idx, objective, self._world, folder)
+        return ReferenceBuilding(
+            self._configuration,
+            phase_idx,
+            objective,
+            self._world,
+            folder,
+            fence=self._session.require_lease,
+        )
 
     def _context(self, phase_idx: int, tokenizer: Tokenizer, *, is_trial: bool) -> StartContext:
         return StartContext(

@@ -16,6 +16,7 @@ from phaseline.distributed.engines import Engine
 from phaseline.distributed.world import World
 from phaseline.errors import DataError
 from phaseline.models.compilation import compile_module
+from phaseline.models.skeleton import give_memory
 from phaseline.objectives import Objective
 from phaseline.objectives.base import reference_of
 from phaseline.training.phases.reference import (
@@ -27,7 +28,8 @@ from phaseline.training.phases.reference import (
 )
 from phaseline.training.phases.reference_files import SIDES, ReferenceFiles
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.engine_building import build_frozen_skeleton, fill_frozen
+from phaseline.training.pipeline.engine_building import build_frozen_skeleton
+from phaseline.training.pipeline.frozen_models import freeze
 from phaseline.training.pipeline.phase_start import PhaseStart
 
 
@@ -82,6 +84,8 @@ class ReferenceBuilding:
         objective: Objective,
         world: World,
         folder: Path,
+        *,
+        fence: Callable[[], None],
     ) -> None:
         """Takes the phase.
 
@@ -91,6 +95,7 @@ class ReferenceBuilding:
             objective: What it minimises.
             world: The started world.
             folder: Where measured log-probabilities are kept.
+            fence: Raises in a process that must not write there any more.
         """
         self._configuration = configuration
         self._phase_idx = phase_idx
@@ -98,6 +103,7 @@ class ReferenceBuilding:
         self._kind = reference_of(objective)
         self._world = world
         self._folder = folder
+        self._fence = fence
         self._origin = ReferenceOrigin(self._section.name)
         self._frozen: torch.nn.Module | None = None
 
@@ -180,6 +186,7 @@ class ReferenceBuilding:
                 for side in SIDES
             },
             num_pairs={side: data.num_pairs(side) for side in SIDES},
+            fence=self._fence,
         )
 
     def _require_start(self, start: PhaseStart | None) -> PhaseStart:
@@ -194,9 +201,11 @@ class ReferenceBuilding:
     def _filled(
         self, engine: Engine, frozen: torch.nn.Module, start: PhaseStart | None
     ) -> Reference:
-        fill_frozen(frozen, engine, self._world, start)
+        if start is None:
+            give_memory(frozen)  # of a trial, where any number will do
+            frozen.to(self._world.device)
+        else:
+            start.fill_module(frozen, self._world.device)
         if self._section.engine.compile:
             compile_module(frozen)
-        # DeepSpeed holds the weights in what it computes in; accelerate alone casts as it goes.
-        casts = engine.settings.kind == "plain" and engine.settings.precision == "bf16"
-        return FrozenReference(frozen, autocast=torch.bfloat16 if casts else None)
+        return FrozenReference(freeze(frozen, engine.settings))

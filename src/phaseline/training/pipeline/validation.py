@@ -158,17 +158,25 @@ class PhaseValidation:
         raise ConfigurationError([fault])
 
     def _keep_documents_apart(self) -> None:
+        runtime = self._runtime
+        if self._has_pairs() and not runtime.section.data.separate_documents:
+            # `validate` has said it of an objective that is built in.
+            path = f"phases[{runtime.phase_idx}].data.separate_documents"
+            problem = "is false, but the objective is on pairs of answers, which share sequences"
+            raise ConfigurationError([Fault(path, "", problem, "Remove it, or set it to true.")])
         if not self._shares_rows():
             return
-        DocumentTrial(self._runtime).run()
-        if isinstance(self._runtime.objective, Distillation):
-            DocumentTrial(self._runtime, self._runtime.objective.model).run()
+        DocumentTrial(runtime).run()
+        if isinstance(runtime.objective, Distillation):
+            DocumentTrial(runtime, runtime.objective.model).run()
 
     def _generate_once(self) -> None:
         """One token of one sample, so that the end of the phase can generate its own."""
-        runtime = self._runtime
-        if runtime.section.evaluate.samples is None:
+        runtime, section = self._runtime, self._runtime.section.evaluate.samples
+        if section is None:
             return
+        if section.held_out_prompts:
+            runtime.data.held_out_prompts(1)  # text, which some objectives take as well, has none
         if not hasattr(runtime.engine.module, "generate"):
             raise EngineError(
                 f"phases[{runtime.phase_idx}].evaluate.samples is set, but the model, a "

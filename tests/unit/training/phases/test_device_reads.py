@@ -76,6 +76,7 @@ def test_loop_reads_nothing_more_for_pairs_and_their_reference(
         folder=tmp_path / "reference",
         fingerprints=dict.fromkeys(SIDES, "any"),
         num_pairs={side: runtime.data.num_pairs(side) for side in SIDES},
+        fence=lambda: None,
     )
     runtime.reference = StoredReference(files, runtime.world.device)
     with reads.counting():

@@ -141,6 +141,15 @@ def test_trial_of_pairs_is_made_without_packing_too(
     PhaseValidation(runtime, AttemptLayout(1, tmp_path / "attempt"))._keep_documents_apart()
 
 
+def test_trial_refuses_an_objective_on_pairs_whose_answers_are_not_kept_apart(
+    maker: RuntimeMaker, tmp_path: Path
+) -> None:
+    runtime = maker.make(build=Separating, **preferences(tmp_path, separate_documents=False))
+    trials = PhaseValidation(runtime, AttemptLayout(1, tmp_path / "attempt"))
+    with pytest.raises(ConfigurationError, match=r"separate_documents is false, but the objective"):
+        trials._keep_documents_apart()
+
+
 def test_trial_refuses_positions_that_do_not_begin_again(maker: RuntimeMaker) -> None:
     trial = DocumentTrial(maker.make(build=Masking))
     with pytest.raises(ConfigurationError, match="its positions do not begin again"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from phaseline.config.loading import load_config
 from phaseline.data.batch import Batch
 from phaseline.data.encoded_chunk import Split
 from phaseline.data.phase_data import open_phase_data
-from phaseline.errors import DataError, ExitCode
+from phaseline.errors import DataError, ExitCode, SessionError
 from phaseline.training.phases.reference_files import ReferenceFiles
-from unit.training.pipeline.preference_session import Place
+from unit.training.pipeline.preference_session import Place, write_answers
 
 MEMORY = "phases[1].objective_arguments={reference: memory}"
 LORA = "phases[1].trainable={lora: {rank: 2}}"
+KEPT = "phases[0].trainable={lora: {rank: 2}}"
 REWARDS = "phases[1].objective=reward_model"
 MEASURING = "measuring the reference on 46 pairs that are trained on and 14 that are held out"
 
@@ -46,7 +48,7 @@ def require_same(place: Place, name: str, other: str) -> None:
     assert place.metrics(name) == place.metrics(other)
 
 
-@pytest.mark.parametrize("more", [(), (LORA,)], ids=["all", "lora"])
+@pytest.mark.parametrize("more", [(), (LORA,), (LORA, KEPT)], ids=["all", "lora", "kept"])
 def test_memory_and_precomputed_train_alike_and_begin_at_ln_2(
     place: Place, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,8 +62,10 @@ def test_memory_and_precomputed_train_alike_and_begin_at_ln_2(
     for kind in ("train", "validation"):
         stored, memory = (place.losses(name, kind) for name in names)
         assert memory == pytest.approx(stored, abs=1e-5)
-        assert stored[0] == pytest.approx(math.log(2), abs=1e-6)
-        assert stored[-1] < 0.65
+        # Adapters that have learnt before are no part of the reference.
+        is_ln_2 = stored[0] == pytest.approx(math.log(2), abs=1e-6)
+        assert is_ln_2 is (KEPT not in more)
+        assert stored[-1] < 0.67
     stored_weights, memory_weights = (place.weights(name) for name in names)
     for key, value in stored_weights.items():
         torch.testing.assert_close(memory_weights[key], value, rtol=0, atol=1e-5)
@@ -158,6 +162,23 @@ def test_metrics_are_the_same_for_any_micro_size(place: Place) -> None:
                 assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-5)
 
 
+def test_pairs_of_a_mixture_find_their_own_reference(place: Place) -> None:
+    write_answers(place.folder / "more.jsonl", 37)
+    one, more = (
+        f"{{source: files, arguments: {{paths: [{name}.jsonl], shape: preferences}}}}"
+        for name in ("more", "answers")
+    )
+    data = f"phases[1].data={{sources: [{one}, {more}], held_out_frac: 0.2, sequence_length: 64}}"
+    place.run("mixture", data, "phases[1].data.num_workers=2")
+    assert len(place.reference_files("mixture")) == 4
+    for kind in ("train", "validation"):
+        first = place.metrics("mixture", kind)[0]["metrics"]
+        # Another pair's numbers would give another loss than ln 2.
+        losses = {key: value for key, value in first.items() if f"{kind}/loss" in key}
+        assert len(losses) == 3
+        assert list(losses.values()) == pytest.approx([math.log(2)] * 3, abs=1e-5)
+
+
 def test_validation_counts_every_held_out_pair_once(place: Place) -> None:
     """By hand: the reference's numbers are the untrained policy's, one pair a row of the file."""
     place.run("counted")
@@ -172,11 +193,15 @@ def test_validation_counts_every_held_out_pair_once(place: Place) -> None:
 def test_no_reference_is_left_behind_by_another(tmp_path: Path) -> None:
     """Files of other pairs or weights are never taken, and go when new ones are published."""
 
-    def files(name: str) -> ReferenceFiles:
+    def refuse() -> None:
+        raise SessionError("another holds the lease")
+
+    def files(name: str, fence: Callable[[], None] = lambda: None) -> ReferenceFiles:
         return ReferenceFiles(
             folder=tmp_path / "reference",
             fingerprints={"train": name, "held_out": f"{name}-too"},
             num_pairs={"train": [2, 3], "held_out": [0, 1]},
+            fence=fence,
         )
 
     tables: dict[Split, NDArray[np.float32]] = {
@@ -192,6 +217,9 @@ def test_no_reference_is_left_behind_by_another(tmp_path: Path) -> None:
     assert found["train"].tolist() == [[2.0, 2.0]] * 5
     assert found["held_out"].shape == (1, 2)
     assert len(list((tmp_path / "reference").iterdir())) == 4
+    with pytest.raises(SessionError, match="another holds the lease"):
+        files("late", refuse).publish(tables)
+    assert files("new").read() is not None
 
 
 @pytest.mark.parametrize("more", [(), ("phases[1].trainable={lora: {rank: 2}, train: [^score]}",)])

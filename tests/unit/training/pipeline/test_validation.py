@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phaseline.errors import ConfigurationError
+from phaseline.errors import ConfigurationError, DataError
 from phaseline.objectives.validation_metric import Seen
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.pipeline.validation import PhaseValidation
@@ -47,3 +47,9 @@ def test_trial_refuses_a_best_by_what_nothing_measures(maker: RuntimeMaker, tmp_
         r"It measures loss, perplexity, bits_per_byte, num_units\.",
     ):
         trial(maker, tmp_path, "units").run()
+
+
+def test_trial_refuses_prompts_of_held_out_text(maker: RuntimeMaker, tmp_path: Path) -> None:
+    runtime = maker.make(evaluate={"samples": {"held_out_prompts": 2}})
+    with pytest.raises(DataError, match="asked for of a phase that trains on text"):
+        PhaseValidation(runtime, AttemptLayout(1, tmp_path)).run()
