@@ -153,7 +153,7 @@ class PhaseStart:
             old, new = self._grown
             yield f"embeddings grown from {old} to {new} rows; the new ones are the mean of the old"
         if self._fresh:
-            yield f"{', '.join(self._fresh)} drawn at random: the weights have another head"
+            yield f"{', '.join(self._fresh)} drawn at random: the weights have another head, or none"
         if self._tokenizer_there() == "other":
             yield (
                 f"{weights.path} has a tokenizer of its own, which numbers tokens in another way "
