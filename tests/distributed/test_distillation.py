@@ -42,7 +42,7 @@ class Accuracy:
 
     def sums(self, seen: Seen) -> torch.Tensor:
         assert seen.logits is not None
-        right = (seen.logits.argmax(-1) == seen.batch.targets) & seen.is_unit
+        right = (seen.logits.argmax(-1) == seen.tokens.targets) & seen.is_unit
         return torch.stack([right.sum(), seen.is_unit.sum()])
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
