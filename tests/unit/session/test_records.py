@@ -116,8 +116,11 @@ def test_records_stay_in_sequence_when_writers_are_killed(
         assert first_line(writer) == "writing"
         writer.kill()
         writer.wait()
-    numbers = [record["number"] for record in read_records(path)]
-    assert numbers == list(range(len(numbers)))
+    # A killed writer may leave half a line, which holds no record and keeps its number.
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [idx for idx, line in enumerate(lines) if line.endswith(b"}\n")]
+    assert [record["number"] for record in read_records(path)] == whole
+    assert len(whole) >= len(lines) - 3
 
 
 def test_writer_goes_on_with_a_line_of_its_own_when_a_write_failed_halfway(
