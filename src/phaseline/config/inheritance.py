@@ -135,8 +135,3 @@ def lora_of_source(config: Config, idx: int) -> LoraSection | None:
     """The adapters of the phase of this session that the weights are of."""
     source = source_phase(config, idx)
     return None if source is None else config.phases[source].trainable.lora
-
-
-def needs_optimizer_of(phase: PhaseSection) -> bool:
-    """Whether a phase goes on with another's optimizer state."""
-    return phase.inherit.optimizer == "keep"
