@@ -13,7 +13,7 @@ RUNNING = (
     "Dependency=(null) Requeue=1 Restarts=1 BatchFlag=1 Reboot=0 ExitCode=0:0 RunTime=00:00:06 "
     "TimeLimit=1-00:05:00 TimeMin=N/A SubmitTime=1795659439 StartTime=1795659440 "
     "EndTime=1795659472 PreemptEligibleTime=1795659440 PreemptTime=1795659442 NodeList=node[1-2] "
-    "Command=/work/JobState=FAILED WorkDir=/work"
+    "Command=/home/me/JobState=FAILED WorkDir=/home/me"
 )
 
 
