@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from phaseline.data.batch import Batch
@@ -12,6 +14,8 @@ from phaseline.objectives.preferences import answer_logps
 from phaseline.training.phases.reference_files import SIDES
 from phaseline.training.phases.runtime import PhaseRuntime
 
+_SAY_EVERY_S = 30.0
+
 
 class ReferencePass:
     """Measures the log-probabilities of every pair, spread over the ranks."""
@@ -19,6 +23,7 @@ class ReferencePass:
     def __init__(self, runtime: PhaseRuntime) -> None:
         """Takes a phase's runtime before its first step, in evaluation mode."""
         self._runtime = runtime
+        self._said_s = time.monotonic()
 
     def run(self) -> dict[Split, torch.Tensor] | None:
         """The numbers of each side, alike on all ranks. **Ranks:** all.
@@ -47,10 +52,12 @@ class ReferencePass:
         num_pairs = sum(runtime.data.num_pairs(side))
         # One more, which -1 stands for: where a row has no pair, its 0 goes there.
         table = torch.zeros(num_pairs + 1, 2, device=world.device)
+        num_batches = sweep.num_batches(world.dp_world_size, micro_size)
         with torch.no_grad(), adapters_off(engine.module):
-            for idx in range(sweep.num_batches(world.dp_world_size, micro_size)):
+            for idx in range(num_batches):
                 if runtime.stop.agreed():
                     return None
+                self._say_share(side, idx / num_batches)
                 mine = sweep.batch(idx, world.dp_rank, world.dp_world_size, micro_size)
                 batch = mine.to(world.device)
                 assert isinstance(batch, Batch)
@@ -67,3 +74,12 @@ class ReferencePass:
                 "engine.precision to fp32."
             )
         return measured
+
+    def _say_share(self, side: Split, share: float) -> None:
+        now_s = time.monotonic()
+        if self._runtime.world.is_main and now_s - self._said_s >= _SAY_EVERY_S:
+            self._said_s = now_s
+            words = "trained on" if side == "train" else "held out"
+            self._runtime.display.note(
+                f"{self._runtime.section.name}: {share:.0%} of the pairs that are {words} measured"
+            )
