@@ -77,6 +77,31 @@ class Separating(Masking):
     restarts = True
 
 
+class Backwards(Separating):
+    """Keeps documents apart where it is told of several, and looks ahead where it is not."""
+
+    def causal(self, input_ids: torch.Tensor) -> torch.Tensor:
+        mask = super().causal(input_ids)
+        is_padded = bool((input_ids == input_ids[:, -1:])[:, -4:].all())
+        return mask.transpose(1, 2) if is_padded else mask
+
+
+def rounded(kind: type[Masking], vocab_size: int, noise: float) -> torch.nn.Module:
+    """A model that rounds otherwise when it is told of documents, as GPUs' kernels do."""
+
+    class Rounding(kind):  # type: ignore[misc, valid-type]
+        def attend(
+            self, input_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+        ) -> torch.Tensor:
+            logits: torch.Tensor = super().attend(input_ids, positions, mask)
+            if not mask[:, -1, 0].any():
+                drawn = torch.Generator().manual_seed(0)
+                logits = logits + noise * torch.randn(logits.shape, generator=drawn)
+            return logits
+
+    return Rounding(vocab_size)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -153,6 +178,26 @@ def test_trial_refuses_an_objective_on_pairs_whose_answers_are_not_kept_apart(
 def test_trial_refuses_positions_that_do_not_begin_again(maker: RuntimeMaker) -> None:
     trial = DocumentTrial(maker.make(build=Masking))
     with pytest.raises(ConfigurationError, match="its positions do not begin again"):
+        trial.run()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_trial_takes_rounding_for_what_it_is(maker: RuntimeMaker, precision: str) -> None:
+    engine = {"kind": "plain", "precision": precision}
+    noise = {"fp32": 1e-3, "bf16": 0.05}[precision]
+    DocumentTrial(
+        maker.make(build=lambda size: rounded(Separating, size, noise), engine=engine)
+    ).run()
+    trial = DocumentTrial(
+        maker.make(build=lambda size: rounded(Masking, size, noise), engine=engine)
+    )
+    with pytest.raises(ConfigurationError, match="its positions do not begin again"):
+        trial.run()
+
+
+def test_trial_refuses_losses_of_the_first_document_that_are_others(maker: RuntimeMaker) -> None:
+    trial = DocumentTrial(maker.make(build=Backwards))
+    with pytest.raises(ConfigurationError, match="gives the first one other losses than alone"):
         trial.run()
 
 
