@@ -71,6 +71,7 @@ class PhaseData:
     the number of ranks nor on the micro-batch size. Nothing here communicates.
 
     Attributes:
+        shape: What its samples are.
         sequence_length: Positions of a row; None of images and features.
         form: Of these images or features; None where rows hold tokens.
         num_classes: Classes that labels are of, named or seen; 0 where samples have no label.
@@ -96,6 +97,7 @@ class PhaseData:
         tokenizer: Tokenizer,
     ) -> None:
         """Puts the opened parts together; `open_phase_data` opens them."""
+        self.shape = sources[0].store.shape
         self.sequence_length = phase.data.sequence_length
         self.samples_per_epoch = sources[0].train.num_rows if len(sources) == 1 else None
         self.form = sources[0].store.form

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phaseline.config.data_section import SourceSection
+from phaseline.config.known_objectives import shapes_of
+from phaseline.config.known_sources import SHAPE_WORDS
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.phase_rows import PhaseRows, cut_rows, require_length
 from phaseline.data.preparation_report import describe, facts_of
@@ -144,7 +146,7 @@ class _Requests:
         """What a phase needs.
 
         Raises:
-            DataError: It mixes sources of different shapes.
+            DataError: It mixes sources of different shapes, or its objective trains on others.
         """
         held_out, data = phase.data.held_out, phase.data
         rule = SplitRule(self._seed, data.held_out_frac)
@@ -158,6 +160,7 @@ class _Requests:
         training = [self._request(phase, section, rule) for section in data.sources]
         needed = _Needed(training, apart)
         _require_one_shape(phase, needed.every)
+        _require_shape_of_objective(phase, needed.every[0])
         _require_answers(phase, training[0])
         return needed
 
@@ -209,6 +212,18 @@ def _require_one_shape(phase: PhaseSection, requests: Sequence[StoreRequest]) ->
         raise DataError(
             f"phase {phase.name}: its data sources have different shapes: {found}. "
             "Mix sources of one shape, or put them into phases of their own."
+        )
+
+
+def _require_shape_of_objective(phase: PhaseSection, request: StoreRequest) -> None:
+    """Raises if the objective cannot train on these samples. Of files only their rows tell."""
+    wanted, shape = shapes_of(phase.objective), request.source.shape
+    if wanted is not None and shape not in wanted:
+        raise DataError(
+            f"phase {phase.name}: {request.name} gives {SHAPE_WORDS[shape]}, but the objective "
+            f"{phase.objective} trains on {' or '.join(SHAPE_WORDS[one] for one in wanted)}. Name "
+            "another source or objective; what its rows are is said by `shape` and `columns` in "
+            "the source's arguments."
         )
 
 

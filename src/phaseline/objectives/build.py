@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from phaseline.config.known import Shape
+from phaseline.config.known_sources import SHAPE_WORDS
 from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.objectives.base import Objective
@@ -23,6 +25,26 @@ _BUILT_IN: dict[str, type[Objective]] = {
     SupervisedFineTuning.name: SupervisedFineTuning,
     Classification.name: Classification,
 }
+
+
+def require_shape(objective: Objective, shape: Shape, *, path: str) -> None:
+    """Raises unless an objective trains on samples of a shape.
+
+    Args:
+        objective: The objective; one of the user's own says its shapes only when it is built.
+        shape: Of the phase's data.
+        path: Where the objective stands in the configuration, for messages.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    if shape not in objective.shapes:
+        problem = (
+            f"is {objective.name}, whose `shapes` are {', '.join(objective.shapes)}, but the "
+            f"phase's data are {SHAPE_WORDS[shape]} (`{shape}`)"
+        )
+        fix = "Name data of such a shape, or another objective."
+        raise ConfigurationError([Fault(path, "", problem, fix)])
 
 
 def build_objective(

@@ -259,8 +259,9 @@ def test_phase_data_is_refused_when_nothing_is_prepared(text_config: Config) -> 
 def test_fingerprint_differs_when_the_content_differs(
     pairs_source: str, make_config: MakeConfig
 ) -> None:
-    fingerprints = {
-        _open(make_config(_pairs(pairs_source, name, 50), sequence_length=LENGTH)).fingerprint
+    configs = [
+        make_config(_pairs(pairs_source, name, 50), sequence_length=LENGTH, objective="sft")
         for name in ("one", "two")
-    }
+    ]
+    fingerprints = {_open(config).fingerprint for config in configs}
     assert len(fingerprints) == 2

@@ -166,6 +166,22 @@ def test_prepare_is_refused_when_everything_is_learnt_anyway(
         prepare(config, lambda _: None)
 
 
+def test_prepare_is_refused_when_the_rows_are_nothing_for_the_objective(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n' * 9, encoding="utf-8")
+    source = {"source": "files", "arguments": {"paths": [str(rows)]}}
+    seen: list[str] = []
+    with pytest.raises(
+        DataError,
+        match="files gives pairs of prompt and completion, but the objective causal_lm trains on "
+        "text",
+    ):
+        prepare(make_config(source), seen.append)
+    assert seen == []  # before anything is prepared
+
+
 def test_prepare_is_refused_when_a_phase_mixes_shapes(
     corpus: str, pairs_source: str, make_config: MakeConfig
 ) -> None:

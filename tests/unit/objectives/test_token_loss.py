@@ -11,7 +11,7 @@ import torch
 
 from phaseline.data.batch import Batch
 from phaseline.errors import ConfigurationError
-from phaseline.objectives import build_objective
+from phaseline.objectives import build_objective, require_shape
 from phaseline.objectives.causal_lm import CausalLM
 from phaseline.objectives.sft import SupervisedFineTuning
 
@@ -124,6 +124,16 @@ def test_token_losses_are_the_models_own_when_it_takes_targets(wrapped: bool) ->
 def test_objective_of_ones_own_is_built_by_its_path() -> None:
     found = build_objective("phaseline.objectives.sft:SupervisedFineTuning", path="p")
     assert isinstance(found, SupervisedFineTuning)
+
+
+def test_objective_of_ones_own_is_refused_on_data_of_another_shape() -> None:
+    require_shape(SupervisedFineTuning(), "chats", path="p")
+    with pytest.raises(
+        ConfigurationError,
+        match=r"phases\[1\]\.objective is sft, whose `shapes` are pairs, chats, but the phase's "
+        r"data are text \(`text`\)",
+    ):
+        require_shape(SupervisedFineTuning(), "text", path="phases[1].objective")
 
 
 def test_objective_is_refused_with_its_place_when_it_cannot_be_imported() -> None:

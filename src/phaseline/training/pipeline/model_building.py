@@ -20,7 +20,7 @@ from phaseline.distributed.peak_flops import peak_flops_of
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError
 from phaseline.models.flops import flops_per_token
-from phaseline.objectives import Objective, build_objective
+from phaseline.objectives import Objective, build_objective, require_shape
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.validation_metric import ValidationMetric, build_metrics
 from phaseline.resilience.stop import StopVote
@@ -108,7 +108,7 @@ class ModelBuilding:
         stateful = build_registry(position, data, section.name)
         callbacks = self._callbacks(phase_idx, stateful)
         context = self._context(phase_idx, data.tokenizer, is_trial=is_trial)
-        objective = self._objective(context, stateful)
+        objective = self._objective(context, data, stateful)
         references = self._reference_building(phase_idx, objective)
         references.prepare(stateful, data.tokenizer)
         find_start = partial(self._find_start, context, point)
@@ -297,15 +297,15 @@ class ModelBuilding:
             load_engine(reader, engine, dp_rank=self._world.dp_rank)
             stateful.load_state_dict(reader.state["stateful"])
 
-    def _objective(self, context: StartContext, stateful: StatefulRegistry) -> Objective:
+    def _objective(
+        self, context: StartContext, data: PhaseData, stateful: StatefulRegistry
+    ) -> Objective:
         """Builds it, and what it compares with; checkpoints remember that."""
         phase_idx = context.phase_idx
         section = self._configuration.config.phases[phase_idx]
-        objective = build_objective(
-            section.objective,
-            section.objective_arguments,
-            path=f"phases[{phase_idx}].objective",
-        )
+        path = f"phases[{phase_idx}].objective"
+        objective = build_objective(section.objective, section.objective_arguments, path=path)
+        require_shape(objective, data.shape, path=path)
         if isinstance(objective, Distillation):
             stateful.register("teacher", self._teach(objective, context))
         return objective

@@ -93,6 +93,8 @@ class RuntimeMaker:
 
         Its model is a `Bigram`, or what `build` makes for the size of a vocabulary.
         """
+        if objective is not None and objective.normaliser == "pairs":
+            phase = {"objective": objective.name, **phase}
         config = Config.model_validate(
             {
                 "session": {"name": "test", "seed": 5},
