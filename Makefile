@@ -45,8 +45,10 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
+# Its two ranks are a CPU's; where there is one GPU, one rank.
 quickstart: $(STAMP)
-	@$(VENV)/bin/phaseline launch configs/quickstart.yaml $(ARGS)
+	@gpus=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true); \
+	$(VENV)/bin/phaseline launch configs/quickstart.yaml $$([ "$$gpus" != 1 ] || echo --processes 1) $(ARGS)
 
 # Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)

@@ -139,7 +139,7 @@ def _require_one_machine(loaded: LoadedConfig) -> None:
 def _require_gpus(num_processes: int, num_gpus: int) -> None:
     if 0 < num_gpus < num_processes:
         raise UsageError(
-            f"{num_processes} ranks are asked for, and {num_gpus} GPUs are visible; each rank needs "
+            f"{num_processes} ranks are asked for, and {num_gpus} GPU(s) are visible; each rank needs "
             f"one. Use --processes {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
 

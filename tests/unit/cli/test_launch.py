@@ -88,7 +88,7 @@ def test_launch_refuses_more_ranks_than_gpus(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert _launch(str(config), "--processes", "2") == ExitCode.USAGE
-    assert "1 GPUs are visible" in capsys.readouterr().err
+    assert "1 GPU(s) are visible" in capsys.readouterr().err
 
 
 def test_launch_says_so_and_starts_nothing_when_the_session_is_finished(
