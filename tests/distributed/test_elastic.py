@@ -100,7 +100,8 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     return Worlds(tmp_path_factory)
 
 
-@pytest.mark.parametrize(("source", "target"), WORLDS)
+# Fewer ranks and more; the night has every step, and every pair of engines at each.
+@pytest.mark.parametrize(("source", "target"), [(2, 1), (3, 4)])
 def test_state_is_bit_equal_on_another_number_of_ranks(
     worlds: Worlds, source: int, target: int
 ) -> None:

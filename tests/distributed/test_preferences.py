@@ -43,12 +43,14 @@ DEEPSPEED = "phases[0].engine.kind=deepspeed"
 MEMORY = "phases[0].objective_arguments={reference: memory}"
 REWARDS = "phases[0].objective=reward_model"
 LORA = "phases[0].trainable={lora: {rank: 2}}"
-STAGES = {n: (DEEPSPEED, f"phases[0].engine.zero_stage={n}") for n in (2, 3)}
+STAGES = {n: (DEEPSPEED, f"phases[0].engine.zero_stage={n}") for n in range(4)}
 SMALL = "phases[0].engine.deepspeed={stage3_param_persistence_threshold: 10}"
 ALL: dict[str, tuple[str, ...]] = {
     "one rank": ("phases[0].engine.kind=plain",),
     "one rank, rewards": ("phases[0].engine.kind=plain", REWARDS),
     "plain": ("phases[0].engine.kind=plain", "phases[0].batch.micro_size=1"),
+    "zero0": STAGES[0],
+    "zero1": STAGES[1],
     "zero2": STAGES[2],
     "zero2 frozen": (*STAGES[2], MEMORY),
     "zero3": (*STAGES[3], SMALL),
@@ -155,7 +157,9 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", ["plain", "zero2", "zero2 frozen", "zero3", "zero3 frozen"])
+@pytest.mark.parametrize(
+    "name", ["plain", "zero0", "zero1", "zero2", "zero2 frozen", "zero3", "zero3 frozen"]
+)
 def test_training_is_the_same_on_two_ranks_in_every_engine(folder: Path, name: str) -> None:
     expected = metrics(folder, "one rank")
     assert expected[0]["prefer/validation/loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -20,20 +20,16 @@ TESTS = Path(__file__).parents[1]
 PROMPTS = ["def add(a, b):", "import json", "class Parser:"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "engine",
     [
         "{zero_stage: 3, precision: bf16}",
-        *(
-            pytest.param(engine, marks=pytest.mark.nightly)
-            for engine in (
-                "{zero_stage: 3}",
-                "{zero_stage: 3, precision: bf16, offload: optimizer}",
-                "{zero_stage: 2, precision: bf16}",
-                "{zero_stage: 1, precision: bf16}",
-                "{zero_stage: 0, precision: bf16}",
-            )
-        ),
+        "{zero_stage: 3}",
+        "{zero_stage: 3, precision: bf16, offload: optimizer}",
+        "{zero_stage: 2, precision: bf16}",
+        "{zero_stage: 1, precision: bf16}",
+        "{zero_stage: 0, precision: bf16}",
     ],
 )
 def test_killed_phase_ends_with_the_same_bits_when_it_is_resumed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 
 from integration.launched import Launched, attempts, final_checkpoint, launch, state_of, view
 from phaseline.session.attempts import read_adopted
@@ -39,6 +40,7 @@ tracking: {wandb: {mode: disabled}}
 """
 
 
+@pytest.mark.nightly
 def test_killed_phase_ends_with_the_same_bits_when_workers_read_ahead(tmp_path: Path) -> None:
     smooth, rough = tmp_path / "smooth", tmp_path / "rough"
     run(smooth, "-o", "phases[0].data.num_workers=0", code=0)

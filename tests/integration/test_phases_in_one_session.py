@@ -124,6 +124,7 @@ def require_constant_memory(file: Path, phases: Sequence[str]) -> None:
         assert all(abs(record[key] - first) <= 0.05 * first for record in compared), megabytes
 
 
+@pytest.mark.nightly
 def test_memory_is_constant_when_phases_run_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

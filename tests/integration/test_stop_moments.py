@@ -57,7 +57,7 @@ REPRESENTATIVES = (
 """One moment of each kind; the others are for the night."""
 
 
-def run_session(folder: str, name: str, stop_at: str, cache: str) -> int:
+def run_session(folder: str, name: str, stop_at: str, cache: str, num_workers: int = 0) -> int:
     """One start of a session in this rank's process; returns its outcome's code."""
     os.environ["PHASELINE_CACHE"] = str(Path(folder) / cache)
     os.environ[VARIABLE] = stop_at
@@ -66,20 +66,30 @@ def run_session(folder: str, name: str, stop_at: str, cache: str) -> int:
     try:
         if stop_at == f"{os.environ['RANK']}:start-up":
             stop_moments.send()
-        session = Path(folder) / name
-        return int(TrainingPipeline(CONFIG, session_dir=session, stop_flag=flag).run().code)
+        pipeline = TrainingPipeline(
+            CONFIG,
+            overrides=[f"defaults.data.num_workers={num_workers}"],
+            session_dir=Path(folder) / name,
+            stop_flag=flag,
+        )
+        return int(pipeline.run().code)
     finally:
         stop_moments.undo()
         flag.ignore()
 
 
-def each_alone(folder: str, rank: int, names: list[str]) -> list[int]:
-    """A session that runs through, and one for every moment, stopped there and run to its end."""
+def each_alone(folder: str, rank: int, names: list[str], workers: list[int]) -> list[int]:
+    """A session that runs through, and one for every moment, stopped there and run to its end.
+
+    What is stopped has loader workers, as many as `workers` says in turn; what goes on has none.
+    """
     codes = [run_session(folder, "smooth", "-1:", "cache")]
-    for name in names:
+    for idx, name in enumerate(names):
         # What is not prepared yet must be prepared then, so it has a cache of its own.
         cache = f"cache {name}" if name in stop_moments.UNPREPARED else "cache"
-        codes += [run_session(folder, name, at, cache) for at in (f"{rank}:{name}", "-1:")]
+        num_workers = workers[idx % len(workers)]
+        codes.append(run_session(folder, name, f"{rank}:{name}", cache, num_workers))
+        codes.append(run_session(folder, name, "-1:", cache))
     return codes
 
 
@@ -87,7 +97,9 @@ def each_alone(folder: str, rank: int, names: list[str]) -> list[int]:
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]]]:
     folder = tmp_path_factory.mktemp("moments")
     names = list(REPRESENTATIVES)
-    return folder, run_ranks(each_alone, 2, str(folder), 1, names, timeout_s=LIMIT_S)
+    # With workers at every other moment; the night has both at each.
+    ranks = run_ranks(each_alone, 2, str(folder), 1, names, [0, 2], timeout_s=LIMIT_S)
+    return folder, ranks
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -109,11 +121,15 @@ def test_stop_leaves_nothing_half_prepared(story: tuple[Path, list[list[int]]]) 
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_is_saved_whichever_rank_is_asked_at_whichever_moment(
-    rank: int, tmp_path: Path
+    rank: int, num_workers: int, tmp_path: Path
 ) -> None:
-    codes = run_ranks(each_alone, 2, str(tmp_path), rank, list(MOMENTS), timeout_s=3 * LIMIT_S)
+    names = list(MOMENTS)
+    codes = run_ranks(
+        each_alone, 2, str(tmp_path), rank, names, [num_workers], timeout_s=3 * LIMIT_S
+    )
     assert codes == [[0, *(code for _ in MOMENTS for code in (75, 0))]] * 2
     for name in MOMENTS:
         require_saved(tmp_path / name, name, attempt=1)

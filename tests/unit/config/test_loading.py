@@ -17,8 +17,11 @@ from unit.config.session_text import VALID, load, settings, write
 _CONFIGS = Path(__file__).parents[3] / "configs"
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "tiny.yaml"])
-def test_load_config_accepts_when_file_is_shipped(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in _CONFIGS.glob("*.yaml")))
+def test_load_config_accepts_when_file_is_shipped(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(_CONFIGS.parent / "examples")
     loaded = load_config(_CONFIGS / name)
     assert loaded.source == _CONFIGS / name
     assert loaded.session_dir == Path("runs") / loaded.config.session.name
