@@ -79,7 +79,7 @@ class ReferencePass:
         now_s = time.monotonic()
         if self._runtime.world.is_main and now_s - self._said_s >= _SAY_EVERY_S:
             self._said_s = now_s
-            words = "trained on" if side == "train" else "held out"
+            pairs = "training pairs" if side == "train" else "held-out pairs"
             self._runtime.display.note(
-                f"{self._runtime.section.name}: {share:.0%} of the pairs that are {words} measured"
+                f"{self._runtime.section.name}: the reference is measured on {share:.0%} of the {pairs}"
             )
