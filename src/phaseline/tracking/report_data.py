@@ -16,6 +16,7 @@ from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import read_records
+from phaseline.tracking.metric_keys import VALIDATION_S
 
 _WORDS = {
     ExitCode.FINISHED: "finished",
@@ -79,12 +80,19 @@ class PhaseStory:
 
     @property
     def validation_changes(self) -> list[tuple[str, float | None, float]]:
-        """Every validation metric: its name, its first value if there are two, its last."""
+        """Every validation metric: its name, its first value if there are two, its last.
+
+        What a clock measured is none: it tells nothing about the weights.
+        """
         if not self.validations:
             return []
         first, last = self.validations[0][1], self.validations[-1][1]
         several = len(self.validations) > 1
-        return [(name, first.get(name) if several else None, last[name]) for name in last]
+        return [
+            (name, first.get(name) if several else None, value)
+            for name, value in last.items()
+            if name != VALIDATION_S.name
+        ]
 
     def validation(self, name: str) -> float | None:
         """The newest value of a validation metric."""
