@@ -110,8 +110,10 @@ class Mixture:
 
     def counts_before(self, position: int) -> list[int]:
         """Samples of each source at the positions before this one."""
+        if len(self._slots) == 1:
+            return [position]
         periods, slot = divmod(position, self.period)
-        return [periods * len(slots) + int(np.searchsorted(slots, slot)) for slots in self._slots]
+        return [periods * len(slots) + int(slots.searchsorted(slot)) for slots in self._slots]
 
     def locate(self, positions: Ids) -> tuple[Ids, Ids]:
         """Source index at each position, and the position within that source."""

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+# Records are made of what was measured and refer to nothing that holds them.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 class RecordWriter:
