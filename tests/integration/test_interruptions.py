@@ -31,6 +31,8 @@ from phaseline.session.records import read_records
 from phaseline.tracking.follower import wait_for_follower
 
 CONFIG = Path(__file__).parent / "two_ranks.yaml"
+# Eleven starts, all of them before the first test.
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass
