@@ -66,6 +66,8 @@ def start(session: Path) -> Launched:
 def campaign(session: Path, *, seed: int, num_kills: int, span_s: float) -> list[Kill]:
     """Kills the session a number of times, or until it has finished.
 
+    From half of the kills on it is left alone until its second phase has begun.
+
     Args:
         session: Its directory.
         seed: Of the moments.
@@ -75,15 +77,16 @@ def campaign(session: Path, *, seed: int, num_kills: int, span_s: float) -> list
     draw = random.Random(seed)
     kills: list[Kill] = []
     while len(kills) < num_kills:
-        kill = _kill_once(session, draw, span_s)
+        phase = "first" if 2 * len(kills) < num_kills else "second"
+        kill = _kill_once(session, draw, span_s, phase)
         if kill is None:
             break
         kills.append(kill)
     return kills
 
 
-def _kill_once(session: Path, draw: random.Random, span_s: float) -> Kill | None:
-    """None: the session finished before."""
+def _kill_once(session: Path, draw: random.Random, span_s: float, phase: str) -> Kill | None:
+    """None: the session finished before. `phase`: the earliest that it is killed in."""
     layout = SessionLayout(session)
     before = len(layout.attempt_numbers())
     from_start = draw.random() < 0.2
@@ -92,7 +95,7 @@ def _kill_once(session: Path, draw: random.Random, span_s: float) -> Kill | None
     launched = start(session)
     try:
         while not from_start and launched.process.poll() is None:
-            if len(layout.attempt_numbers()) > before and _has_begun(layout):
+            if len(layout.attempt_numbers()) > before and _has_begun(layout, phase):
                 break
             time.sleep(0.01)
         time.sleep(delay_s)
@@ -116,9 +119,10 @@ def _kill_once(session: Path, draw: random.Random, span_s: float) -> Kill | None
     )
 
 
-def _has_begun(layout: SessionLayout) -> bool:
-    events = layout.attempt(layout.attempt_numbers()[-1]).events_file
-    return any(event["event"] == "phase_started" for event in read_records(events))
+def _has_begun(layout: SessionLayout, phase: str) -> bool:
+    events = read_records(layout.attempt(layout.attempt_numbers()[-1]).events_file)
+    begun = [event["phase"] for event in events if event["event"] == "phase_started"]
+    return phase in begun or "second" in begun
 
 
 def _kill(launched: Launched, victim: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from integration.crash_campaign import campaign, read_table, start, write_table
 from integration.launched import require_same_phase, view
 
-LIMIT_S = 280
+PHASES = {"first", "second"}
 NUM_CHUNKS, KILLS_PER_CHUNK = 20, 10
 
 
@@ -39,6 +39,7 @@ def test_end_is_the_same_whenever_ranks_are_killed(smooth: Path) -> None:
     rough = smooth.parent / "rough"
     kills = campaign(rough, seed=1, num_kills=12, span_s=1.6)
     assert len(kills) >= 8
+    assert {kill.resumed_from.split("/")[1] for kill in kills if kill.resumed_from} == PHASES
     assert all(kill.code in (1, -9) for kill in kills)
     require_same_end(smooth, rough)
 
