@@ -7,26 +7,23 @@ from collections.abc import Callable
 import torch
 
 from phaseline.data.batch import Batch
-from phaseline.errors import ConfigurationError, Fault
+from phaseline.errors import ConfigurationError, EngineError, Fault
 from phaseline.objectives.base import IGNORED_TARGET
 from phaseline.objectives.token_loss import token_cross_entropy
 from phaseline.training.phases.runtime import PhaseRuntime
 
-_TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
-"""By how much the losses of the second document may differ, in nats: of sums in another order.
-
-Differences of losses are told as their root mean square: the largest of many grows with them.
-"""
+_TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
+"""By how much a document's losses may differ in any case, in nats: of sums in another order."""
 
 _MOST_ROUNDING = 4.0
-"""What they may differ by in any case, in differences of the first document's losses.
+"""By how much the second document's losses may differ, in differences of the first one's.
 
-Those hold nothing but rounding: its positions begin at 0 however they are counted. How large
-that is depends on the logits, the device and the kernels that it chose.
+The first one's positions begin at 0 however they are counted, so what its losses differ by is
+rounding: of these logits, on this device, with the kernels that it chose.
 """
 
-_FIRST_TOLERANCES = {"fp32": 1e-2, "bf16": 0.5}
-"""Above this the losses of the first document differ by more than rounding."""
+_LIMITS = {"fp32": 1e-2, "bf16": 0.5}
+"""Above this it is no rounding, whatever the first document says."""
 
 _MOST_SEEN = 0.1
 """Of the effect that other tokens have within a document, how much is rounding.
@@ -75,6 +72,7 @@ class DocumentTrial:
         """Compares losses, in evaluation mode. **Ranks:** all; as many forwards on each.
 
         Raises:
+            EngineError: Losses are not finite.
             ConfigurationError: The model sees documents that it should not, or positions that
                 do not begin again.
         """
@@ -87,6 +85,12 @@ class DocumentTrial:
             joined = self._losses(_as_one(two_documents(first, second)))
             effect = self._changed(joined, _as_one(two_documents(other, second)))
             apart = torch.cat([self._alone(first), self._alone(second)], dim=1)
+        if not (packed.isfinite().all() and apart.isfinite().all()):
+            raise EngineError(
+                f"phase {self._runtime.section.name}: losses of random tokens are not finite before "
+                "the first step, so the weights that it begins with are not, or their precision "
+                "cannot hold what they give. Look at inherit.weights and engine.precision."
+            )
         if seen > _MOST_SEEN * effect:
             raise self._fault(
                 f"lets it see the document before it: with other tokens there, its losses change "
@@ -97,12 +101,15 @@ class DocumentTrial:
     def _require_equal(self, packed: torch.Tensor, apart: torch.Tensor) -> None:
         """Raises if documents have other losses in one row than apart. [rows, tokens] both"""
         precision = self._runtime.section.engine.precision
-        squares = (packed - apart).double().square()
-        first = float(squares[:, : self._half].mean().sqrt())
-        second = float(squares[:, self._half :].mean().sqrt())
-        allowed = max(_TOLERANCES[precision], _MOST_ROUNDING * first)
-        if not first <= _FIRST_TOLERANCES[precision]:
-            raise self._fault(f"gives the first one other losses than alone, by {first:.2g}")
+        limit, differences = _LIMITS[precision], (packed - apart).abs()
+        first = float(differences[:, : self._half].max())
+        second = float(differences[:, self._half :].max())
+        allowed = min(limit, max(_TOLERANCES[precision], _MOST_ROUNDING * first))
+        if not first <= limit:
+            raise self._fault(
+                f"gives even the first of them other losses than alone, by {first:.2g} where "
+                f"{limit:g} is allowed"
+            )
         if not second <= allowed:
             raise self._fault(
                 f"gives it other losses than alone, by {second:.2g} where {allowed:.2g} is "

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from phaseline.errors import ConfigurationError
+from phaseline.errors import ConfigurationError, EngineError
 from phaseline.objectives import build_objective
 from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
@@ -195,9 +195,25 @@ def test_trial_takes_rounding_for_what_it_is(maker: RuntimeMaker, precision: str
         trial.run()
 
 
+def test_trial_takes_no_large_difference_for_rounding(maker: RuntimeMaker) -> None:
+    trial = DocumentTrial(maker.make(build=lambda size: rounded(Masking, size, 2e-3)))
+    with pytest.raises(ConfigurationError, match=r"where 0\.01 is allowed: its positions"):
+        trial.run()
+
+
+def test_trial_says_so_when_losses_are_not_finite(maker: RuntimeMaker) -> None:
+    def build(vocab_size: int) -> torch.nn.Module:
+        model = Separating(vocab_size)
+        torch.nn.init.constant_(model.head.bias, torch.nan)
+        return model
+
+    with pytest.raises(EngineError, match=r"phase only: losses of random tokens are not finite"):
+        DocumentTrial(maker.make(build=build)).run()
+
+
 def test_trial_refuses_losses_of_the_first_document_that_are_others(maker: RuntimeMaker) -> None:
     trial = DocumentTrial(maker.make(build=Backwards))
-    with pytest.raises(ConfigurationError, match="gives the first one other losses than alone"):
+    with pytest.raises(ConfigurationError, match="gives even the first of them other losses"):
         trial.run()
 
 
