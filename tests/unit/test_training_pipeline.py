@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phaseline.errors import AnomalyError, ExitCode, SessionChangedError
+from phaseline.errors import AnomalyError, ConfigurationError, ExitCode, SessionChangedError
 from phaseline.session.identity import load_identity
 from phaseline.session.records import read_records
 from unit.session_place import SessionPlace
@@ -149,6 +149,14 @@ def test_pipeline_refuses_a_change_and_goes_on_when_it_is_taken_back(place: Sess
     with pytest.raises(SessionChangedError, match=r"phases\[0\]\.optimizer\.lr was 0\.01 and"):
         place.run("changed", "phases[0].optimizer.lr=0.5")
     assert place.run("changed").code is ExitCode.FINISHED
+
+
+def test_pipeline_refuses_an_objective_of_ones_own_on_data_of_another_shape(
+    place: SessionPlace,
+) -> None:
+    own = "phaseline.objectives.sft:SupervisedFineTuning"
+    with pytest.raises(ConfigurationError, match=r"phases\[0\]\.objective is sft, whose `shapes`"):
+        place.run("other", f"phases[0].objective={own}")
 
 
 def test_pipeline_goes_on_from_the_last_good_state_after_it_went_wrong(place: SessionPlace) -> None:

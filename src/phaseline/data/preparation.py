@@ -222,8 +222,8 @@ def _require_shape_of_objective(phase: PhaseSection, request: StoreRequest) -> N
         raise DataError(
             f"phase {phase.name}: {request.name} gives {SHAPE_WORDS[shape]}, but the objective "
             f"{phase.objective} trains on {' or '.join(SHAPE_WORDS[one] for one in wanted)}. Name "
-            "another source or objective; what its rows are is said by `shape` and `columns` in "
-            "the source's arguments."
+            "another source or objective. What rows are is said by `shape` and `columns` in the "
+            "source's arguments, or by the attribute `shape` of a source of your own."
         )
 
 

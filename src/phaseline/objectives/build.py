@@ -36,11 +36,16 @@ def require_shape(objective: Objective, shape: Shape, *, path: str) -> None:
         path: Where the objective stands in the configuration, for messages.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: It does not, or does not say what it trains on.
     """
-    if shape not in objective.shapes:
+    shapes: tuple[str, ...] | None = getattr(objective, "shapes", None)
+    if shapes is None:
+        problem = f"is {type(objective).__name__}, which does not say what data it trains on"
+        fix = "Give the class `shapes`, as in `shapes = ('text', 'pairs')`."
+        raise ConfigurationError([Fault(path, "", problem, fix)])
+    if shape not in shapes:
         problem = (
-            f"is {objective.name}, whose `shapes` are {', '.join(objective.shapes)}, but the "
+            f"is {objective.name}, whose `shapes` are {', '.join(shapes)}, but the "
             f"phase's data are {SHAPE_WORDS[shape]} (`{shape}`)"
         )
         fix = "Name data of such a shape, or another objective."

@@ -179,7 +179,7 @@ def test_prepare_is_refused_when_the_rows_are_nothing_for_the_objective(
         "text",
     ):
         prepare(make_config(source), seen.append)
-    assert seen == []  # before anything is prepared
+    assert seen == []  # before any source is prepared
 
 
 def test_prepare_is_refused_when_a_phase_mixes_shapes(

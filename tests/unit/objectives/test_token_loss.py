@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from phaseline.data.batch import Batch
 from phaseline.errors import ConfigurationError
-from phaseline.objectives import build_objective, require_shape
+from phaseline.objectives import Objective, build_objective, require_shape
 from phaseline.objectives.causal_lm import CausalLM
 from phaseline.objectives.sft import SupervisedFineTuning
 
@@ -134,6 +134,12 @@ def test_objective_of_ones_own_is_refused_on_data_of_another_shape() -> None:
         r"data are text \(`text`\)",
     ):
         require_shape(SupervisedFineTuning(), "text", path="phases[1].objective")
+
+
+def test_objective_of_ones_own_is_refused_when_it_does_not_say_what_it_trains_on() -> None:
+    nameless = cast(Objective, object())
+    with pytest.raises(ConfigurationError, match=r"p is object, which does not say .* `shapes`"):
+        require_shape(nameless, "text", path="p")
 
 
 def test_objective_is_refused_with_its_place_when_it_cannot_be_imported() -> None:
