@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 
 # Its two ranks are a CPU's; where there is one GPU, one rank.
 quickstart: $(STAMP)
-	@gpus=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true); \
+	@gpus=$$($(VENV)/bin/python -c 'from phaseline.cluster.accelerators import count_gpus; print(count_gpus())'); \
 	$(VENV)/bin/phaseline launch configs/quickstart.yaml $$([ "$$gpus" != 1 ] || echo --processes 1) $(ARGS)
 
 # Tests that start ranks want both cores for themselves; the others share them.
