@@ -66,7 +66,8 @@ def start(session: Path) -> Launched:
 def campaign(session: Path, *, seed: int, num_kills: int, span_s: float) -> list[Kill]:
     """Kills the session a number of times, or until it has finished.
 
-    From half of the kills on it is left alone until its second phase has begun.
+    From half of the kills on it is left alone until its second phase has begun, but for kills
+    at a start.
 
     Args:
         session: Its directory.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from integration.launched import attempts, launch, require_same_phase, view
+from phaseline.session.attempts import read_adopted
+from phaseline.session.layout import SessionLayout
 
 ROOT = Path(__file__).parents[2]
 TOKENS = """
@@ -86,7 +88,12 @@ def test_end_is_the_same_when_a_rank_is_killed_in_every_phase(
     for idx, phase in enumerate(phases):
         run(config, rough, code=1, KILL_AT=f"{idx % 2}:step:{phase}:5")
     run(config, rough, code=0)
-    assert len(attempts(rough)) == len(phases) + 1
+    assert attempts(rough) == list(range(1, len(phases) + 2))
+    for attempt, phase in enumerate(phases, start=2):
+        adopted = read_adopted(SessionLayout(rough).attempt(attempt))
+        assert adopted is not None
+        saved = f"phases/{phase}/run-1/checkpoints/step-00000004.a{attempt - 1:04}"
+        assert adopted.resumed_from == saved
     for phase in phases:
         require_same_phase(smooth, rough, phase)
     assert view(rough) == view(smooth)

@@ -78,18 +78,18 @@ def run_session(folder: str, name: str, stop_at: str, cache: str, num_workers: i
         flag.ignore()
 
 
-def each_alone(folder: str, rank: int, names: list[str], workers: list[int]) -> list[int]:
+def each_alone(folder: str, rank: int, names: list[str], workers: list[list[int]]) -> list[int]:
     """A session that runs through, and one for every moment, stopped there and run to its end.
 
-    What is stopped has loader workers, as many as `workers` says in turn; what goes on has none.
+    `workers` says in turn how many loader workers have what is stopped and what goes on.
     """
     codes = [run_session(folder, "smooth", "-1:", "cache")]
     for idx, name in enumerate(names):
         # What is not prepared yet must be prepared then, so it has a cache of its own.
         cache = f"cache {name}" if name in stop_moments.UNPREPARED else "cache"
-        num_workers = workers[idx % len(workers)]
-        codes.append(run_session(folder, name, f"{rank}:{name}", cache, num_workers))
-        codes.append(run_session(folder, name, "-1:", cache))
+        before, after = workers[idx % len(workers)]
+        codes.append(run_session(folder, name, f"{rank}:{name}", cache, before))
+        codes.append(run_session(folder, name, "-1:", cache, after))
     return codes
 
 
@@ -97,8 +97,9 @@ def each_alone(folder: str, rank: int, names: list[str], workers: list[int]) -> 
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]]]:
     folder = tmp_path_factory.mktemp("moments")
     names = list(REPRESENTATIVES)
-    # With workers at every other moment; the night has both at each.
-    ranks = run_ranks(each_alone, 2, str(folder), 1, names, [0, 2], timeout_s=LIMIT_S)
+    # With workers before or after, in turn; the night stops with and without at each moment.
+    workers = [[0, 2], [2, 0]]
+    ranks = run_ranks(each_alone, 2, str(folder), 1, names, workers, timeout_s=LIMIT_S)
     return folder, ranks
 
 
@@ -128,7 +129,7 @@ def test_all_is_saved_whichever_rank_is_asked_at_whichever_moment(
 ) -> None:
     names = list(MOMENTS)
     codes = run_ranks(
-        each_alone, 2, str(tmp_path), rank, names, [num_workers], timeout_s=3 * LIMIT_S
+        each_alone, 2, str(tmp_path), rank, names, [[num_workers, 0]], timeout_s=3 * LIMIT_S
     )
     assert codes == [[0, *(code for _ in MOMENTS for code in (75, 0))]] * 2
     for name in MOMENTS:
