@@ -1,8 +1,8 @@
 """What a save costs the loop: Phaseline's against DeepSpeed's own, of the same live state.
 
-Two ranks with ZeRO-2 in bf16 take turns: DeepSpeed's `save_checkpoint`, which the loop waits
-for and which is not flushed to the disk, then Phaseline's save, of which the loop waits for the
-copy alone. Then both are loaded, and Phaseline's on one rank too.
+Ranks with ZeRO-2 in bf16 take turns: DeepSpeed's `save_checkpoint`, which the loop waits for
+and which is not flushed to the disk, then Phaseline's save, of which the loop waits for the copy
+alone. Then both are loaded, and Phaseline's on one rank too. On GPUs where there are any.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             common = [
                 f"--rounds={arguments.rounds}",
+                f"--ranks={arguments.ranks}",
                 "--millions",
                 str(millions),
                 "--folder",
@@ -84,7 +85,7 @@ def _be_a_rank(arguments: argparse.Namespace) -> None:
     world = World(environment, Rendezvous(environment, timeout_s=120), collective_timeout_s=300)
     torch.manual_seed(0)
     layers = [torch.nn.Linear(WIDTH, WIDTH) for _ in range(millions * MILLION // WIDTH**2)]
-    module = torch.nn.Sequential(*layers)
+    module = torch.nn.Sequential(*layers).to(world.device)
     settings = EngineSettings(
         kind="deepspeed",
         zero_stage=2,
@@ -95,16 +96,16 @@ def _be_a_rank(arguments: argparse.Namespace) -> None:
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     engine = build_engine(module, optimizer, settings, world)
-    step = _stepper(engine)
+    step = _stepper(engine, world.device)
     if arguments.load:
-        _time_load(engine, arguments.folder, world, "Phaseline, on 1 rank instead of 2")
+        _time_load(engine, arguments.folder, world, f"Phaseline, on 1 rank of {arguments.ranks}")
     else:
         _compare(engine, step, world, arguments)
     world.close()
 
 
-def _stepper(engine: Any) -> Callable[[], None]:
-    rows = torch.randn(1, WIDTH, dtype=torch.bfloat16)
+def _stepper(engine: Any, device: torch.device) -> Callable[[], None]:
+    rows = torch.randn(1, WIDTH, dtype=torch.bfloat16, device=device)
 
     def step() -> None:
         engine.begin_micro_step(is_last=True)
@@ -130,7 +131,7 @@ def _compare(
         step()
         world.rendezvous.barrier("round")
         costs["DeepSpeed"].append(
-            _timed(lambda: engine._engine.save_checkpoint(folder / "ds", "a"))  # noqa: SLF001 - what is compared with  # noqa: SLF001 - what is compared with
+            _timed(lambda: engine._engine.save_checkpoint(folder / "ds", "a"))  # noqa: SLF001 - what is compared with
         )
         world.rendezvous.barrier("saved")
         position = SavedPosition(
@@ -141,7 +142,9 @@ def _compare(
         costs["until published"].append(report.duration_s)
     if world.is_main:
         size_mib = report.size_bytes / 2**20
-        print(f"\n{arguments.millions[0]} M parameters, {size_mib:.0f} MiB, 2 ranks, seconds")
+        print(
+            f"\n{arguments.millions[0]} M parameters, {size_mib:.0f} MiB, {world.dp_world_size} rank(s), seconds"
+        )
         for name, values in costs.items():
             # The first takes its memory.
             first, *others = values
@@ -168,7 +171,14 @@ def _time_load(engine: Any, folder: Path, world: World, what: str) -> None:
         print(f"  load, {what}: {taken:.3f}")
 
 
+def _wait_for_gpu() -> None:
+    """What was asked of a GPU before belongs to nobody's time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _timed(work: Callable[[], object]) -> float:
+    _wait_for_gpu()
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from safetensors import safe_open
 
 from phaseline.checkpoint.manifest import list_kept
@@ -126,7 +127,10 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
     for path in sorted(checkpoint.glob("rank-*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in sorted(file.keys()):
-                found[f"{path.name}:{key}"] = file.get_tensor(key).numpy().tobytes()
+                tensor = file.get_tensor(key)
+                # As bytes, for numpy has no bf16; with the shape, or two could be taken for one.
+                bits = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+                found[f"{path.name}:{key}"] = (tensor.dtype, tensor.shape, bits)
     for path in [*sorted(checkpoint.glob("rank-*.json")), checkpoint / "state.json"]:
         found[path.name] = json.loads(path.read_text())
     return found

@@ -49,9 +49,15 @@ phases:
     data: {source: python_stdlib, arguments: {packages: [json, email]}}
     inherit: {weights: fresh}
     engine: {kind: plain}
+  - name: adapted
+    objective: sft
+    trainable: {lora: {rank: 4, alpha: 8, targets: [q_proj, v_proj]}}
+    data: {source: python_stdlib_functions, arguments: {packages: [email, asyncio]}}
+    engine: {zero_stage: 3, precision: bf16}
 tracking: {interval_steps: 3, wandb: {mode: disabled}}
 cluster: {processes_per_node: 2}
 """
+TOKEN_PHASES = ("text", "answers", "preferences", "rewards", "student", "adapted")
 IMAGES = """
 session: {name: images, seed: 5}
 model: {factory: "digits_model:build", arguments: {channels: 8}}
@@ -75,7 +81,7 @@ cluster: {processes_per_node: 2}
 @pytest.mark.parametrize(
     ("text", "phases"),
     [
-        pytest.param(TOKENS, ("text", "answers", "preferences", "rewards", "student"), id="tokens"),
+        pytest.param(TOKENS, TOKEN_PHASES, id="tokens"),
         pytest.param(IMAGES, ("digits",), id="images"),
     ],
 )
