@@ -125,7 +125,7 @@ DEVICE_RESERVED_BYTES = _measured(
     "What torch holds of a device's memory, on the fullest; absent on CPUs.",
 )
 HOST_BYTES = _measured(
-    "memory", "host_bytes", "bytes", "Resident memory of a rank's process, of the largest."
+    "memory", "host_bytes", "bytes", "Resident memory of the largest rank, at most a second old."
 )
 
 VALIDATION_LOSS = Metric("validation", "loss", "nats", "Mean over all held-out targets.")

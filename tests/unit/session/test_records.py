@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from phaseline.session.records import RecordWriter, read_records
@@ -70,6 +72,27 @@ def test_writer_writes_words_when_numbers_are_not_finite(tmp_path: Path) -> None
     (record,) = read_records(path)
     assert record == {"a": "nan", "b": {"c": ["inf", "-inf", 1.5]}, "d": [0, None, "ü\n"]}
     assert math.isnan(float(record["a"]))
+
+
+def test_writer_takes_what_its_fast_encoder_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    half = "\ud800"
+    records: list[dict[str, object]] = [{"a": half}, {"b": np.float64(0.1)}, {"c": "null"}]
+    _write(path, *records)
+    assert list(read_records(path)) == [{"a": half}, {"b": 0.1}, {"c": "null"}]
+
+
+@pytest.mark.parametrize("number", [0.1, 1e-323, 1.7976931348623157e308, -0.0, 1e16, 3e-05])
+def test_number_is_read_as_the_bits_that_were_written(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "metrics.jsonl"
+    _write(path, {"a": number})
+    (record,) = read_records(path)
+    assert struct.pack("d", record["a"]) == struct.pack("d", number)
+
+
+def test_writer_refuses_what_json_has_no_word_for(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        _write(tmp_path / "metrics.jsonl", {"a": object()})
 
 
 def test_writer_loses_only_what_was_torn_when_the_file_ends_anywhere(tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ import torch
 
 from phaseline.distributed.world import World
 
+_MEMORY_INTERVAL_S = 1.0
+"""The system is asked no more often for the process's memory: the answer costs more than the
+rest of a reading, which may come every few milliseconds."""
+
 
 class Gauges(NamedTuple):
     """What a span of steps cost besides computing, and the memory that it took.
@@ -24,7 +28,7 @@ class Gauges(NamedTuple):
         save_stall_s: Waiting for saves.
         device_peak_bytes: Most that tensors took on the device at once; 0 on a CPU.
         device_reserved_bytes: What torch holds of the device; 0 on a CPU.
-        host_bytes: Resident memory of the process.
+        host_bytes: Resident memory of the process, at most a second old.
     """
 
     data_wait_s: float
@@ -52,6 +56,8 @@ class Meter:
         self._on_cuda = device.type == "cuda"
         self._device = device
         self._process = psutil.Process()
+        self._host_bytes = 0.0
+        self._host_bytes_due = 0.0
         self._evaluation_s = 0.0
         self._began: float | None = None
         self._stall_s_before = 0.0
@@ -83,11 +89,18 @@ class Meter:
             save_stall_s=stall_s - self._stall_s_before,
             device_peak_bytes=self._device_peak(),
             device_reserved_bytes=self._device_reserved(),
-            host_bytes=float(self._process.memory_info().rss),
+            host_bytes=self._resident(),
         )
         self.data_wait_s = self._evaluation_s = 0.0
         self._stall_s_before = stall_s
         return gauges
+
+    def _resident(self) -> float:
+        now = time.monotonic()
+        if now >= self._host_bytes_due:
+            self._host_bytes = float(self._process.memory_info().rss)
+            self._host_bytes_due = now + _MEMORY_INTERVAL_S
+        return self._host_bytes
 
     def _device_peak(self) -> float:
         """The allocator counts on the host, so asking it waits for no kernel."""

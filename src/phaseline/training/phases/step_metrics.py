@@ -120,10 +120,7 @@ class StepMetrics:
         """
         if not self._facts:
             return []
-        mine = torch.stack(self._sums).double().view(len(self._sums), -1)
-        more = torch.tensor(beside, dtype=mine.dtype, device=mine.device)
-        summed = self._world.all_reduce_sum(torch.cat([mine.flatten(), more])).cpu().tolist()
-        sums, self.beside = _in_rows(summed, mine.shape[1], len(mine))
+        sums, self.beside = self._summed(beside)
         rows = [
             StepRow(
                 phase_step=phase_step,
@@ -148,10 +145,14 @@ class StepMetrics:
         self._facts.clear()
         return rows
 
-
-def _in_rows(
-    numbers: list[float], width: int, num_rows: int
-) -> tuple[list[list[float]], list[float]]:
-    """Cuts off so many rows of numbers; what is left comes after them."""
-    rows = [numbers[row * width : (row + 1) * width] for row in range(num_rows)]
-    return rows, numbers[num_rows * width :]
+    def _summed(self, beside: Sequence[float]) -> tuple[list[list[float]], list[float]]:
+        """Every step's sums, and what is beside them, over all ranks: read from the device once."""
+        mine = torch.stack(self._sums).view(len(self._sums), -1)
+        if self._world.dp_world_size == 1:
+            return mine.cpu().tolist(), list(beside)
+        mine = mine.double()
+        more = torch.tensor(beside, dtype=mine.dtype, device=mine.device)
+        numbers = self._world.all_reduce_sum(torch.cat([mine.flatten(), more])).cpu().tolist()
+        num_rows, width = mine.shape
+        rows = [numbers[row * width : (row + 1) * width] for row in range(num_rows)]
+        return rows, numbers[num_rows * width :]

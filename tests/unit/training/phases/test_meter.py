@@ -41,6 +41,24 @@ def test_meter_reads_the_memory_of_this_process() -> None:
     assert (gauges.device_peak_bytes, gauges.device_reserved_bytes) == (0, 0)
 
 
+def test_meter_asks_the_system_for_memory_once_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment, asked = [5.0], [0]
+
+    def memory(_process: psutil.Process) -> SimpleNamespace:
+        asked[0] += 1
+        return SimpleNamespace(rss=asked[0])
+
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(psutil.Process, "memory_info", memory)
+    meter = Meter(torch.device("cpu"))
+    seen = []
+    for moment[0] in (5.0, 5.9, 6.0, 6.5, 9.0):
+        seen.append(meter.read(stall_s=0).host_bytes)
+    assert seen == [1, 1, 2, 2, 3]
+
+
 def test_gauges_of_all_ranks_are_the_largest_when_their_rows_are_summed() -> None:
     def row(rank: int, gauges: Gauges) -> list[float]:
         world: Any = SimpleNamespace(dp_rank=rank, dp_world_size=3)

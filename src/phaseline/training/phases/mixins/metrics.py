@@ -88,13 +88,21 @@ class MetricsMixin(PhaseHost):
         # Constant within a phase; groups that are not decayed have 0.
         decay = max(float(group.get("weight_decay", 0.0)) for group in runtime.engine.param_groups)
         num_skipped = runtime.position.skipped_steps - sum(row.skipped for row in rows)
+        prefix = f"{runtime.section.name}/train"
         found = []
         for row in rows:
             num_skipped += row.skipped
-            values = {loss: row.loss, lr: row.lr, weight_decay: decay, grad_norm: row.grad_norm}
-            values |= {skipped: float(row.skipped), skipped_steps: float(num_skipped)}
-            values |= row.metrics_of(runtime.objective, f"{runtime.section.name}/train")
-            found.append({**values, **self._metrics_of_sources(row)})
+            values = {
+                loss: row.loss,
+                lr: row.lr,
+                weight_decay: decay,
+                grad_norm: row.grad_norm,
+                skipped: float(row.skipped),
+                skipped_steps: float(num_skipped),
+                **row.metrics_of(runtime.objective, prefix),
+                **self._metrics_of_sources(row),
+            }
+            found.append(values)
         return found
 
     def _metrics_of_sources(self, row: StepRow) -> dict[str, float]:
