@@ -165,4 +165,5 @@ PreemptMode=REQUEUE"""
     every = ",".join(node.name for node in NODES)
     shared = f"Nodes={every} MaxTime=INFINITE DefaultTime=20 State=UP"
     yield f"PartitionName=batch {shared} Default=YES PriorityTier=1 GraceTime={GRACE_S}"
+    yield (f"PartitionName=for_good {shared} PriorityTier=1 PreemptMode=CANCEL GraceTime=0")
     yield f"PartitionName=urgent {shared} PriorityTier=10 PreemptMode=OFF"

@@ -75,6 +75,19 @@ def test_preemption_saves_in_its_grace_and_comes_back(job: Job, smooth: Smooth) 
     require_stopped(job, "preempted", "SIGTERM")
 
 
+def test_preemption_that_ends_jobs_for_good_comes_back_too(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    # In a folder whose name a line of a batch script must not end at, nor fill in.
+    session = tmp_path / "my runs" / "100%"
+    [job] = submitter.submit(session, "--nodes", "2", "--partition", "for_good")
+    job.wait_for_step(MIDDLE)
+    urgent_job(job.cluster)
+    require_continued(job, smooth(2))
+    require_stopped(job, "preempted", "SIGTERM")
+    assert "Requeued." in job.output
+
+
 @pytest.mark.usefixtures("user_signal")
 def test_preemption_saves_and_comes_back_when_the_site_sends_the_signal_of_the_job(
     job: Job, smooth: Smooth

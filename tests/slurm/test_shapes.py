@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from phaseline.errors import ExitCode
+from phaseline.session.jobs import list_job_starts
 from phaseline.session.layout import SessionLayout
 from slurm.conftest import Smooth
 from slurm.jobs import TWO_PHASES, Job, Submitter, require_equal
@@ -54,6 +55,27 @@ def test_array_runs_a_session_per_member_on_the_same_node(
         [start] = [path.name for path in (session / "jobs").glob("*-0.json")]
         assert (session / "jobs" / start).is_file()
     assert "seed: 7" in SessionLayout(sessions[1]).config_file.read_text()
+
+
+def test_member_of_an_array_that_is_warned_goes_on_and_the_other_is_left_alone(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    members = "[session.notes=a, session.notes=b]"
+    [array] = submitter.submit(tmp_path / "session", "-o", f"cluster.array={members}")
+    jobs = [Job(submitter.cluster, array.number, tmp_path / f"session-{idx}") for idx in range(2)]
+    for job in jobs:
+        job.wait_for_step(15)
+    numbers = [list_job_starts(job.layout)[0].job_id for job in jobs]
+    # The member that has the array's own number, which stands for both when SLURM is asked.
+    warned = numbers.index(array.number)
+    member = f"{array.number}_{warned}"
+    submitter.cluster.client("scancel", "--signal=USR1", "--batch", member)
+    for job in jobs:
+        job.wait_until(lambda one=job: _is_finished(one.layout.root), "the end of both")
+        require_equal(smooth(1), job, "text")
+    restarts = [[start.restart for start in list_job_starts(job.layout)] for job in jobs]
+    assert restarts[warned] == [0, 1]
+    assert restarts[1 - warned] == [0]
 
 
 def test_nodes_that_differ_in_gpus_are_refused_with_the_node_named(

@@ -23,7 +23,7 @@ from phaseline.cli.session_status import (
     gather_status,
     is_session,
 )
-from phaseline.errors import UsageError
+from phaseline.errors import PhaselineError, UsageError
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
@@ -57,14 +57,23 @@ def status(
             f"{directory} holds no session. Name a session's folder, as runs/quickstart, or the "
             "folder above; `phaseline launch CONFIG` starts one."
         )
-    statuses = [gather_status(layout) for layout in layouts]
-    if len(statuses) == 1 and not waiting:
-        _show_session(statuses[0])
+    if len(layouts) == 1 and not waiting:
+        _show_session(gather_status(layouts[0]))
         return
+    rows, faults = [], []
+    for layout in layouts:
+        try:
+            rows.append(_session_row(gather_status(layout)))
+        except (PhaselineError, OSError) as error:
+            # What is wrong with one hides none of the others.
+            rows.append((layout.root.name, "unreadable", *["-"] * 7))
+            faults.append(f"{layout.root.name}: {error}")
     _show_table(
         ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"),
-        [*map(_session_row, statuses), *map(_waiting_row, waiting)],
+        [*rows, *map(_waiting_row, waiting)],
     )
+    for fault in faults:
+        typer.echo(f"\n{fault}")
 
 
 def metrics(

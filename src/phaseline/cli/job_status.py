@@ -13,6 +13,21 @@ from phaseline.session.jobs import JobStart, list_job_starts, list_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.tracking.formatting import format_seconds
 
+_OVER = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+    ]
+)
+"""States, as SLURM calls them, of a job that will not run again by itself."""
+
 
 @dataclass(frozen=True)
 class JobStatus:
@@ -57,16 +72,23 @@ def find_waiting(directory: Path) -> list[SessionLayout]:
 
 
 def _newest_job(layout: SessionLayout, starts: list[JobStart]) -> tuple[str, str]:
+    """What is to be said of the job that runs, else of the next that waits, else of the last."""
     last = starts[-1] if starts else None
-    waiting = [number for number in list_submitted(layout) if last is None or number > last.job_id]
-    is_over = last is not None and last.is_last
-    if waiting and (last is None or is_over):
-        return _ask(waiting[0])
-    if last is None:
-        return "", ""
-    if is_over:
-        return "", f"job {last.job_id} ended with exit code {last.code}"
-    return _ask(last.job_id)
+    found = "", ""
+    if last is not None:
+        found = "", f"job {last.job_id} ended with exit code {last.code}"
+        if not last.is_last:
+            found = _ask(last.job_id)
+    newest = 0 if last is None else int(last.job_id)
+    waiting = [number for number in list_submitted(layout) if int(number) > newest]
+    for number in waiting:
+        if found[0] and found[0] not in _OVER:
+            break
+        asked = _ask(number)
+        # What SLURM knows no more says less than the record of a job that ran.
+        is_known = bool(asked[0]) or last is None or last.is_last
+        found = asked if is_known else found
+    return found
 
 
 def _ask(job_id: str) -> tuple[str, str]:

@@ -123,8 +123,11 @@ def find_sessions(directory: Path) -> list[SessionLayout]:
 
 
 def is_session(layout: SessionLayout) -> bool:
-    """Whether a session was created there."""
-    return layout.session_file.is_file()
+    """Whether a session was created there that one may look at."""
+    try:
+        return layout.session_file.is_file()
+    except PermissionError:
+        return False
 
 
 def gather_status(layout: SessionLayout) -> SessionStatus:

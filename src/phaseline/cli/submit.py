@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,13 +59,16 @@ def submit(
         "partition": partition,
         "account": account,
         "qos": qos,
-        "time": time if time is None else f"'{time}'",
+        "time": time,
         "constraint": constraint,
         "chain": chain,
-        "requeue": None if chain is None else "false",
+        "requeue": None if chain is None else False,
         "sbatch": [*sbatch] if sbatch else None,
     }
-    overrides += [f"cluster.{key}={value}" for key, value in flags.items() if value is not None]
+    # As JSON, which is YAML: a text stays one, whatever it looks like (12345, [a100|h100]).
+    overrides += [
+        f"cluster.{key}={json.dumps(value)}" for key, value in flags.items() if value is not None
+    ]
     loaded = load_config(config, overrides, session_dir=session, rules=weights_can_be_read(session))
     sessions = _check_members(loaded, overrides)
     jobs = plan_submission(loaded, overrides=overrides, session_dir=session)
@@ -73,7 +77,7 @@ def submit(
         return
     for folder in sessions:
         _require_free(SessionLayout(folder))
-    numbers = list(submit_jobs(jobs))
+    numbers = submit_jobs(jobs, loaded.config.cluster)
     for folder in sessions:
         note_submitted(SessionLayout(folder), numbers)
     typer.echo(f"Submitted as job {', then '.join(numbers)}.")

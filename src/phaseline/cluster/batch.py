@@ -22,7 +22,7 @@ from phaseline.cluster import slurm
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.addresses import is_free, ports_of
 from phaseline.cluster.array import member_of_array
-from phaseline.cluster.causes import cause_by_now, cause_in_words, cause_of_stop
+from phaseline.cluster.causes import PREEMPTED, cause_by_now, cause_in_words, cause_of_stop
 from phaseline.cluster.job_end import JobEnd, Next, decide
 from phaseline.cluster.job_history import JobHistory
 from phaseline.cluster.progress import newest_checkpoint
@@ -32,11 +32,13 @@ from phaseline.cluster.step import JobStep, build_step_command
 from phaseline.cluster.verdict import Verdict, judge, newest_attempt
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import ExitCode, PhaselineError, UsageError
-from phaseline.session.jobs import JobStart, write_job_start
+from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 
 _ASK_EVERY_S = 30.0
 _WAIT_S = 0.2
+_PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+"""Between requests that SLURM does not answer: a controller is back within minutes."""
 
 
 class BatchJob:
@@ -85,7 +87,7 @@ class BatchJob:
         return self._without_progress()
 
     def _begin(self) -> None:
-        state = slurm.ask(self._place.job_id)
+        state = slurm.ask(self._place.name)
         self._start = JobStart(
             job_id=self._place.job_id,
             restart=self._place.restart,
@@ -96,7 +98,7 @@ class BatchJob:
             since=newest_attempt(self._layout),
             checkpoint=newest_checkpoint(self._layout),
         )
-        write_job_start(self._layout, self._start)
+        self._note_start()
 
     def _run_ranks(self) -> Verdict:
         """Runs the step, on another port if somebody else was faster at the one before."""
@@ -126,7 +128,7 @@ class BatchJob:
         if cause.startswith("node failure"):
             self._history.record_node_failure(self._start, cause)
         self._start = self._start.over(verdict.code, cause, at=time.time(), is_last=False)
-        write_job_start(self._layout, self._start)
+        self._note_start()
         cluster = self._loaded.config.cluster
         end = decide(
             verdict,
@@ -148,7 +150,7 @@ class BatchJob:
         """
         if self._history.has_later_start(self._place):
             return True
-        state = slurm.ask(self._place.job_id)
+        state = slurm.ask(self._place.name)
         is_ending = signal.SIGTERM in self._signals
         return state is not None and state.restarts > self._place.restart and not is_ending
 
@@ -172,23 +174,64 @@ class BatchJob:
         if self._start is not None:
             is_last = end.next is Next.OVER
             self._start = replace(self._start, code=int(end.code), is_last=is_last)
-            write_job_start(self._layout, self._start)
+            self._note_start()
         if end.next is Next.REQUEUE:
             self._requeue()
+        if end.next is Next.SLURM and self._is_left_behind():
+            self._ask_to_requeue()
         return end.code
 
     def _requeue(self) -> None:
-        problem = slurm.requeue(self._place.job_id)
-        if problem:
-            say(
-                f"The job could not be requeued: {problem}. Submit it again to go on; where "
-                "requeueing is not allowed, cluster.chain submits several jobs at once."
-            )
+        if not self._ask_to_requeue():
             return
-        say("Requeued. SLURM ends this run now and starts the next one by itself.")
         # A job that ends while it is being preempted is not requeued. Stay until SLURM ends it.
-        while signal.SIGTERM not in self._signals[self._num_answered :]:
+        while not self._is_being_ended():
             time.sleep(_WAIT_S)
+
+    def _ask_to_requeue(self) -> bool:
+        """Asks until SLURM answers, and says what it answered; False: it is not requeued."""
+        refusal = slurm.requeue(self._place.name)
+        for pause_s in _PAUSES_S:
+            if refusal is None or not refusal.may_pass:
+                break
+            say(f"Not requeued yet: {refusal.problem}. Trying again.")
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until and not self._is_being_ended():
+                time.sleep(_WAIT_S)
+            # It may have heard what it did not answer.
+            if self._is_requeued():
+                refusal = None
+                break
+            refusal = slurm.requeue(self._place.name)
+        if refusal is None:
+            say("Requeued. SLURM ends this run now and starts the next one by itself.")
+            return True
+        say(
+            f"The job could not be requeued: {refusal.problem}. Submit it again to go on; where "
+            "requeueing is not allowed, cluster.chain submits several jobs at once."
+        )
+        if self._start is not None:
+            self._start = replace(self._start, is_last=True)
+            self._note_start()
+        return False
+
+    def _is_left_behind(self) -> bool:
+        """Whether SLURM preempts by ending jobs for good: PreemptMode=CANCEL."""
+        is_preempted = self._start is not None and self._start.cause.startswith(PREEMPTED)
+        return is_preempted and self._loaded.config.cluster.requeue and not self._is_requeued()
+
+    def _is_requeued(self) -> bool:
+        state = slurm.ask(self._place.name)
+        return state is not None and state.restarts > self._place.restart
+
+    def _is_being_ended(self) -> bool:
+        return signal.SIGTERM in self._signals[self._num_answered :]
+
+    def _note_start(self) -> None:
+        assert self._start is not None
+        problem = self._history.note(self._start)
+        if problem:
+            say(f"The job goes on without a record of it: {problem}")
 
     # -- While the ranks run
 
@@ -219,13 +262,13 @@ class BatchJob:
             self._update_slot()
 
     def _update_slot(self) -> None:
-        state = slurm.ask(self._place.job_id)
+        state = slurm.ask(self._place.name)
         if state is None or self._start is None or state.ends == self._start.slot_ends:
             return
         if state.restarts > self._place.restart:
             return  # it says when another start ends
         self._start = replace(self._start, slot_ends=state.ends)
-        write_job_start(self._layout, self._start)
+        self._note_start()
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ def cause_of_stop(number: int, place: JobPlace | None, *, lead_s: float) -> str:
         lead_s: Seconds before the end of its time at which the job is warned.
     """
     name = signal.Signals(number).name
-    state = None if place is None else slurm.ask(place.job_id, timeout_s=_ASK_TIMEOUT_S)
+    state = None if place is None else slurm.ask(place.name, timeout_s=_ASK_TIMEOUT_S)
     if place is None or state is None:
         return name
     cause = _cause(number, place, state, lead_s)
@@ -67,7 +67,7 @@ def cause_by_now(place: JobPlace) -> str:
 
     At the beginning of a preemption's grace SLURM sends a signal to the ranks alone.
     """
-    state = slurm.ask(place.job_id)
+    state = slurm.ask(place.name)
     return PREEMPTED if state is not None and state.is_preempted else ""
 
 

@@ -63,10 +63,18 @@ class JobHistory:
             cause = f"node failure: {down[0]}" if down else "ended by SLURM without notice"
             if down:
                 self.record_node_failure(start, cause)
-            write_job_start(
-                self._layout,
-                start.over(ExitCode.FAILED, cause, at=time.time(), is_last=False),
-            )
+            self.note(start.over(ExitCode.FAILED, cause, at=time.time(), is_last=False))
+
+    def note(self, start: JobStart) -> str:
+        """Puts a start on record; returns why it cannot, or an empty text.
+
+        On a full disk, say: the job must be seen to all the same.
+        """
+        try:
+            write_job_start(self._layout, start)
+        except OSError as error:
+            return f"{self._layout.jobs_dir} cannot be written: {error}"
+        return ""
 
     def why_give_up(self, limit: int) -> str:
         """What the last starts died of, if as many as may be left no new checkpoint."""

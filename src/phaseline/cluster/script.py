@@ -100,7 +100,7 @@ def build_script(
         options=tuple(_options(cluster)),
         signal_lead_s=cluster.signal_lead_s,
         requeue=cluster.requeue,
-        output=f"{logs_dir(loaded)}/job-{number}.log",
+        output=_option_text(f"{str(logs_dir(loaded)).replace('%', '%%')}/job-{number}.log"),
         modules=tuple(shlex.quote(module) for module in cluster.modules),
         environment=cluster.environment,
         command=shlex.join(words),
@@ -129,9 +129,17 @@ def _options(cluster: ClusterSection) -> Iterator[str]:
     )
     for name, value in pairs:
         if value is not None:
-            yield f"{name}={value}"
+            yield f"{name}={_option_text(str(value))}"
     for option in cluster.sbatch:
-        yield option.removeprefix("--")
+        name, separator, text = option.removeprefix("--").partition("=")
+        yield f"{name}{separator}{_option_text(text)}"
+
+
+def _option_text(text: str) -> str:
+    """As sbatch reads it from a line: without quotes a value would end at a space or a `#`."""
+    is_quoted = text[:1] in ("'", '"')
+    is_plain = not any(mark in text for mark in " \t#'")
+    return text if is_plain or is_quoted else f'"{text}"'
 
 
 def static_script() -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _TIMEOUT_S = 20.0
 """A controller that is busy answers late; one that is gone answers never."""
+_OUTAGE = re.compile("unable to contact|timed out|connection|zero bytes|temporar", re.IGNORECASE)
+"""What its commands say while no controller answers; all else is a no."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class JobPlace:
         nodes: Its nodes, as SLURM writes them.
         num_nodes: How many those are.
         array_idx: Which member of an array it is; None: it is none.
+        array_job_id: The array's number, which is one member's own as well; None: there is none.
     """
 
     job_id: str
@@ -29,6 +35,14 @@ class JobPlace:
     nodes: str
     num_nodes: int
     array_idx: int | None
+    array_job_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What SLURM calls this job alone: one member's number stands for the whole array."""
+        if self.array_job_id is None:
+            return self.job_id
+        return f"{self.array_job_id}_{self.array_idx}"
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> JobPlace | None:
@@ -44,6 +58,7 @@ class JobPlace:
             nodes=variables.get("SLURM_JOB_NODELIST", ""),
             num_nodes=int(variables.get("SLURM_JOB_NUM_NODES", "1")),
             array_idx=None if index is None else int(index),
+            array_job_id=None if index is None else variables.get("SLURM_ARRAY_JOB_ID"),
         )
 
 
@@ -82,17 +97,25 @@ class JobState:
         return self.ends <= time.time() and self.ends - self.started >= self.limit_s - 1
 
 
-def ask(job_id: str, *, timeout_s: float = _TIMEOUT_S) -> JobState | None:
-    """Returns what SLURM knows of a job; None if it does not say, or knows it no more."""
+def ask(job: str, *, timeout_s: float = _TIMEOUT_S) -> JobState | None:
+    """Returns what SLURM knows of a job; None if it does not say, or knows it no more.
+
+    Args:
+        job: Its number, or the name of an array's member.
+        timeout_s: Longest wait.
+    """
     # Unix time, whatever the zones of the machines are.
     answer = run_client(
-        ["scontrol", "show", "job", "--oneliner", job_id],
+        ["scontrol", "show", "job", "--oneliner", job],
         variables={"SLURM_TIME_FORMAT": "%s"},
         timeout_s=timeout_s,
     )
     if answer is None or answer.returncode != 0:
         return None
-    return parse_job(answer.stdout)
+    # Of an array's number SLURM shows all members, and this one need not come first.
+    lines = answer.stdout.splitlines()
+    own = [line for line in lines if line.startswith(f"JobId={job} ")]
+    return parse_job((own or lines or [""])[0])
 
 
 def parse_job(line: str) -> JobState | None:
@@ -127,12 +150,33 @@ def parse_limit(text: str) -> float | None:
     return float(86400 * int(days if dash else 0) + 3600 * hours + 60 * minutes + seconds)
 
 
-def requeue(job_id: str) -> str:
-    """Asks SLURM to run a job again; returns why it will not, or an empty text."""
-    answer = run_client(["scontrol", "requeue", job_id])
+class Refusal(NamedTuple):
+    """Why SLURM did not do what it was asked.
+
+    Attributes:
+        problem: In its own words.
+        may_pass: Whether it did not answer, rather than said no.
+    """
+
+    problem: str
+    may_pass: bool
+
+
+def requeue(job: str) -> Refusal | None:
+    """Asks SLURM once to run a job again; returns why it will not, None if it will.
+
+    Args:
+        job: Its number, or the name of an array's member.
+    """
+    if shutil.which("scontrol") is None:
+        return Refusal("scontrol cannot be run on this node", may_pass=False)
+    answer = run_client(["scontrol", "requeue", job])
     if answer is None:
-        return "scontrol cannot be run on this node"
-    return "" if answer.returncode == 0 else answer.stderr.strip() or "scontrol does not say why"
+        return Refusal(f"SLURM did not answer within {_TIMEOUT_S:.0f} s", may_pass=True)
+    if answer.returncode == 0:
+        return None
+    problem = answer.stderr.strip() or "scontrol does not say why"
+    return Refusal(problem, may_pass=_OUTAGE.search(problem) is not None)
 
 
 def host_names(nodes: str) -> list[str]:
@@ -154,13 +198,21 @@ def run_client(
     command: Sequence[str],
     *,
     variables: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = os.environ,
     timeout_s: float = _TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str] | None:
-    """Runs one of SLURM's commands; None if it cannot be run, or does not answer."""
+    """Runs one of SLURM's commands; None if it cannot be run, or does not answer.
+
+    Args:
+        command: The command.
+        variables: Set on top of the environment.
+        environment: What the command inherits.
+        timeout_s: Longest wait.
+    """
     try:
         return subprocess.run(
             command,
-            env={**os.environ, **(variables or {})},
+            env={**environment, **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -32,7 +32,8 @@ def build_step_command(
         container: What it runs in.
         variables: The job's environment.
     """
-    command = ["srun", "--kill-on-bad-exit=1", "--ntasks-per-node=1"]
+    # All that the script loaded and set, also where jobs begin without their user's variables.
+    command = ["srun", "--export=ALL", "--kill-on-bad-exit=1", "--ntasks-per-node=1"]
     command += ["--ntasks", variables.get("SLURM_JOB_NUM_NODES", "1")]
     if "SLURM_CPUS_PER_TASK" in variables:
         # srun takes it from the job no more, since SLURM 22.05.

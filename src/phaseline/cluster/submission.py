@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.cluster import slurm
 from phaseline.cluster.script import build_script, logs_dir
+from phaseline.config.cluster_section import ClusterSection
 from phaseline.config.loading import LoadedConfig
 from phaseline.errors import PhaselineError
 from phaseline.session.files import write_text
+
+_SBATCH_VARIABLES = {
+    "account": ("SBATCH_ACCOUNT",),
+    "partition": ("SBATCH_PARTITION",),
+    "qos": ("SBATCH_QOS",),
+    "time": ("SBATCH_TIMELIMIT",),
+    "constraint": ("SBATCH_CONSTRAINT",),
+    "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
+    "signal_lead_s": ("SBATCH_SIGNAL",),
+}
+"""sbatch takes these before what the script asks for, so one of a login profile would win."""
+_OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 class SubmissionError(PhaselineError):
@@ -65,26 +79,60 @@ def plan_submission(
     ]
 
 
-def submit_jobs(submissions: Sequence[Submission]) -> Iterator[str]:
-    """Submits the scripts, each behind the one before, and yields their job ids.
+def submit_jobs(submissions: Sequence[Submission], cluster: ClusterSection) -> list[str]:
+    """Submits the scripts, each behind the one before, and returns their job ids.
+
+    Args:
+        submissions: What `plan_submission` planned.
+        cluster: What they ask for.
 
     Raises:
-        SubmissionError: SLURM refuses one, or is not here.
+        SubmissionError: SLURM refuses one, or is not here. Then none is left in the queue.
     """
-    before = ""
+    environment = _environment(cluster)
+    numbers: list[str] = []
     for submission in submissions:
         submission.file.parent.mkdir(parents=True, exist_ok=True)
         write_text(submission.file, submission.text)
         command = ["sbatch", "--parsable"]
         if submission.waits:
             # Whatever became of it: a failed node ends a job without an exit code.
-            command.append(f"--dependency=afterany:{before}")
-        before = _submit([*command, str(submission.file)])
-        yield before
+            command.append(f"--dependency=afterany:{numbers[-1]}")
+        try:
+            numbers.append(_submit([*command, str(submission.file)], environment))
+        except SubmissionError as error:
+            raise SubmissionError(f"{error}{_take_back(numbers)}") from error
+    return numbers
 
 
-def _submit(command: Sequence[str]) -> str:
-    answer = slurm.run_client(command)
+def _take_back(numbers: Sequence[str]) -> str:
+    """Cancels jobs of a chain that will not be whole; returns what to say of it."""
+    if not numbers:
+        return ""
+    listed = ", ".join(numbers)
+    answer = slurm.run_client(["scancel", *numbers])
+    if answer is None or answer.returncode != 0:
+        return (
+            f" Of the chain, {listed} were submitted and could not be cancelled: scancel {listed}"
+        )
+    return f" Of the chain, {listed} had been submitted and were cancelled again."
+
+
+def _environment(
+    cluster: ClusterSection, variables: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What sbatch inherits: nothing of a job that it is called in, or that beats the script."""
+    given = {name for name in _SBATCH_VARIABLES if getattr(cluster, name) is not None}
+    beating = {variable for name in given for variable in _SBATCH_VARIABLES[name]}
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in beating and (not name.startswith("SLURM_") or name in _OF_THE_SITE)
+    }
+
+
+def _submit(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    answer = slurm.run_client(command, environment=environment)
     if answer is None:
         raise SubmissionError(
             "sbatch cannot be run on this machine, or does not answer. Submit from a login node of "

@@ -236,6 +236,8 @@ def _is_free(owner: LeaseOwner, age_s: float, me: LeaseOwner) -> bool:
     if owner.is_same_process(me) or owner.is_certainly_dead(me):
         return True
     is_same_job = owner.job_id is not None and owner.job_id == me.job_id
+    if is_same_job and owner.restart_count > me.restart_count:
+        return False  # a start that lives on behind a cut takes nothing from the one after it
     if owner.is_certainly_alive(me):
         # A job that was requeued may find ranks of its last run. But two starts by hand in
         # one allocation are two owners.

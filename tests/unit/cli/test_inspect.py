@@ -255,6 +255,18 @@ def test_status_shows_a_line_each_when_the_folder_holds_sessions(
     ]
 
 
+def test_status_shows_the_others_when_one_session_cannot_be_read(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = SessionLayout(session.layout.root.parent / "broken")
+    broken.root.mkdir()
+    broken.session_file.write_text("{")
+    output = _status(capsys, session.layout.root.parent)
+    assert _words(output, "demo")[:2] == ["demo", "created"]
+    assert _words(output, "broken")[:2] == ["broken", "unreadable"]
+    assert f"broken: {broken.session_file}" in output
+
+
 def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     Lease.acquire(session.layout).release()
     session.train(session.begin(), "pretrain", range(1, 3), of=10)

@@ -44,6 +44,20 @@ def test_dry_run_shows_the_script_and_makes_nothing(
     assert not session.exists()
 
 
+def test_flag_is_a_text_whatever_it_looks_like(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--account", "12345", "--constraint", "[a100|h100]", "--sbatch=--comment=two words")
+    session = tmp_path / "my runs" / "100%"
+    command = (str(write(tmp_path)), "--session", str(session), "--dry-run", *options)
+    assert submit(*command) == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --account=12345\n" in script
+    assert "#SBATCH --constraint=[a100|h100]\n" in script
+    assert '#SBATCH --comment="two words"\n' in script
+    assert f'#SBATCH --output="{tmp_path}/my runs/100%%/job-%j.log"\n' in script
+
+
 def test_dry_run_shows_every_job_of_a_chain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

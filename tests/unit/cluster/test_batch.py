@@ -1,12 +1,111 @@
 from __future__ import annotations
 
+import argparse
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from phaseline.cluster import batch
+from phaseline.cluster.job_end import JobEnd, Next
+from phaseline.cluster.slurm import JobPlace
+from phaseline.config.loading import load_config
 from phaseline.errors import ExitCode
+from unit.cluster.commands import put_command
+from unit.config.session_text import write
+
+OUTAGE = "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1"
+END = JobEnd(ExitCode.STOPPED, "stopped", Next.SLURM)
+PREEMPTED = "preempted: another job needs the nodes, SIGTERM"
+
+
+Called = Callable[..., Path]
+
+
+def restarts(number: int) -> str:
+    return f"echo 'JobId=7 JobState=RUNNING Restarts={number} NodeList=node1'"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> batch.BatchJob:
+    """A job whose ranks have ended, on a machine of the test's own commands."""
+    monkeypatch.setattr(batch, "_PAUSES_S", (0.0, 0.0, 0.0))
+    loaded = load_config(write(tmp_path), session_dir=tmp_path / "session")
+    place = JobPlace(job_id="7", restart=0, nodes="node1", num_nodes=1, array_idx=None)
+    job = batch.BatchJob(loaded, place, argparse.Namespace(line="", chained=False))
+    job._begin()
+    return job
+
+
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Called:
+    """Puts a scontrol on the path; what it was called with comes back when asked for."""
+
+    def put(*answers: str) -> Path:
+        return put_command(tmp_path / "bin", monkeypatch, "scontrol", *answers)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("answers", "num_requests"),
+    [
+        pytest.param([OUTAGE, restarts(0), OUTAGE, restarts(0), "exit 0"], 3, id="in the end"),
+        pytest.param([OUTAGE, restarts(1)], 1, id="heard at once, and not answered"),
+    ],
+)
+def test_job_is_requeued_when_the_controller_was_away(
+    answers: list[str], num_requests: int, job: batch.BatchJob, called: Called
+) -> None:
+    calls = called(*answers)
+    assert job._ask_to_requeue()
+    assert calls.read_text().count("requeue 7") == num_requests
+
+
+def test_job_that_may_not_be_requeued_is_over_and_says_how_to_go_on(
+    job: batch.BatchJob, called: Called, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called("echo 'Requested operation is presently disabled' >&2; exit 1")
+    assert not job._ask_to_requeue()
+    assert "presently disabled. Submit it again to go on" in capsys.readouterr().err
+    [start] = job._history.starts()
+    assert start.is_last
+
+
+@pytest.mark.parametrize(
+    ("cause", "restarted", "is_asked"),
+    [
+        pytest.param(PREEMPTED, 0, True, id="preempted for good"),
+        pytest.param(PREEMPTED, 1, False, id="preempted and requeued"),
+        pytest.param("SIGTERM", 0, False, id="ended by somebody"),
+    ],
+)
+def test_job_that_slurm_preempts_without_requeueing_asks_for_it(
+    cause: str, restarted: int, is_asked: bool, job: batch.BatchJob, called: Called
+) -> None:
+    calls = called(restarts(restarted))
+    assert job._start is not None
+    job._start = job._start.over(ExitCode.STOPPED, cause, at=1.0, is_last=False)
+    assert job._end(END) is ExitCode.STOPPED
+    asked = calls.read_text() if calls.exists() else ""
+    assert ("requeue 7" in asked) is is_asked
+
+
+def test_job_is_seen_to_when_its_record_cannot_be_written(
+    job: batch.BatchJob, called: Called, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = called("exit 0")
+    for path in job._layout.jobs_dir.iterdir():
+        path.unlink()
+    job._layout.jobs_dir.rmdir()
+    job._layout.jobs_dir.write_text("in the way")
+    job._signals.append(signal.SIGTERM)
+    job._end(JobEnd(ExitCode.STOPPED, "stopped", Next.REQUEUE))
+    assert "requeue 7" in calls.read_text()
+    assert "without a record of it" in capsys.readouterr().err
 
 
 def test_program_of_a_job_says_what_to_use_outside_of_one(

@@ -70,6 +70,16 @@ def test_later_start_of_the_same_job_is_seen_and_that_of_another_is_not(
     assert not history.has_later_start(place("6", 0))
 
 
+def test_start_that_cannot_be_put_on_record_is_said_and_stops_nothing(
+    layout: SessionLayout,
+) -> None:
+    start = add(layout, "7")
+    layout.job_file("7", 0).unlink()
+    layout.jobs_dir.rmdir()
+    layout.jobs_dir.write_text("in the way")
+    assert "cannot be written" in JobHistory(layout, line="7").note(start)
+
+
 def test_starts_of_other_lines_do_not_count(layout: SessionLayout) -> None:
     for job_id in ("5", "6", "7"):
         add(layout, job_id)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.cluster.slurm import JobPlace, parse_job, parse_limit, run_client
+from phaseline.cluster.slurm import JobPlace, ask, parse_job, parse_limit, requeue, run_client
+from unit.cluster.commands import put_command
 
 # As SLURM 22.05 answered, with times in seconds since 1970.
 RUNNING = (
@@ -69,6 +70,53 @@ def test_place_is_none_outside_of_slurm() -> None:
 def test_place_counts_the_first_start_as_no_restart() -> None:
     place = JobPlace.read({"SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"})
     assert place == JobPlace(job_id="7", restart=0, nodes="", num_nodes=1, array_idx=2)
+
+
+def test_member_of_an_array_is_asked_for_by_a_name_that_is_its_alone() -> None:
+    variables = {
+        "SLURM_JOB_ID": "36",
+        "SLURM_ARRAY_JOB_ID": "36",
+        "SLURM_ARRAY_TASK_ID": "2",
+    }
+    member = JobPlace.read(variables)
+    assert member is not None
+    assert (member.job_id, member.name) == ("36", "36_2")
+    alone = JobPlace.read({"SLURM_JOB_ID": "36"})
+    assert alone is not None
+    assert alone.name == "36"
+
+
+def test_ask_takes_the_job_itself_where_slurm_shows_the_whole_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "JobId=37 JobState=PENDING\\nJobId=36 JobState=RUNNING\\n"
+    put_command(tmp_path, monkeypatch, "scontrol", f"printf '{lines}'")
+    state = ask("36")
+    assert state is not None
+    assert state.state == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_pass"),
+    [
+        ("Unable to contact slurm controller (connect failure)", True),
+        ("slurm_requeue error: Socket timed out on send/recv operation", True),
+        ("Requested operation is presently disabled for job 7", False),
+        ("Access/permission denied for job 7", False),
+    ],
+)
+def test_requeue_tells_an_outage_from_a_no(
+    answer: str, may_pass: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_command(tmp_path, monkeypatch, "scontrol", f"echo '{answer}' >&2; exit 1")
+    assert requeue("7") == (answer, may_pass)
+
+
+def test_requeue_says_that_there_is_no_scontrol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert requeue("7") == ("scontrol cannot be run on this node", False)
 
 
 def test_run_client_is_none_when_there_is_no_such_command(tmp_path: Path) -> None:

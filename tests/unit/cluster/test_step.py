@@ -18,8 +18,8 @@ def command(container: ContainerSection | None = None) -> list[str]:
 
 def test_step_has_one_task_per_node_with_the_cpus_of_the_job() -> None:
     words = command()
-    assert words[:3] == ["srun", "--kill-on-bad-exit=1", "--ntasks-per-node=1"]
-    assert " ".join(words[3:7]) == "--ntasks 2 --cpus-per-task 16"
+    assert words[:4] == ["srun", "--export=ALL", "--kill-on-bad-exit=1", "--ntasks-per-node=1"]
+    assert " ".join(words[4:8]) == "--ntasks 2 --cpus-per-task 16"
     assert words[-4:] == [sys.executable, "-m", "module", "argument"]
 
 

@@ -195,6 +195,10 @@ def test_acquire_succeeds_when_the_owner_has_no_more_right(
             {"pid": 1, "job_id": "7", "restart_count": 1},
             id="a second start in one allocation",
         ),
+        pytest.param(
+            {"host": "other", "job_id": "7", "restart_count": 2},
+            id="the start after ours, which lives on behind a cut",
+        ),
     ],
 )
 def test_acquire_refuses_when_the_owner_may_be_alive(
