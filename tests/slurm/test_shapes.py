@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_member_of_an_array_that_is_warned_goes_on_and_the_other_is_left_alone(
     member = f"{array.number}_{warned}"
     submitter.cluster.client("scancel", "--signal=USR1", "--batch", member)
     for job in jobs:
-        job.wait_until(lambda one=job: _is_finished(one.layout.root), "the end of both")
+        job.wait_until(_finished(job), "the end of both")
         require_equal(smooth(1), job, "text")
     restarts = [[start.restart for start in list_job_starts(job.layout)] for job in jobs]
     assert restarts[warned] == [0, 1]
@@ -96,3 +97,7 @@ def test_nodes_that_differ_in_gpus_are_refused_with_the_node_named(
 def _is_finished(session: Path) -> bool:
     layout = SessionLayout(session)
     return layout.session_file.exists() and '"finished"' in layout.session_file.read_text()
+
+
+def _finished(job: Job) -> Callable[[], bool]:
+    return lambda: _is_finished(job.layout.root)

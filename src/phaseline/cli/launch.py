@@ -115,9 +115,15 @@ def _stacks_on_quit(layout: SessionLayout) -> Iterator[None]:
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         attempt = layout.attempt(max(layout.attempt_numbers(), default=0))
-        if attempt.dir.is_dir():
+        if not attempt.dir.is_dir():
+            return
+        try:
             request_stacks(attempt)
-            _say(f"all ranks write the stacks of their threads to {attempt.stacks_dir}")
+        except OSError as error:
+            # Raised from here it would end the launcher, and the ranks with it.
+            _say(f"the ranks cannot be asked for their stacks: {error}")
+            return
+        _say(f"all ranks write the stacks of their threads to {attempt.stacks_dir}")
 
     before = signal.signal(signal.SIGQUIT, ask)
     try:

@@ -42,7 +42,7 @@ def watch(
         while not is_over:
             # Asked before looking: what was recorded before the end is shown.
             is_over = watching.is_over
-            watching.look()
+            watching.look(is_gone=is_over)
             if not is_over:
                 time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:

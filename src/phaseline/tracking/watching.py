@@ -8,9 +8,10 @@ from typing import Any
 from phaseline.config.resolved import from_yaml
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
+from phaseline.session.lease import read_lease
 from phaseline.tracking import metric_keys as keys
 from phaseline.tracking.console import Display, PhaseBanner, Progress
-from phaseline.tracking.event_tail import EventTail
+from phaseline.tracking.event_tail import LOST, EventTail
 from phaseline.tracking.view_tail import ViewTail
 
 _NOTES = {
@@ -41,15 +42,20 @@ class Watching:
         self._events = EventTail(layout)
         self._num_steps: dict[str, int] = {}
         self._validation_losses: dict[str, float] = {}
+        self._since = self._newest_attempt()
 
-    def look(self) -> None:
-        """Shows what is new. The newest record alone is drawn, however many there are."""
+    def look(self, *, is_gone: bool = False) -> None:
+        """Shows what is new. The newest record alone is drawn, however many there are.
+
+        Args:
+            is_gone: Whether the newest attempt's process is gone.
+        """
         banners: dict[str, PhaseBanner] = {}
         notes = []
-        for event in self._events.read_new():
+        for event in self._events.read_new(is_gone=is_gone):
             if event["event"] == "phase_started":
                 banners[event["phase"]] = self._banner(event)
-            elif event["event"] in _NOTES and event["attempt"] == self._newest_attempt():
+            elif self._is_told(event):
                 notes.append(_NOTES[event["event"]].format(**event))
         newest = None
         for record in self._records.read_new():
@@ -65,11 +71,25 @@ class Watching:
         for note in notes:
             self._display.note(note)
 
+    def _is_told(self, event: Mapping[str, Any]) -> bool:
+        """What earlier attempts did is told no more, but which of them were lost meanwhile."""
+        since = self._since if event["event"] == LOST else self._newest_attempt()
+        return event["event"] in _NOTES and event["attempt"] >= since
+
     @property
     def is_over(self) -> bool:
-        """Whether the newest attempt has written how it ended."""
+        """Whether the newest attempt has ended, by its own word or without one."""
         newest = self._newest_attempt()
-        return newest > 0 and read_outcome(self._layout.attempt(newest)) is not None
+        if newest == 0:
+            return False
+        attempt = self._layout.attempt(newest)
+        return read_outcome(attempt) is not None or self.is_gone
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody holds the session that an attempt began: it failed, or was killed."""
+        lease = read_lease(self._layout)
+        return lease is not None and not lease.is_held()
 
     def _newest_attempt(self) -> int:
         return max(self._layout.attempt_numbers(), default=0)

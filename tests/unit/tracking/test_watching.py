@@ -99,10 +99,38 @@ def test_watching_draws_the_newest_record_alone_and_goes_back_with_a_replay(
     second = session.attempt((first, 100))
     session.train(second, range(101, 103))
     watching.look()
-    [progress] = seen.take()
+    progress, note = seen.take()
     assert isinstance(progress, Progress)
     assert (progress.step, progress.num_steps) == (102, 400)
+    assert str(note).startswith("attempt 1 crashed: it was killed")
     assert dataclasses.replace(progress, step=400).is_complete
+
+
+def test_watching_ends_when_the_process_is_gone_without_a_word(session: SessionBuilder) -> None:
+    seen = Seen()
+    watching = Watching(session.layout, seen)
+    attempt = _start(session)
+    session.train(attempt, range(1, 3), phase_idx=1)
+    code = (
+        "import sys, time; from pathlib import Path; "
+        "from phaseline.session.layout import SessionLayout; "
+        "from phaseline.session.lease import Lease; "
+        "Lease.acquire(SessionLayout(Path(sys.argv[1]))); print('held', flush=True); "
+        "time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(session.layout.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        is_over = [watching.is_over]
+        watching.look(is_gone=is_over[0])
+        seen.take()
+        holder.kill()
+    is_over.append(watching.is_over)
+    assert is_over == [False, True]
+    watching.look(is_gone=True)
+    [note] = seen.take()
+    assert str(note).startswith(f"attempt {attempt} crashed: it was killed")
 
 
 def test_watch_command_ends_with_the_attempt(session: SessionBuilder) -> None:

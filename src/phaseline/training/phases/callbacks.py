@@ -20,6 +20,9 @@ class Callback:
     def phase_started(self, runtime: PhaseRuntime) -> None:
         """Before the first step of this process image."""
 
+    def step_began(self, runtime: PhaseRuntime) -> None:
+        """Before every optimizer step, and before its batches are fetched."""
+
     def step_ended(self, runtime: PhaseRuntime) -> None:
         """After every optimizer step; nothing may be read from the device here."""
 
@@ -48,6 +51,11 @@ class CallbackList(Callback):
         """Passes it on."""
         for member in self.members:
             member.phase_started(runtime)
+
+    def step_began(self, runtime: PhaseRuntime) -> None:
+        """Passes it on."""
+        for member in self.members:
+            member.step_began(runtime)
 
     def step_ended(self, runtime: PhaseRuntime) -> None:
         """Passes it on."""

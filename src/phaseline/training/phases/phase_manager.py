@@ -90,6 +90,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         """One optimizer step: fetch, forward, backward, set the learning rate, step, report."""
         runtime = self.runtime
         engine, position, world = runtime.engine, runtime.position, runtime.world
+        runtime.callbacks.step_began(runtime)
         step = position.phase_step
         num_units = runtime.data.unit_counts(step, runtime.objective.normaliser).tolist()
         # The engine averages over ranks; the loss is a sum over units, as targets, divided once

@@ -33,15 +33,15 @@ class PhaseProfiler(Callback):
         self._folder = folder
         self._profiler: torch.profiler.profile | None = None
 
-    def phase_started(self, runtime: PhaseRuntime) -> None:
-        """Begins, if the phase goes on within the steps."""
-        self._begin_if_due(runtime)
+    def step_began(self, runtime: PhaseRuntime) -> None:
+        """Begins with the first step, and not with a validation or a save before it."""
+        done = runtime.position.phase_step
+        if self._profiler is None and self._first - 1 <= done < self._last:
+            self._begin(runtime)
 
     def step_ended(self, runtime: PhaseRuntime) -> None:
-        """Begins before the first step and ends after the last."""
-        if self._profiler is None:
-            self._begin_if_due(runtime)
-        elif runtime.position.phase_step >= self._last:
+        """Ends after the last step."""
+        if self._profiler is not None and runtime.position.phase_step >= self._last:
             self._end(runtime)
 
     def phase_ended(self, runtime: PhaseRuntime, *, finished: bool) -> None:  # noqa: ARG002
@@ -49,9 +49,7 @@ class PhaseProfiler(Callback):
         if self._profiler is not None:
             self._end(runtime)
 
-    def _begin_if_due(self, runtime: PhaseRuntime) -> None:
-        if not self._first - 1 <= runtime.position.phase_step < self._last:
-            return
+    def _begin(self, runtime: PhaseRuntime) -> None:
         if runtime.world.device.type == "cuda":
             torch.cuda.memory._record_memory_history()  # noqa: SLF001 - torch documents it
         self._profiler = torch.profiler.profile(profile_memory=True, record_shapes=True)
@@ -72,6 +70,10 @@ class PhaseProfiler(Callback):
         except (OSError, RuntimeError) as error:
             if runtime.world.is_main:
                 runtime.display.note(f"the profile of {stem} could not be written: {error}")
+        finally:
+            if runtime.world.device.type == "cuda":
+                # Or the allocator would keep every allocation of the rest of the phase.
+                torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
 
 
 def _snapshot_of(device: torch.device) -> Callable[[Path], None]:
@@ -81,7 +83,6 @@ def _snapshot_of(device: torch.device) -> Callable[[Path], None]:
 def _dump_history(stem: Path) -> None:
     """Every allocation since the first step; https://pytorch.org/memory_viz draws it."""
     torch.cuda.memory._dump_snapshot(f"{stem}.memory.pickle")  # type: ignore[no-untyped-call]  # noqa: SLF001
-    torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
 
 
 def _dump_tensors(stem: Path) -> None:

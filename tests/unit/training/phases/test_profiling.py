@@ -79,3 +79,20 @@ def test_profiler_only_says_so_when_nothing_can_be_written(
 def test_profiled_steps_are_refused_when_they_are_no_range(steps: str) -> None:
     with pytest.raises(ValueError, match="it must be as '100-110', first to last, from step 1"):
         ProfileSection(steps=steps)
+
+
+def test_profiler_leaves_out_the_validation_before_its_first_step(
+    maker: RuntimeMaker, tmp_path: Path
+) -> None:
+    begun: list[bool] = []
+    profiler = _profiler(tmp_path / "profile", "1-2")
+
+    class SeeValidation(Callback):
+        def validation_ended(self, runtime: PhaseRuntime, metrics: object) -> None:
+            del runtime, metrics
+            begun.append(profiler._profiler is not None)
+
+    runtime = maker.make(callbacks=[profiler, SeeValidation()], evaluate={"at_start": True})
+    TrainingPhaseManager(runtime=runtime).run()
+    assert begun[0] is False
+    assert _num_optimizer_steps(tmp_path / "profile", "only-steps-1-2-rank-00000") == 2
