@@ -56,6 +56,11 @@ class Feed:
             for event in self._events.read_new(is_gone=is_gone):
                 self._tracker.event(event)
 
+    @property
+    def was_opened(self) -> bool:
+        """Whether there was a record to open the tracker for."""
+        return self._last_sent is not None
+
     def close(self) -> None:
         """Ends the tracker if it was ever opened."""
         if self._last_sent is not None:

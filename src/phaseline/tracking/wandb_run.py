@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import wandb
-from wandb.errors import UsageError
+from wandb.errors import Error, UsageError
 from wandb.proto import wandb_internal_pb2
 
 from phaseline.session.files import write_text
@@ -20,14 +20,13 @@ from phaseline.tracking.wandb_service import await_former_service, note_service
 
 WandbRefusal = UsageError
 """What wandb raises where it takes nothing, as without a key."""
+WandbTrouble = Error
+"""What else it raises, as without a network."""
 AXES = ("global_step", "phase_step", "tokens", "wall_s")
 """What a chart may be drawn over; the first one is the default."""
 _LONGEST_START_S = 30.0
 
 Mode = Literal["offline", "online", "disabled"]
-
-WandbRefusal = wandb.errors.UsageError
-"""What wandb raises where it takes nothing, as without a key."""
 
 
 class WandbRun:

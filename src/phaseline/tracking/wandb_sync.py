@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from phaseline.errors import SessionBusyError, UsageError
+from phaseline.errors import PhaselineError, SessionBusyError, UsageError
 from phaseline.tracking.follower import is_followed
 from phaseline.tracking.following import Feed, read_session
 from phaseline.tracking.tracker import WANDB
+
+
+class SyncError(PhaselineError):
+    """The run could not be sent now."""
 
 
 def sync_session(
@@ -35,6 +39,7 @@ def sync_session(
         SessionBusyError: Another process feeds the run.
         SessionError: There is no session.
         UsageError: wandb takes nothing from here, as without a key.
+        SyncError: wandb does not answer.
     """
     session = read_session(session_dir, folder=session_dir / "synced" / WANDB)
     section = session.config.tracking.wandb
@@ -44,7 +49,7 @@ def sync_session(
             "the session has ended."
         )
     # Not above: wandb takes seconds.
-    from phaseline.tracking.wandb_run import WandbRefusal, WandbRun
+    from phaseline.tracking.wandb_run import WandbRefusal, WandbRun, WandbTrouble
 
     with _alone(session.folder):
         feed = Feed(WandbRun(mode), session)
@@ -55,7 +60,15 @@ def sync_session(
                 f"wandb refuses: {error} Log in with `wandb login`, set WANDB_API_KEY, or give "
                 "--offline for files that `wandb sync` sends from another machine."
             ) from error
+        except WandbTrouble as error:
+            raise SyncError(
+                f"wandb cannot be reached or does not answer: {str(error).strip()} Nothing is "
+                "lost: the same command goes on where the run ends. --offline needs no network."
+            ) from error
         feed.close()
+    if not feed.was_opened:
+        say(f"{session.identity.name}: nothing is recorded yet, so nothing was sent")
+        return
     where = session.folder if mode == "offline" else f"project {section.project}"
     say(f"{session.identity.name}: run {session.identity.wandb_id} is complete in {where}")
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from phaseline.errors import ExitCode, SessionBusyError, UsageError
+from phaseline.tracking import wandb_run
 from phaseline.tracking.follower import start_follower, wait_for_follower
-from phaseline.tracking.wandb_sync import sync_session
+from phaseline.tracking.wandb_sync import SyncError, sync_session
 from unit.tracking.followers import PATIENCE_S, follower_of, log_of, until, until_dead
 from unit.tracking.session_builder import SessionBuilder
 from unit.tracking.wandb_server import StoredRun, WandbServer
@@ -280,3 +281,24 @@ def test_sync_says_what_to_do_where_nobody_has_logged_in(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UsageError, match=r"wandb refuses: No API key.* --offline for files"):
         sync_session(online.layout.root, say=print)
+
+
+def test_sync_says_that_nothing_is_lost_where_nobody_answers(
+    online: SessionBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = online.attempt()
+    online.train(attempt, range(1, 4))
+    online.end(attempt)
+    # A port that nobody listens at; wandb itself would wait for half a minute.
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(wandb_run, "_LONGEST_START_S", 2.0)
+    with pytest.raises(SyncError, match=r"(?s)does not answer: .* Nothing is lost: the same command"):
+        sync_session(online.layout.root, say=print)
+
+
+def test_sync_claims_nothing_where_nothing_is_recorded(online: SessionBuilder) -> None:
+    online.end(online.attempt())
+    said: list[str] = []
+    sync_session(online.layout.root, say=said.append)
+    assert said == ["demo: nothing is recorded yet, so nothing was sent"]

@@ -261,6 +261,9 @@ class PipelineOrchestrator:
     def _end(self, world: World, outcome: Outcome) -> Outcome:
         self._display.close()
         if self._session.is_main:
+            for name in self._trackers():
+                # One that somebody killed meanwhile: what it had not sent is sent now.
+                start_follower(self._session.layout.root, name=name)
             self._session.end(outcome.code, outcome.reason)
             for name in self._trackers():
                 wait_for_follower(self._session.layout.root, _LONGEST_FAREWELL_S, name)
