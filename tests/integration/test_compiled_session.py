@@ -55,12 +55,10 @@ class StopAtThree(Callback):
             FLAG.set()
 
 
-def run(folder: str, name: str, stop: bool) -> int:
-    """One start of a session. What goes on finds nothing compiled; the others share a folder."""
+def run(folder: str, name: str, stop: bool, compiled: str) -> int:
+    """One start of a session; `compiled` is the folder of what was compiled before."""
     os.environ["PHASELINE_CACHE"] = str(Path(folder) / "cache")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
-        Path(folder) / ("on" if name == "rough" and not stop else "first")
-    )
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / compiled)
     if stop:
         os.environ["STOP_AT_THREE"] = "1"
     # By its name: what runs here was loaded under another, with a flag of its own.
@@ -69,17 +67,26 @@ def run(folder: str, name: str, stop: bool) -> int:
     return int(TrainingPipeline(config, session_dir=session, stop_flag=flag).run().code)
 
 
-# Three starts, and two of them compile anew.
+# Three starts; where what goes on finds nothing compiled, two of them compile anew.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "engine",
-    [pytest.param(name, marks=[] if name == "plain" else pytest.mark.nightly) for name in ENGINES],
+    ("engine", "goes_on_with"),
+    [
+        ("plain", "first"),
+        *(pytest.param(name, "second", marks=pytest.mark.nightly) for name in ENGINES),
+    ],
 )
-def test_compiled_session_resumes_bit_for_bit(engine: str, tmp_path: Path) -> None:
+def test_compiled_session_resumes_bit_for_bit(
+    engine: str, goes_on_with: str, tmp_path: Path
+) -> None:
     text = CONFIG.replace("ENGINE", ENGINES[engine])
     (tmp_path / "config.yaml").write_text(text)
-    starts = [("smooth", False, 0), ("rough", True, 75), ("rough", False, 0)]
-    for name, stop, code in starts:
-        assert run_ranks(run, 1, str(tmp_path), name, stop, timeout_s=250) == [code]
+    starts = [
+        ("smooth", False, "first", 0),
+        ("rough", True, "first", 75),
+        ("rough", False, goes_on_with, 0),
+    ]
+    for *start, code in starts:
+        assert run_ranks(run, 1, str(tmp_path), *start, timeout_s=250) == [code]
     require_same_phase(tmp_path / "smooth", tmp_path / "rough", "text")
     assert view(tmp_path / "rough") == view(tmp_path / "smooth")

@@ -293,7 +293,9 @@ def test_sync_says_that_nothing_is_lost_where_nobody_answers(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setattr(wandb_run, "_LONGEST_START_S", 2.0)
-    with pytest.raises(SyncError, match=r"(?s)does not answer: .* Nothing is lost: the same command"):
+    with pytest.raises(
+        SyncError, match=r"(?s)does not answer: .* Nothing is lost: the same command"
+    ):
         sync_session(online.layout.root, say=print)
 
 
