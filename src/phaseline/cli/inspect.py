@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,12 +94,11 @@ def metrics(
         raise UsageError(f"{directory} is no session. Name a session's folder, as runs/quickstart.")
     if phase is not None:
         _require_phase(layout, phase)
-    records = read_metrics(layout, phase)
     if format is MetricsFormat.JSONL:
-        for record in records:
+        for record in read_metrics(layout, phase):
             sys.stdout.write(json.dumps(record) + "\n")
     else:
-        _write_csv(records)
+        _write_csv(lambda: map(_csv_row, read_metrics(layout, phase)))
 
 
 def _require_phase(layout: SessionLayout, phase: str) -> None:
@@ -110,16 +109,23 @@ def _require_phase(layout: SessionLayout, phase: str) -> None:
         )
 
 
-def _write_csv(records: Iterable[dict[str, Any]]) -> None:
-    """Columns are what any record has, so all are read before the first is written."""
-    rows = [
-        {name: record.get(name) for name in _COUNTERS} | record["metrics"] | record["timing"]
-        for record in records
-    ]
-    columns = dict.fromkeys([*_COUNTERS, *(name for row in rows for name in row)])
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
+def _csv_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: record.get(name) for name in _COUNTERS},
+        **record["metrics"],
+        **record["timing"],
+    }
+
+
+def _write_csv(rows: Callable[[], Iterable[dict[str, Any]]]) -> None:
+    """Columns are what any row has. So all are read twice, for there may be millions to keep."""
+    columns = dict.fromkeys(_COUNTERS)
+    for row in rows():
+        columns |= dict.fromkeys(row)
+    # A session that runs may have new ones by now.
+    writer = csv.DictWriter(sys.stdout, [*columns], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(rows())
 
 
 def _show_session(session: SessionStatus) -> None:

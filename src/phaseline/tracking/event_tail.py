@@ -34,13 +34,16 @@ class EventTail:
         """
         numbers = self._layout.attempt_numbers()
         for number in numbers:
+            if number in self._judged:
+                continue  # after hundreds of restarts their files are not opened at every look
             attempt = self._layout.attempt(number)
             tail = self._tails.setdefault(number, FileTail(attempt.events_file))
             for event in tail.read_new():
                 yield {**event, "attempt": number}
             is_over = is_gone or number != numbers[-1]
-            if is_over and number not in self._judged:
+            if is_over:
                 self._judged.add(number)
+                del self._tails[number]
                 yield from _lost(attempt)
 
 

@@ -56,14 +56,12 @@ def _events(path: Path) -> Iterator[Event]:
 
     **Source:** TFRecord: length, its checksum, data, its checksum.
     """
-    data = path.read_bytes()
-    at = 0
-    while at + _LENGTH.size <= len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        begin = at + _LENGTH.size + _CHECKSUM_BYTES
-        at = begin + length + _CHECKSUM_BYTES
-        if at > len(data):
-            return
-        event = Event.FromString(data[begin : begin + length])
-        if event.HasField("summary"):
-            yield event
+    with path.open("rb") as file:
+        while len(header := file.read(_LENGTH.size + _CHECKSUM_BYTES)) > _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(header)
+            data = file.read(length + _CHECKSUM_BYTES)
+            if len(data) < length + _CHECKSUM_BYTES:
+                return
+            event = Event.FromString(data[:length])
+            if event.HasField("summary"):
+                yield event

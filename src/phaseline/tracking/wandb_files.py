@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _FILE_HEADER = struct.Struct("<4sHB")
 _CHUNK_HEADER = struct.Struct("<IHB")
@@ -24,30 +25,30 @@ def read_wandb_file(path: Path) -> Iterator[bytes]:
     A writer that was killed leaves the file short of the blocks it had not flushed; what is
     yielded is what anyone who reads the file will ever see.
     """
-    data = path.read_bytes()
-    if len(data) < _FILE_HEADER.size or _FILE_HEADER.unpack_from(data)[:2] != _MAGIC:
+    with path.open("rb") as file:
+        parts: list[bytes] = []
+        for kind, chunk in _chunks(file):
+            if kind in (_FULL, _FIRST):
+                parts = []
+            parts.append(chunk)
+            if kind in (_FULL, _LAST):
+                yield b"".join(parts)
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Block by block, which no chunk goes beyond: a file may be larger than memory."""
+    block = file.read(_BLOCK_BYTES)
+    if len(block) < _FILE_HEADER.size or _FILE_HEADER.unpack_from(block)[:2] != _MAGIC:
         return
-    parts: list[bytes] = []
-    for kind, chunk in _chunks(data):
-        if kind in (_FULL, _FIRST):
-            parts = []
-        parts.append(chunk)
-        if kind in (_FULL, _LAST):
-            yield b"".join(parts)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
     # The first block counts the file's header.
     at = _FILE_HEADER.size
-    while at + _CHUNK_HEADER.size <= len(data):
-        left = _BLOCK_BYTES - at % _BLOCK_BYTES
-        if left < _CHUNK_HEADER.size:
-            at += left
-            continue
-        crc, num_bytes, kind = _CHUNK_HEADER.unpack_from(data, at)
-        at += _CHUNK_HEADER.size
-        chunk = data[at : at + num_bytes]
-        if not _FULL <= kind <= _LAST or zlib.crc32(bytes([kind]) + chunk) != crc:
-            return
-        at += num_bytes
-        yield kind, chunk
+    while block:
+        while at + _CHUNK_HEADER.size <= len(block):
+            crc, num_bytes, kind = _CHUNK_HEADER.unpack_from(block, at)
+            at += _CHUNK_HEADER.size
+            chunk = block[at : at + num_bytes]
+            if not _FULL <= kind <= _LAST or zlib.crc32(bytes([kind]) + chunk) != crc:
+                return
+            at += num_bytes
+            yield kind, chunk
+        block, at = file.read(_BLOCK_BYTES), 0
