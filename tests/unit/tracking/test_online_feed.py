@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from phaseline.errors import ExitCode, SessionBusyError, UsageError
-from phaseline.tracking import wandb_run
 from phaseline.tracking.follower import start_follower, wait_for_follower
-from phaseline.tracking.wandb_sync import SyncError, sync_session
+from phaseline.tracking.wandb_sync import sync_session
 from unit.tracking.followers import PATIENCE_S, follower_of, log_of, until, until_dead
 from unit.tracking.session_builder import SessionBuilder
 from unit.tracking.wandb_server import StoredRun, WandbServer
@@ -292,11 +291,16 @@ def test_sync_says_that_nothing_is_lost_where_nobody_answers(
     # A port that nobody listens at; wandb itself would wait for half a minute.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(wandb_run, "_LONGEST_START_S", 2.0)
-    with pytest.raises(
-        SyncError, match=r"(?s)does not answer: .* Nothing is lost: the same command"
-    ):
-        sync_session(online.layout.root, say=print)
+    code = (
+        "import sys; from phaseline.tracking import wandb_run; from phaseline.cli import main; "
+        "wandb_run._LONGEST_START_S = 2.0; main(['sync', sys.argv[1]])"
+    )
+    command = [sys.executable, "-c", code, str(online.layout.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert "Traceback" not in done.stderr
+    assert "does not answer" in done.stderr
+    assert "Nothing is lost: the same command goes on" in done.stderr
 
 
 def test_sync_claims_nothing_where_nothing_is_recorded(online: SessionBuilder) -> None:

@@ -13,6 +13,7 @@ REPORT = SavedReport(
 )
 MOMENTS = {
     "phase_started": ((), {}),
+    "step_began": ((), {}),
     "step_ended": ((), {}),
     "validation_ended": (({"loss": 1.0},), {}),
     "checkpoint_saved": (
