@@ -41,9 +41,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what starts ranks, so that it runs alone."""
+    """Marks what starts ranks, so that it runs alone; what starts one leaves room for others."""
     for item in items:
-        if any(folder in item.path.parents for folder in _ALONE):
+        is_below = any(folder in item.path.parents for folder in _ALONE)
+        if is_below and item.get_closest_marker("one_rank") is None:
             item.add_marker(pytest.mark.distributed)
 
 

@@ -68,6 +68,7 @@ def run(folder: str, name: str, stop: bool, compiled: str) -> int:
 
 
 # Three starts; where what goes on finds nothing compiled, two of them compile anew.
+@pytest.mark.one_rank
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("engine", "goes_on_with"),

@@ -62,7 +62,7 @@ def run(folder: str) -> int:
     return int(TrainingPipeline(Path(folder) / "config.yaml", session_dir=session).run().code)
 
 
-@pytest.mark.distributed
+@pytest.mark.one_rank
 def test_run_is_complete_when_its_follower_was_killed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     assert run_ranks(run, 1, str(tmp_path), timeout_s=120) == [0]

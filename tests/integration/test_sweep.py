@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from architecture.source_tree import ROOT
@@ -28,6 +29,7 @@ def _command(run_id: str, lr: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.one_rank
 def test_every_trial_of_the_example_is_a_session_and_a_run_of_its_own(tmp_path: Path) -> None:
     sweep: dict[str, Any] = YAML(typ="safe").load(ROOT / "examples" / "sweep" / "sweep.yaml")
     # As the example, but where this test may write.
