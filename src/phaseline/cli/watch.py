@@ -29,6 +29,8 @@ def watch(
 ) -> None:
     """Show a session's progress as it is shown where it runs, until its attempt ends.
 
+    An attempt whose process is gone without a word counts as ended, and is said to have crashed.
+
     It reads the session's folder only: from any machine that sees it, for batch jobs too.
     Ctrl-C ends the watching, never the session.
     """
