@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _CHILD = """
-import importlib.util, json, sys
-path, name, arguments, result = sys.argv[1:]
+import faulthandler, importlib.util, json, sys
+path, name, arguments, result, patience_s = sys.argv[1:]
+faulthandler.dump_traceback_later(float(patience_s))
 spec = importlib.util.spec_from_file_location("rank_functions", path)
 module = importlib.util.module_from_spec(spec)
 sys.modules["rank_functions"] = module
@@ -24,6 +25,9 @@ value = getattr(module, name)(*json.loads(arguments))
 open(result, "w").write(json.dumps(value))
 """
 
+_LEFT_TO_TELL_S = 3.0
+"""Before its time is up a rank that hangs writes where."""
+
 
 def run_ranks(
     function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 180
@@ -31,7 +35,8 @@ def run_ranks(
     """Runs a module-level function in `world_size` processes and returns their results.
 
     Arguments and results are JSON values. Each process sees the variables of a launched
-    rank. If one fails, the others are ended and its output is in the error.
+    rank. If one fails, the others are ended and its output is in the error; of ranks that do
+    not end in time, the stacks of all threads.
     """
     file = sys.modules[function.__module__].__file__
     with tempfile.TemporaryDirectory() as folder:
@@ -47,6 +52,7 @@ def run_ranks(
                     function.__name__,
                     json.dumps(arguments),
                     str(results[rank]),
+                    str(timeout_s - _LEFT_TO_TELL_S),
                 ],
                 _variables(rank, world_size, port),
                 outputs[rank],
@@ -66,7 +72,7 @@ def run_ranks(
             if code
         ]
         if not failed and None in codes:
-            texts = [output.read_text()[-4000:] for output in outputs]
+            texts = [output.read_text()[-8000:] for output in outputs]
             failed = [f"not all ranks ended within {timeout_s:g} s: {codes}", *texts]
         if failed:
             raise AssertionError("\n".join(failed))

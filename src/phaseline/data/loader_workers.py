@@ -36,6 +36,13 @@ AnyArrays = BatchArrays | LabelledArrays
 
 _NUM_PLANES: Final = 3
 """Fields of a batch that come first and may be large."""
+_READY: Final = "ready"
+_PATIENCES_S: Final = (5.0, 20.0, 60.0)
+"""How long a forked worker is waited for before it is killed and forked once more.
+
+Until 3.12 Python may deadlock in the child of a fork: it waits for the lock on the list of its
+threads, which one of torch's threads can hold at that moment without holding the interpreter's.
+"""
 
 
 class _Reply(NamedTuple):
@@ -66,6 +73,14 @@ class _Worker:
         with contextlib.suppress(ConnectionError):
             self.connection.send((idx, slot))
         self.asked.append((idx, slot))
+
+    def end(self) -> None:
+        """Kills it and waits for its end."""
+        self.connection.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
 
 class LoaderWorkers:
@@ -123,11 +138,7 @@ class LoaderWorkers:
     def close(self) -> None:
         """Kills the workers and waits for their ends. They hold nothing that could be lost."""
         for worker in self._workers:
-            worker.connection.close()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(worker.pid, 0)
+            worker.end()
         self._workers = []
 
     def _seek(self, idx: int) -> None:
@@ -176,6 +187,21 @@ class LoaderWorkers:
         return made
 
     def _start(self, worker_idx: int) -> _Worker:
+        for patience_s in _PATIENCES_S:
+            worker = self._fork(worker_idx)
+            if worker.connection.poll(patience_s):
+                # Of one that died at once, its missing answer tells.
+                with contextlib.suppress(EOFError, ConnectionError):
+                    assert worker.connection.recv() == _READY
+                return worker
+            worker.end()
+        waited = ", ".join(f"{patience_s:g}" for patience_s in _PATIENCES_S)
+        raise DataError(
+            f"no loader worker started, though each was waited for ({waited} s). Set "
+            "data.num_workers to 0; the same command goes on from the last checkpoint."
+        )
+
+    def _fork(self, worker_idx: int) -> _Worker:
         ours, theirs = Pipe()
         parent = os.getpid()
         # A signal between the fork and the worker's own settings would run our handlers in it.
@@ -200,6 +226,7 @@ class LoaderWorkers:
             random.seed(seed)
             np.random.seed(seed & 0xFFFFFFFF)
             with contextlib.suppress(EOFError, ConnectionError):
+                connection.send(_READY)
                 self._serve(connection)
         finally:
             os._exit(0)

@@ -17,6 +17,7 @@ import torch
 
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.sections import Config
+from phaseline.data import loader_workers
 from phaseline.data.batch import Batch
 from phaseline.data.batch_arrays import BatchArrays
 from phaseline.data.loader import DirectLoader, Loader, WorkerLoader, build_loader
@@ -166,6 +167,33 @@ def test_death_of_a_worker_is_told_with_what_to_do(started: list[LoaderWorkers])
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(DataError, match=r"was killed by SIGKILL.*lower data\.num_workers"):
         take_many(workers)
+
+
+@pytest.mark.parametrize("num_stuck", [2, 3])
+def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
+    started: list[LoaderWorkers], monkeypatch: pytest.MonkeyPatch, num_stuck: int
+) -> None:
+    fork = os.fork
+    forked: list[int] = []
+
+    def hang_in_child() -> int:
+        pid = fork()
+        if pid == 0 and len(forked) < num_stuck:
+            time.sleep(60)
+            os._exit(1)
+        forked.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", hang_in_child)
+    monkeypatch.setattr(loader_workers, "_PATIENCES_S", (0.2, 0.2, 20.0 if num_stuck < 3 else 0.2))
+    workers = start(started)
+    if num_stuck < 3:
+        require_equal(workers.take(0), numbered(0))
+        assert workers.pids == forked[2:]
+    else:
+        with pytest.raises(DataError, match=r"no loader worker started.*num_workers to 0"):
+            workers.take(0)
+    assert [pid for pid in forked[:num_stuck] if psutil.pid_exists(pid)] == []
 
 
 def take_many(workers: LoaderWorkers) -> None:
