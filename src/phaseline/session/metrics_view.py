@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
+
+_KINDS: Final = ("train", "validation", "samples")
+"""Of one step, in the order in which they are recorded."""
+_RECORDS_PER_STEP: Final = 5
+"""The three, and validation and samples at the start of the next phase."""
+
+
+def number_of(record: Mapping[str, Any]) -> int:
+    """The place of a metric record in its session: what comes later has a higher one.
+
+    It follows from the step and the kind alone, so it stays as it is when an accepted change
+    adds or drops other records: a tracker knows by it what it has. Not every place is taken.
+    """
+    place = _KINDS.index(record["kind"])
+    if record["phase_step"] == 0:
+        place += 2
+    return _RECORDS_PER_STEP * int(record["global_step"]) + place
 
 
 def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[dict[str, Any]]:
@@ -23,7 +40,7 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
         phase: Only records of this phase.
 
     Yields:
-        Records; `seq` is the position among all records of the view, from 0.
+        Records; `seq` is their `number_of`.
     """
     for number in reversed(layout.attempt_numbers()):
         adopted = read_adopted(layout.attempt(number))
@@ -35,6 +52,6 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
     records = chain.from_iterable(
         read_records(layout.attempt(number).metrics_file, limit) for number, limit in parts
     )
-    for seq, record in enumerate(records):
+    for record in records:
         if phase is None or record.get("phase") == phase:
-            yield {**record, "seq": seq}
+            yield {**record, "seq": number_of(record)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -15,22 +15,23 @@ from phaseline.tracking.tracker import FollowedSession
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM_BYTES = 4
+_WRITER = "phaseline "
+"""What an event says of its writer, before the record's `seq`. TensorBoard shows it nowhere."""
 
 
 class TensorBoardFiles:
     """Writes one event per record, at the record's global step.
 
-    So the events that lie in the files are counted to know where to go on. What a killed
-    process had not flushed is written again, and nothing twice.
+    The events that lie in the files say where to go on. What a killed process had not flushed
+    is written again, and nothing twice.
     """
 
     def open(self, session: FollowedSession) -> int:
         """Begins one more file beside those that there are."""
-        num_events = sum(
-            1 for path in sorted(session.folder.glob("events.*")) for _ in _events(path)
-        )
+        files = sorted(session.folder.glob("events.*"))
+        last_sent = max((_seq(event) for path in files for event in _events(path)), default=-1)
         self._writer = EventFileWriter(str(session.folder))
-        return num_events - 1
+        return last_sent
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Writes a record's metrics and timing; samples have no place here."""
@@ -40,8 +41,12 @@ class TensorBoardFiles:
         summary = Summary(
             value=[Summary.Value(tag=key, simple_value=float(x)) for key, x in values.items()]
         )
-        event = Event(wall_time=time, step=record["global_step"], summary=summary)
-        self._writer.add_event(event)
+        writer = SourceMetadata(writer=f"{_WRITER}{record['seq']}")
+        self._writer.add_event(
+            Event(
+                wall_time=time, step=record["global_step"], summary=summary, source_metadata=writer
+            )
+        )
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Nothing is made of it."""
@@ -49,6 +54,10 @@ class TensorBoardFiles:
     def close(self) -> None:
         """Flushes and closes the file."""
         self._writer.close()
+
+
+def _seq(event: Event) -> int:
+    return int(event.source_metadata.writer.removeprefix(_WRITER))
 
 
 def _events(path: Path) -> Iterator[Event]:

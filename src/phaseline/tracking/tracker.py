@@ -49,6 +49,7 @@ class Tracker(Protocol):
         """Begins, or goes on; returns the `seq` of the last record that it has, -1 for none.
 
         Only what it still has after a kill counts, so ask the files or the server, not memory.
+        `seq` grows from record to record, not always by one.
         """
 
     def log(self, record: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from phaseline.session.attempts import Adopted, read_adopted
 from phaseline.session.layout import SessionLayout
+from phaseline.session.metrics_view import number_of
 from phaseline.session.records import read_records
 
 
@@ -17,8 +18,8 @@ class ViewTail:
 
     Each also says which attempt recorded it.
 
-    When a newer attempt decides the view, it begins anew with `seq` 0: the new view repeats
-    what the attempt stands on, and bit for bit what it trains again.
+    When a newer attempt decides the view, it begins anew: the new view repeats what the attempt
+    stands on, and bit for bit what it trains again.
     """
 
     def __init__(self, layout: SessionLayout) -> None:
@@ -26,7 +27,6 @@ class ViewTail:
         self._layout = layout
         self._attempt: int | None = None
         self._tail: FileTail | None = None
-        self._seq = 0
 
     def read_new(self) -> Iterator[dict[str, Any]]:
         """Yields what was added since the last time, each with its `seq`; read it to its end."""
@@ -38,22 +38,14 @@ class ViewTail:
                 yield from self._begin(number, adopted)
                 break
         if self._tail is not None:
-            yield from self._numbered(self._tail.read_new(), self._attempt)
+            yield from _numbered(self._tail.read_new(), self._attempt)
 
     def _begin(self, number: int, adopted: Adopted) -> Iterator[dict[str, Any]]:
-        self._attempt, self._seq = number, 0
+        self._attempt = number
         self._tail = FileTail(self._layout.attempt(number).metrics_file)
         for earlier, num_lines in adopted.committed:
             path = self._layout.attempt(earlier).metrics_file
-            yield from self._numbered(read_records(path, num_lines), earlier)
-
-    def _numbered(
-        self, records: Iterator[dict[str, Any]], attempt: int | None
-    ) -> Iterator[dict[str, Any]]:
-        for record in records:
-            record["seq"], record["attempt"] = self._seq, attempt
-            self._seq += 1
-            yield record
+            yield from _numbered(read_records(path, num_lines), earlier)
 
 
 class FileTail:
@@ -77,6 +69,12 @@ class FileTail:
                 record = _parse(line)
                 if record is not None:
                     yield record
+
+
+def _numbered(records: Iterator[dict[str, Any]], attempt: int | None) -> Iterator[dict[str, Any]]:
+    for record in records:
+        record["seq"], record["attempt"] = number_of(record), attempt
+        yield record
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -16,7 +16,8 @@ class Lines:
     def open(self, session: FollowedSession) -> int:
         self._path = session.folder / "lines.jsonl"
         self._path.touch()
-        return len(self._path.read_text().splitlines()) - 1
+        lines = self._path.read_text().splitlines()
+        return int(json.loads(lines[-1])[0]) if lines else -1
 
     def log(self, record: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -31,14 +32,14 @@ class Lines:
 
 
 class Raising(Lines):
-    """Fails to begin at first, and later to take every fortieth record."""
+    """Fails to begin at first, and later to take every fortieth step."""
 
     def open(self, session: FollowedSession) -> int:
         _fail_once(session.folder / "failed-to-open")
         return super().open(session)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        if record["seq"] % 40 == 39:
+        if record["global_step"] % 40 == 0:
             _fail_once(self._path.with_name(f"failed-{record['seq']}"))
         super().log(record)
 

@@ -62,6 +62,13 @@ class SessionBuilder:
         """Records train steps of an attempt, a second apart."""
         self.append(attempt, [train_record(self.phases[phase_idx], step) for step in steps])
 
+    def validate(self, attempt: int, step: int) -> None:
+        """Records a validation of the first phase."""
+        phase = self.phases[0]
+        self.append(
+            attempt, [make_record("validation", phase, step, {"validation/loss": 3 - step / 100})]
+        )
+
     def append(self, attempt: int, records: Sequence[dict[str, Any]]) -> None:
         writer = RecordWriter(self.layout.attempt(attempt).metrics_file)
         writer.append(records)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from phaseline.errors import ExitCode
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from unit.tracking.followers import (
     PATIENCE_S,
@@ -46,12 +47,50 @@ def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_repla
 
     assert wait_for_follower(session.layout.root, PATIENCE_S), log_of(session.layout.root)
     rows = rows_of(session.layout.root)
-    assert [row["_step"] for row in rows] == list(range(321))
+    assert [row["_step"] for row in rows] == [*range(5, 1601, 5), 1602]
     assert [row["global_step"] for row in rows] == [*range(1, 321), 320]
     assert rows[10]["pretrain/train/lr"] == 1e-3
     assert rows[10]["_timestamp"] == 1.76e9 + 11
     assert rows[-1]["pretrain/samples/text.nrows"] == 2
     assert len(list((session.layout.root / "wandb").glob("*run-*-runid123"))) == 2
+
+
+def test_run_has_each_step_once_when_a_restart_drops_or_adds_validations(
+    session: SessionBuilder, parent: subprocess.Popen[bytes]
+) -> None:
+    root = session.layout.root
+    first = session.attempt()
+    session.train(first, range(1, 11))
+    session.validate(first, 10)
+    session.train(first, range(11, 31))
+    session.validate(first, 30)
+    session.train(first, range(31, 40))
+    start_follower(root, parent.pid)
+    until(lambda: bool(rows_of(root)))
+    session.end(first, ExitCode.STOPPED, "SIGTERM")
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+
+    # It stands on step 25, and validates no more; the one after it at every fifth step.
+    second = session.attempt((first, 26))
+    session.train(second, range(26, 43))
+    start_follower(root, parent.pid)
+    session.end(second, ExitCode.STOPPED, "SIGTERM")
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+    third = session.attempt((first, 26), (second, 14))
+    for step in range(40, 46):
+        session.train(third, range(step, step + 1))
+        if step % 5 == 0:
+            session.validate(third, step)
+    start_follower(root, parent.pid)
+    session.end(third)
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+
+    rows = rows_of(root)
+    trained = [row["global_step"] for row in rows if "pretrain/train/loss" in row]
+    assert trained == list(range(1, 46))
+    validated = [row["global_step"] for row in rows if "pretrain/validation/loss" in row]
+    # The one of step 40 comes too late: wandb has steps 41 and 42.
+    assert validated == [10, 30, 45]
 
 
 def test_follower_lives_on_and_is_not_doubled_when_its_parent_execs(
@@ -125,7 +164,7 @@ def test_follower_of_a_new_parent_waits_when_the_one_before_still_sends(
     session.end(second)
 
     assert wait_for_follower(root, PATIENCE_S), log_of(root)
-    assert [row["_step"] for row in rows_of(root)] == list(range(5))
+    assert [row["_step"] for row in rows_of(root)] == [5, 10, 15, 20, 25]
 
 
 def test_follower_leaves_one_line_when_wandb_fails(

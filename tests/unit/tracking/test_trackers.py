@@ -54,7 +54,7 @@ def test_tracker_of_a_user_gets_every_record_and_event_of_a_restarted_session(
     start_follower(root, parent.pid, LINES)
     session.end(second)
     assert wait_for_follower(root, PATIENCE_S, LINES), log_of(root, LINES)
-    assert _lines(root, LINES) == [[step - 1, step] for step in range(1, 41)]
+    assert _lines(root, LINES) == [[5 * step, step] for step in range(1, 41)]
     assert _lines(root, LINES, "events.jsonl") == [
         [1, "phase_started"],
         [1, "attempt_lost"],
@@ -75,7 +75,7 @@ def test_tracker_that_raises_is_made_anew_and_misses_nothing(
     session.end(attempt)
     assert wait_for_follower(root, PATIENCE_S, RAISING), log_of(root, RAISING)
     assert log_of(root, RAISING).count("a new follower goes on: RuntimeError: as asked") == 3
-    assert _lines(root, RAISING) == [[step - 1, step] for step in range(1, 101)]
+    assert _lines(root, RAISING) == [[5 * step, step] for step in range(1, 101)]
 
 
 @pytest.mark.usefixtures("plugins")

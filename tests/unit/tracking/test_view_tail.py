@@ -37,7 +37,7 @@ def test_view_tail_begins_anew_when_another_attempt_decides(session: SessionBuil
     seen = _split(list(tail.read_new()))
     assert seen == (list(read_metrics(session.layout)), [1] * 5 + [2] * 2)
     session.train(second, range(8, 11))
-    assert [(r["seq"], r["global_step"]) for r in tail.read_new()] == [(7, 8), (8, 9), (9, 10)]
+    assert [(r["seq"], r["global_step"]) for r in tail.read_new()] == [(40, 8), (45, 9), (50, 10)]
 
 
 def test_view_tail_waits_or_skips_when_a_line_is_torn(session: SessionBuilder) -> None:
@@ -52,5 +52,5 @@ def test_view_tail_waits_or_skips_when_a_line_is_torn(session: SessionBuilder) -
     assert [r["global_step"] for r in tail.read_new()] == [2]
     path.write_bytes(whole + b'{"torn')
     session.train(attempt, range(3, 4))
-    assert [(r["seq"], r["global_step"]) for r in tail.read_new()] == [(2, 3)]
+    assert [(r["seq"], r["global_step"]) for r in tail.read_new()] == [(15, 3)]
     assert len(list(read_metrics(session.layout))) == 3
