@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ TWO_PHASES = HERE / "two_phases.yaml"
 STEP_S = 0.25
 LIMIT_S = 240.0
 _LAUNCHER = "accelerate.commands.launch"
+_PROGRAM = "phaseline.cluster.batch"
 _OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
 
 
@@ -112,14 +114,19 @@ class Job:
         [launcher] = [one for one, words in self._processes(node) if _LAUNCHER in words]
         return launcher
 
+    def programs_on(self, node: str) -> list[psutil.Process]:
+        """What watches over a job on a node; it is no rank."""
+        return [one for one, words in self._commands(node) if _PROGRAM in words]
+
     def _processes(self, node: str) -> Iterator[tuple[psutil.Process, list[str]]]:
-        for process in self.cluster.processes_of(node):
-            try:
-                words = process.cmdline()
-            except psutil.Error:
-                continue
+        for process, words in self._commands(node):
             if "run" in words and str(self.layout.root) in words:
                 yield process, words
+
+    def _commands(self, node: str) -> Iterator[tuple[psutil.Process, list[str]]]:
+        for process in self.cluster.processes_of(node):
+            with suppress(psutil.Error):
+                yield process, process.cmdline()
 
     def report(self) -> str:
         """Everything that helps to see why a test failed."""

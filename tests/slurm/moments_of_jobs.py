@@ -1,7 +1,8 @@
 """A callback that makes steps last, and fails where a test wants it.
 
-`STEP_S` is the seconds that a step lasts besides, in the first start of a job; `FAIL_AT`, as `rank:step`, raises there,
-each time that a rank comes by. `HOLD_AT` is a step at which the first start waits until the
+`STEP_S` is the seconds that a step lasts besides, in the first start of a job, and
+`SECOND_STEP_S` in the second; `FAIL_AT`, as `rank:step`, raises there, each time that a rank
+comes by. `HOLD_AT` is a step at which the first start waits until the
 next attempt has the session.
 """
 
@@ -19,8 +20,10 @@ class Moments(Callback):
     """Does what the environment says."""
 
     def __init__(self) -> None:
-        is_first = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
-        self._step_s = float(os.environ.get("STEP_S", "0")) if is_first else 0.0
+        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        is_first = restart == 0
+        variable = ("STEP_S", "SECOND_STEP_S", "")[min(restart, 2)]
+        self._step_s = float(os.environ.get(variable, "0"))
         self._hold_at = int(os.environ.get("HOLD_AT", "0")) if is_first else 0
         rank, _, step = os.environ.get("FAIL_AT", "-1:0").partition(":")
         self._fail_at = (int(rank), int(step))

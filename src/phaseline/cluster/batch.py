@@ -37,6 +37,7 @@ from phaseline.session.layout import SessionLayout
 
 _ASK_EVERY_S = 30.0
 _WAIT_S = 0.2
+_LONGEST_STAY_S = 3600.0
 _PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 """Between requests that SLURM does not answer: a controller is back within minutes."""
 
@@ -74,6 +75,7 @@ class BatchJob:
                 verdict = self._run_ranks()
                 if self._is_superseded():
                     say("SLURM has started this job elsewhere meanwhile; this start ends here.")
+                    self._await_its_end()
                     return ExitCode.FAILED
                 end = self._judge(verdict)
             return self._end(end)
@@ -104,6 +106,7 @@ class BatchJob:
         """Runs the step, on another port if somebody else was faster at the one before."""
         assert self._start is not None
         since = self._start.since
+        self._skip_a_step()
         refusal_file = self._layout.refusal_file(self._place.job_id, self._place.restart)
         environment = {**os.environ, REFUSAL_VARIABLE: str(refusal_file.resolve())}
         for port in ports_of(int(self._place.job_id), self._place.restart):
@@ -118,6 +121,15 @@ class BatchJob:
                 return verdict
             say(f"Another process took port {port} meanwhile; trying the next one.")
         raise UsageError("No free port was found from 20000 to 32000 on the job's first node.")
+
+    def _skip_a_step(self) -> None:
+        """Gives the ranks' step another number than that of the start before.
+
+        A node that was cut off reports its step's end once it answers again, and SLURM 22.05
+        takes that for the end of the step that has the number now.
+        """
+        if self._place.restart % 2 == 1:
+            slurm.run_client(["srun", "--nodes=1", "--ntasks=1", "true"])
 
     def _judge(self, verdict: Verdict) -> JobEnd:
         assert self._start is not None
@@ -153,6 +165,22 @@ class BatchJob:
         state = slurm.ask(self._place.name)
         is_ending = signal.SIGTERM in self._signals
         return state is not None and state.restarts > self._place.restart and not is_ending
+
+    def _await_its_end(self) -> None:
+        """Lets SLURM end this start, as it does once the node answers again.
+
+        Had it ended by itself behind the cut, slurmd 22.05 would believe that the job runs
+        there: SLURM would later drain the node, and hold the job, for a start that it refuses.
+        """
+        until = time.monotonic() + _LONGEST_STAY_S
+        next_question = 0.0
+        while (now := time.monotonic()) < until and signal.SIGTERM not in self._signals:
+            if now >= next_question:
+                state = slurm.ask(self._place.name)
+                if state is not None and state.is_over:
+                    return
+                next_question = time.monotonic() + _ASK_EVERY_S
+            time.sleep(_WAIT_S)
 
     def _was_asked_by_person(self, since: int) -> bool:
         """Whether somebody asked this start's own attempt to stop (`phaseline stop`)."""

@@ -15,6 +15,12 @@ _TIMEOUT_S = 20.0
 """A controller that is busy answers late; one that is gone answers never."""
 _OUTAGE = re.compile("unable to contact|timed out|connection|zero bytes|temporar", re.IGNORECASE)
 """What its commands say while no controller answers; all else is a no."""
+_OVER = frozenset(
+    {
+        *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED"),
+        *("NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "REVOKED"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,11 @@ class JobState:
     limit_s: float | None
     is_preempted: bool
     nodes: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it runs no more and is not to run again."""
+        return self.state in _OVER
 
     @property
     def is_out_of_time(self) -> bool:
