@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,34 @@ def test_job_that_slurm_preempts_without_requeueing_asks_for_it(
     assert job._end(END) is ExitCode.STOPPED
     asked = calls.read_text() if calls.exists() else ""
     assert ("requeue 7" in asked) is is_asked
+
+
+def test_start_left_behind_a_cut_stays_until_slurm_ends_it_or_the_job_is_over(
+    job: batch.BatchJob, called: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_ASK_EVERY_S", 0.0)
+    ended = restarts(1).replace("RUNNING", "COMPLETED")
+    calls = called(restarts(1), "exit 1", restarts(2), ended)
+    job._await_its_end()
+    assert len(calls.read_text().splitlines()) == 4
+    job._signals.append(signal.SIGTERM)
+    job._await_its_end()
+    assert len(calls.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(("restart", "num_skipped"), [(0, 0), (1, 1), (2, 0)])
+def test_step_has_another_number_than_that_of_the_start_before(
+    restart: int,
+    num_skipped: int,
+    job: batch.BatchJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = put_command(tmp_path / "bin", monkeypatch, "srun", "exit 0")
+    job._place = replace(job._place, restart=restart)
+    job._skip_a_step()
+    asked = calls.read_text().splitlines() if calls.exists() else []
+    assert asked == ["--nodes=1 --ntasks=1 true"] * num_skipped
 
 
 def test_job_is_seen_to_when_its_record_cannot_be_written(
