@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2
 from phaseline.session.files import write_text
 from phaseline.session.layout import SessionLayout
 from phaseline.tracking.alerts import Alert, alert_of
-from phaseline.tracking.tracker import FollowedSession
+from phaseline.tracking.tracker import WANDB, FollowedSession, tracker_folder
 from phaseline.tracking.wandb_files import read_wandb_file
 from phaseline.tracking.wandb_service import await_former_service, note_service
 
@@ -41,6 +41,7 @@ class WandbRun:
         self._mode = mode
         self._run: wandb.Run | None = None
         self._changes: list[Any] = []
+        self._uploads: list[str] = []
 
     def open(self, session: FollowedSession) -> int:
         """Finds out what wandb has: online the server says it, offline the files on this disk.
@@ -51,8 +52,8 @@ class WandbRun:
         """
         self._session = session
         self._phases = [phase.name for phase in session.config.phases]
-        self._told = _Told(session.folder / "told.json")
         self._mode = self._mode or session.config.tracking.wandb.mode
+        self._told = _Told(_told_file(session, self._mode))
         await_former_service(session.folder)
         if self._mode == "online":
             return int(self._begun().starting_step) - 1
@@ -68,7 +69,9 @@ class WandbRun:
         """Sends what an event is worth: an alert, an artifact, a change of the configuration."""
         section = self._session.config.tracking.wandb
         alert = alert_of(event, self._session.identity.name)
-        if alert is not None and section.alerts and self._told.first_time(alert.key):
+        if alert is not None and section.alerts and alert.key not in self._told:
+            # Noted before it is sent: rather nobody hears of it than somebody twice.
+            self._told.note(alert.key)
             self._alert(alert)
         if event["event"] in ("settings_changed", "settings_accepted"):
             self._changes += [{"attempt": event["attempt"], **one} for one in event["changes"]]
@@ -84,6 +87,9 @@ class WandbRun:
         """Ends the run; everything that was sent is on disk or on the server afterwards."""
         if self._run is not None:
             self._run.finish()
+            # Not before: what a killed wandb had not sent is handed to it again, and a server
+            # that has the same files makes no second version of them.
+            self._told.note(*self._uploads)
             # Else its process lives as long as this one.
             wandb.teardown()
 
@@ -105,8 +111,8 @@ class WandbRun:
 
         A folder that is gone was replaced since, as when a later phase left the weights alone.
         """
-        phase = event["phase"]
-        if not folder.is_dir() or not self._told.first_time(f"{kind} {phase}"):
+        phase, key = event["phase"], f"{kind} {event['phase']}"
+        if not folder.is_dir() or key in self._told or key in self._uploads:
             return
         idx = self._phases.index(phase) if phase in self._phases else 0
         lineage = {
@@ -121,6 +127,7 @@ class WandbRun:
         artifact = wandb.Artifact(name, type=kind, metadata=lineage)
         artifact.add_dir(str(folder))
         self._begun().log_artifact(artifact, aliases=["latest", phase])
+        self._uploads.append(key)
 
     def _checkpoint_of(self, event: Mapping[str, Any]) -> Path:
         phase = SessionLayout(self._session.root).phase(event["phase"])
@@ -174,8 +181,15 @@ def _begin(session: FollowedSession, mode: Mode | None) -> wandb.Run:
     return run
 
 
+def _told_file(session: FollowedSession, mode: Mode) -> Path:
+    """One for the server, whoever feeds it; offline, one for each folder of files."""
+    if mode == "online":
+        return tracker_folder(session.root, WANDB) / "told-online.json"
+    return session.folder / "told.json"
+
+
 class _Told:
-    """What somebody was told of already; noted before it is sent, so that nobody hears twice."""
+    """What somebody was told of already."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,12 +198,14 @@ class _Told:
         except (FileNotFoundError, ValueError):
             self._keys = []
 
-    def first_time(self, key: str) -> bool:
-        if key in self._keys:
-            return False
-        self._keys.append(key)
-        write_text(self._path, json.dumps(self._keys) + "\n")
-        return True
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def note(self, *keys: str) -> None:
+        if keys:
+            self._keys += keys
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._path, json.dumps(self._keys) + "\n")
 
 
 def read_last_step(folder: Path, run_id: str) -> int:

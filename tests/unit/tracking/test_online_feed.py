@@ -247,6 +247,37 @@ def test_artifacts_are_uploaded_once_with_what_they_come_from(
     assert {b"pretrain", b"instruct"} <= set(server.artifact_files.values())
 
 
+def test_artifact_is_uploaded_again_when_its_upload_was_cut_off(
+    session: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
+) -> None:
+    root = session.layout.root
+    session.configure(wandb={**ONLINE, "artifacts": ["exports"]})
+    attempt = session.attempt()
+    session.train(attempt, range(1, 3))
+    folder = session.layout.exports_dir / "pretrain"
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"pretrain")
+    session.event(attempt, "exported", phase="pretrain")
+    server.keeps_artifacts_out = True
+    start_follower(root, parent.pid)
+    until(lambda: bool(server.artifacts) and server.num_refused > 0)
+    follower = follower_of(root)
+    for process in (follower, *follower.children(recursive=True)):
+        process.kill()
+        until_dead(process)
+    assert b"pretrain" not in server.artifact_files.values()
+
+    server.keeps_artifacts_out = False
+    start_follower(root, parent.pid)
+    _finish(session, attempt)
+    assert b"pretrain" in server.artifact_files.values()
+    num_artifacts = len(server.artifacts)
+    # Whoever feeds the server next knows what it was told.
+    _sync(root)
+    assert len(server.artifacts) == num_artifacts
+    assert [alert["title"] for alert in _run(server).alerts] == ["demo: finished"]
+
+
 def _sync(root: Path) -> str:
     """What `phaseline sync` says: it runs in a process of its own, as wandb leaves threads."""
     command = [sys.executable, "-m", "phaseline", "sync", str(root)]

@@ -44,6 +44,7 @@ class WandbServer:
 
     def __init__(self, port: int = 0) -> None:
         self.runs: dict[str, StoredRun] = {}
+        self.keeps_artifacts_out = False
         self.artifacts: list[dict[str, Any]] = []
         self.artifact_files: dict[str, bytes] = {}
         self.operations: list[str] = []
@@ -248,7 +249,7 @@ def _handler_of(server: WandbServer) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if server.is_cut:
+            if server.is_cut or (server.keeps_artifacts_out and "/upload/artifact" in self.path):
                 # No answer at all, as on a network that is gone.
                 self.close_connection = True
                 server.num_refused += 1
