@@ -40,8 +40,10 @@ _READY: Final = "ready"
 _PATIENCES_S: Final = (5.0, 20.0, 60.0)
 """How long a forked worker is waited for before it is killed and forked once more.
 
-Until 3.12 Python may deadlock in the child of a fork: it waits for the lock on the list of its
-threads, which one of torch's threads can hold at that moment without holding the interpreter's.
+Before 3.12 Python may deadlock in the child of a fork: it waits for the lock on the list of its
+threads, which one of torch's can hold at that moment without holding the interpreter's.
+
+**Source:** CPython's issue 112275.
 """
 
 
