@@ -191,10 +191,15 @@ class LoaderWorkers:
     def _start(self, worker_idx: int) -> _Worker:
         for patience_s in _PATIENCES_S:
             worker = self._fork(worker_idx)
-            if worker.connection.poll(patience_s):
+            try:
+                is_up = worker.connection.poll(patience_s)
+            except BaseException:
+                worker.end()  # nobody else knows of it yet
+                raise
+            if is_up:
                 # Of one that died at once, its missing answer tells.
                 with contextlib.suppress(EOFError, ConnectionError):
-                    assert worker.connection.recv() == _READY
+                    worker.connection.recv()
                 return worker
             worker.end()
         waited = ", ".join(f"{patience_s:g}" for patience_s in _PATIENCES_S)
@@ -224,11 +229,12 @@ class LoaderWorkers:
             gc.freeze()
             linux.end_with(parent)
             linux.ignore_stop_signals()
-            _close_all_but(connection.fileno())
-            random.seed(seed)
-            np.random.seed(seed & 0xFFFFFFFF)
             with contextlib.suppress(EOFError, ConnectionError):
                 connection.send(_READY)
+                # Peers must see a rank's sockets close when the rank dies.
+                linux.close_all_but(connection.fileno())
+                random.seed(seed)
+                np.random.seed(seed & 0xFFFFFFFF)
                 self._serve(connection)
         finally:
             os._exit(0)
@@ -254,10 +260,3 @@ class LoaderWorkers:
             start = end
         is_labelled = isinstance(arrays, LabelledArrays)
         return _Reply(is_labelled, tuple(planes), tuple(arrays[_NUM_PLANES:]))
-
-
-def _close_all_but(descriptor: int) -> None:
-    """Closes what the fork copied: peers must see a rank's sockets close when the rank dies."""
-    highest = os.sysconf("SC_OPEN_MAX")
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, highest)

@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _IS_LINUX = sys.platform == "linux"
@@ -74,13 +74,26 @@ def die_with_parent() -> None:
 
 def set_close_on_exec_from(first_fd: int = 3) -> None:
     """Makes every open file descriptor from this one on close at exec."""
+    for descriptor in _descriptors_from(first_fd):
+        with suppress(OSError):  # the listing's own descriptor is closed by now
+            os.set_inheritable(descriptor, False)
+
+
+def close_all_but(kept: int, first_fd: int = 3) -> None:
+    """Closes every open file descriptor from this one on, except one.
+
+    What is open is listed: where the limit on descriptors is a billion, trying all numbers
+    takes a minute.
+    """
+    for descriptor in _descriptors_from(first_fd):
+        if descriptor != kept:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _descriptors_from(first_fd: int) -> list[int]:
     listing = Path("/proc/self/fd" if _IS_LINUX else "/dev/fd")
-    for descriptor in [int(path.name) for path in listing.iterdir()]:
-        if descriptor >= first_fd:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                continue  # the listing's own descriptor, closed by now
+    return [number for path in listing.iterdir() if (number := int(path.name)) >= first_fd]
 
 
 def pidfd_open(pid: int) -> int:

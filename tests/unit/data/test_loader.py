@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +170,8 @@ def test_death_of_a_worker_is_told_with_what_to_do(started: list[LoaderWorkers])
         take_many(workers)
 
 
-@pytest.mark.parametrize("num_stuck", [2, 3])
-def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
-    started: list[LoaderWorkers], monkeypatch: pytest.MonkeyPatch, num_stuck: int
-) -> None:
+def hang_first_forks(monkeypatch: pytest.MonkeyPatch, num_stuck: int) -> list[int]:
+    """Lets so many children hang in their forks; the list fills with all children's pids."""
     fork = os.fork
     forked: list[int] = []
 
@@ -185,6 +184,14 @@ def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
         return pid
 
     monkeypatch.setattr(os, "fork", hang_in_child)
+    return forked
+
+
+@pytest.mark.parametrize("num_stuck", [2, 3])
+def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
+    started: list[LoaderWorkers], monkeypatch: pytest.MonkeyPatch, num_stuck: int
+) -> None:
+    forked = hang_first_forks(monkeypatch, num_stuck)
     monkeypatch.setattr(loader_workers, "_PATIENCES_S", (0.2, 0.2, 20.0 if num_stuck < 3 else 0.2))
     workers = start(started)
     if num_stuck < 3:
@@ -194,6 +201,19 @@ def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
         with pytest.raises(DataError, match=r"no loader worker started.*num_workers to 0"):
             workers.take(0)
     assert [pid for pid in forked[:num_stuck] if psutil.pid_exists(pid)] == []
+
+
+def test_worker_that_hangs_in_its_fork_ends_when_the_wait_for_it_is_cut_short(
+    started: list[LoaderWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_again(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    forked = hang_first_forks(monkeypatch, 1)
+    monkeypatch.setattr(Connection, "poll", press_again)
+    with pytest.raises(KeyboardInterrupt):
+        start(started).take(0)
+    assert [psutil.pid_exists(pid) for pid in forked] == [False]
 
 
 def take_many(workers: LoaderWorkers) -> None:

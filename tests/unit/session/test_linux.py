@@ -76,6 +76,19 @@ for descriptor in sys.argv[1:]:
         print("closed")
 """
 
+CLOSE_ALL_BUT_ONE = """
+import os
+from phaseline.session import linux
+closed, kept = os.dup(2), os.dup(2)
+linux.close_all_but(kept)
+for descriptor in (closed, kept, 1):
+    try:
+        os.fstat(descriptor)
+        print("open")
+    except OSError:
+        print("closed")
+"""
+
 EXEC_WITH_PENDING_SIGNAL = """
 import os, signal, sys
 from phaseline.session import linux
@@ -165,6 +178,11 @@ def test_die_with_parent_ends_the_process_when_its_launcher_is_already_dead(
 def test_set_close_on_exec_closes_all_but_what_was_kept(start_python: StartPython) -> None:
     output, _ = start_python(EXEC_WITH_OPEN_FILES, "first").communicate()
     assert output.split() == ["closed", "open"]
+
+
+def test_close_all_but_one_leaves_that_and_the_standard_streams(start_python: StartPython) -> None:
+    output, _ = start_python(CLOSE_ALL_BUT_ONE).communicate()
+    assert output.split() == ["closed", "open", "open"]
 
 
 def test_stop_signals_reach_the_next_image_when_they_were_blocked(
