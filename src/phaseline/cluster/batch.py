@@ -38,8 +38,11 @@ from phaseline.session.layout import SessionLayout
 _ASK_EVERY_S = 30.0
 _WAIT_S = 0.2
 _LONGEST_STAY_S = 3600.0
-_PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
-"""Between requests that SLURM does not answer: a controller is back within minutes."""
+_PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0, *[120.0] * 29)
+"""Between requests that SLURM does not answer, an hour in all: a controller is back within
+minutes, and a start that is cut off must not end by itself (`BatchJob._await_its_end`)."""
+_NUM_STEP_NUMBERS = 4
+"""So many starts in a row have step numbers of their own."""
 
 
 class BatchJob:
@@ -106,7 +109,7 @@ class BatchJob:
         """Runs the step, on another port if somebody else was faster at the one before."""
         assert self._start is not None
         since = self._start.since
-        self._skip_a_step()
+        self._skip_steps(self._place.restart % _NUM_STEP_NUMBERS)
         refusal_file = self._layout.refusal_file(self._place.job_id, self._place.restart)
         environment = {**os.environ, REFUSAL_VARIABLE: str(refusal_file.resolve())}
         for port in ports_of(int(self._place.job_id), self._place.restart):
@@ -120,16 +123,23 @@ class BatchJob:
             if has_begun or refusal is not None or self._signals or is_free(port):
                 return verdict
             say(f"Another process took port {port} meanwhile; trying the next one.")
+            self._skip_steps(_NUM_STEP_NUMBERS - 1)
         raise UsageError("No free port was found from 20000 to 32000 on the job's first node.")
 
-    def _skip_a_step(self) -> None:
-        """Gives the ranks' step another number than that of the start before.
+    def _skip_steps(self, num_steps: int) -> None:
+        """Gives the ranks' step another number than those of the starts before.
 
         A node that was cut off reports its step's end once it answers again, and SLURM 22.05
         takes that for the end of the step that has the number now.
         """
-        if self._place.restart % 2 == 1:
-            slurm.run_client(["srun", "--nodes=1", "--ntasks=1", "true"])
+        for _ in range(num_steps):
+            problem = slurm.skip_step_number()
+            if problem:
+                say(
+                    f"No step number was skipped, so the ranks' step may be taken for an earlier "
+                    f"start's if a lost node heals now: {problem}"
+                )
+                return
 
     def _judge(self, verdict: Verdict) -> JobEnd:
         assert self._start is not None
@@ -249,6 +259,8 @@ class BatchJob:
         return is_preempted and self._loaded.config.cluster.requeue and not self._is_requeued()
 
     def _is_requeued(self) -> bool:
+        if self._history.has_later_start(self._place):
+            return True
         state = slurm.ask(self._place.name)
         return state is not None and state.restarts > self._place.restart
 

@@ -22,6 +22,14 @@ _OVER = frozenset(
     }
 )
 
+_PLACE_VARIABLES = frozenset(
+    {
+        *("SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOBID"),
+        *("SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"),
+    }
+)
+"""Where a step runs, and nothing of how."""
+
 
 @dataclass(frozen=True)
 class JobPlace:
@@ -203,6 +211,27 @@ def down_nodes(nodes: str) -> list[str]:
         return []
     pairs = [line.split() for line in answer.stdout.splitlines()]
     return sorted({pair[0] for pair in pairs if len(pair) == 2 and "down" in pair[1]})
+
+
+def skip_step_number() -> str:
+    """Runs a step that does nothing, so that the next one has a higher number.
+
+    It shares what the job has with whatever else runs, and asks for none of it.
+
+    Returns:
+        Why it did not run; empty if it did.
+    """
+    # What the job's options set for steps may not fit a step of one task.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SLURM_") or name in _PLACE_VARIABLES
+    }
+    command = ["srun", "--overlap", "--gres=none", "--nodes=1", "--ntasks=1", "true"]
+    answer = run_client(command, environment=environment)
+    if answer is None:
+        return f"srun did not end within {_TIMEOUT_S:.0f} s"
+    return "" if answer.returncode == 0 else answer.stderr.strip() or "srun does not say why"
 
 
 def run_client(

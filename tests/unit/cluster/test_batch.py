@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.cluster import batch
+from phaseline.cluster import batch, slurm
 from phaseline.cluster.job_end import JobEnd, Next
 from phaseline.cluster.slurm import JobPlace
 from phaseline.config.loading import load_config
-from phaseline.errors import ExitCode
+from phaseline.errors import ExitCode, UsageError
 from unit.cluster.commands import put_command
 from unit.config.session_text import write
 
@@ -108,19 +108,63 @@ def test_start_left_behind_a_cut_stays_until_slurm_ends_it_or_the_job_is_over(
     assert len(calls.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(("restart", "num_skipped"), [(0, 0), (1, 1), (2, 0)])
-def test_step_has_another_number_than_that_of_the_start_before(
-    restart: int,
-    num_skipped: int,
+NOTHING_STEP = "--overlap --gres=none --nodes=1 --ntasks=1 true"
+
+
+def test_ranks_step_of_a_start_has_another_number_than_those_of_the_starts_before(
+    job: batch.BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = put_command(tmp_path / "bin", monkeypatch, "srun", "exit 0")
+    monkeypatch.setattr(batch, "ports_of", lambda *_: iter([20000, 20001]))
+    monkeypatch.setattr(batch, "is_free", lambda _: False)
+    monkeypatch.setattr(job, "_step_command", lambda port, _: ["srun", str(port)])
+    numbers = []
+    for restart in range(6):
+        calls.unlink(missing_ok=True)
+        job._place = replace(job._place, restart=restart)
+        with pytest.raises(UsageError, match="No free port"):
+            job._run_ranks()
+        steps = calls.read_text().splitlines()
+        assert set(steps) == {NOTHING_STEP, "20000", "20001"}
+        numbers.append([steps.index("20000"), steps.index("20001")])
+    # SLURM counts a start's steps from 0. Another port does not make two starts alike.
+    assert numbers == [[0, 4], [1, 5], [2, 6], [3, 7], [0, 4], [1, 5]]
+
+
+def test_step_that_skips_a_number_asks_for_nothing_that_the_job_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS", "16")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    seen = tmp_path / "seen"
+    put_command(
+        tmp_path / "bin", monkeypatch, "srun", f"/usr/bin/env | /usr/bin/grep SLURM_ > {seen}"
+    )
+    assert slurm.skip_step_number() == ""
+    assert seen.read_text().split() == ["SLURM_JOB_ID=7"]
+
+
+def test_start_goes_on_and_says_so_when_no_step_number_can_be_skipped(
     job: batch.BatchJob,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    calls = put_command(tmp_path / "bin", monkeypatch, "srun", "exit 0")
-    job._place = replace(job._place, restart=restart)
-    job._skip_a_step()
-    asked = calls.read_text().splitlines() if calls.exists() else []
-    assert asked == ["--nodes=1 --ntasks=1 true"] * num_skipped
+    calls = put_command(tmp_path / "bin", monkeypatch, "srun", "echo busy >&2; exit 1")
+    job._skip_steps(3)
+    assert calls.read_text().splitlines() == [NOTHING_STEP]
+    assert "No step number was skipped" in capsys.readouterr().err
+
+
+def test_start_that_a_later_one_replaced_does_not_requeue_it(
+    job: batch.BatchJob, called: Called
+) -> None:
+    calls = called(OUTAGE)
+    later = replace(job._place, restart=1)
+    job._history.note(replace(job._start, restart=later.restart))
+    assert job._ask_to_requeue()
+    assert calls.read_text().count("requeue") == 1
 
 
 def test_job_is_seen_to_when_its_record_cannot_be_written(
