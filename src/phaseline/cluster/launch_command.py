@@ -71,6 +71,8 @@ def build_launch_command(
         "--use_deepspeed",
         *_place(machines, num_processes),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        # Else torch's agent leaves an empty folder in the temporary directory at every start.
+        *("--log_dir", os.devnull),
         *("-m", "phaseline", "run", str(config_path)),
     ]
     for override in overrides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -64,11 +65,14 @@ class Job:
 
     def __init__(self, folder: Path, mode: str) -> None:
         self.session = folder / "session"
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         (folder / "rank.py").write_text(RANK)
         (folder / "launcher.py").write_text(LAUNCHER)
         self.process = subprocess.Popen(
             [sys.executable, "launcher.py", "rank.py", str(self.session), mode],
             cwd=folder,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -127,6 +131,7 @@ def test_launcher_asks_every_rank_once_when_it_gets_a_stop_signal(
     job.process.send_signal(signal.SIGUSR1)
     code, output = job.end()
     assert code == ExitCode.STOPPED
+    assert list(job.temporary.iterdir()) == []
     assert "SIGUSR1: stopping, saving at the next step." in output
     assert "everything is saved: asked to" in output
     assert [(job.session / f"stops-{rank}").read_text() for rank in range(2)] == ["1", "1"]
