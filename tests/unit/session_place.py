@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,20 @@ class SessionPlace:
         monkeypatch.delitem(sys.modules, module, raising=False)
         return cls(folder, importlib.import_module(module), last)
 
-    def run(self, name: str, *overrides: str, flag: StopFlag | None = None) -> Outcome:
+    def run(
+        self,
+        name: str,
+        *overrides: str,
+        flag: StopFlag | None = None,
+        accept: Sequence[str] = (),
+    ) -> Outcome:
         """Starts the session of `session.yaml` in a folder, or goes on with it."""
         return TrainingPipeline(
             self.folder / "session.yaml",
             overrides=overrides,
             session_dir=self.folder / name,
             stop_flag=flag,
+            accept_changes=accept,
         ).run()
 
     def run_until(self, name: str, step: int) -> Outcome:

@@ -151,6 +151,24 @@ def test_pipeline_refuses_a_change_and_goes_on_when_it_is_taken_back(place: Sess
     assert place.run("changed").code is ExitCode.FINISHED
 
 
+def test_pipeline_validates_once_when_a_phase_is_cut_to_the_step_of_its_checkpoint(
+    place: SessionPlace,
+) -> None:
+    place.module.broken.add(9)
+    with pytest.raises(AnomalyError):
+        place.run("cut")
+    place.module.broken.clear()
+    outcome = place.run("cut", "phases[1].duration=2 steps", accept=["phases[1].duration"])
+    assert outcome.code is ExitCode.FINISHED
+    second = [record for record in place.metrics("cut") if record["phase"] == "second"]
+    assert [(record["kind"], record["phase_step"]) for record in second] == [
+        ("validation", 0),
+        ("train", 1),
+        ("train", 2),
+        ("validation", 2),
+    ]
+
+
 def test_pipeline_refuses_an_objective_of_ones_own_on_data_of_another_shape(
     place: SessionPlace,
 ) -> None:

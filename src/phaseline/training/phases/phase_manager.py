@@ -244,7 +244,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         """What a phase does once after its last step, before its last checkpoint."""
         runtime = self.runtime
         position, section = runtime.position, runtime.section.evaluate.samples
-        if position.unfinished is not Unfinished.SAMPLES and self.validate() is None:
+        # It was looked at where a checkpoint's step has become the last one.
+        is_validated = position.unfinished is Unfinished.SAMPLES or bool(position.validation)
+        is_cut_off = position.unfinished is Unfinished.VALIDATION
+        if (is_cut_off or not is_validated) and self.validate() is None:
             return PhaseEnding.STOPPED
         if section is not None and not self._write_samples(section):
             return PhaseEnding.STOPPED
