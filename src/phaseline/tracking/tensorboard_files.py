@@ -27,7 +27,7 @@ class TensorBoardFiles:
     """
 
     def open(self, session: FollowedSession) -> int:
-        """Begins one more file beside those that there are."""
+        """Begins one more file beside those that there are, some of them perhaps others'."""
         files = sorted(session.folder.glob("events.*"))
         last_sent = max((_seq(event) for path in files for event in _events(path)), default=-1)
         self._writer = EventFileWriter(str(session.folder))
@@ -57,7 +57,9 @@ class TensorBoardFiles:
 
 
 def _seq(event: Event) -> int:
-    return int(event.source_metadata.writer.removeprefix(_WRITER))
+    """The `seq` of the record that an event was made of; -1: of none, somebody else wrote it."""
+    seq = event.source_metadata.writer.removeprefix(_WRITER)
+    return int(seq) if seq.isdigit() else -1
 
 
 def _events(path: Path) -> Iterator[Event]:

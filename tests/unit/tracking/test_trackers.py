@@ -110,16 +110,18 @@ def test_tensorboard_has_every_record_once_when_its_follower_is_killed(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     root = session.layout.root
+    folder = tracker_folder(root, TENSORBOARD)
+    _write_events_of_somebody_else(folder)
+    [others] = folder.glob("events.*")
     first = session.attempt()
     session.train(first, range(1, 41))
     start_follower(root, parent.pid, TENSORBOARD)
-    folder = tracker_folder(root, TENSORBOARD)
-    until(lambda: any(folder.glob("events.*")))
+    until(lambda: any(path != others for path in folder.glob("events.*")))
     killed = follower_of(root)
     killed.kill()
     killed.wait()
     # As a kill in the middle of a write leaves it.
-    [torn] = folder.glob("events.*")
+    [torn] = set(folder.glob("events.*")) - {others}
     with torn.open("ab") as file:
         file.write(b"\x18\0\0\0\0\0\0\0torn")
 
@@ -135,3 +137,10 @@ def test_tensorboard_has_every_record_once_when_its_follower_is_killed(
         if "pretrain/train/loss" in events.Tags()["scalars"]:
             seen += [(e.step, e.wall_time) for e in events.Scalars("pretrain/train/loss")]
     assert seen == [(step, 1.76e9 + step) for step in range(1, 61)]
+
+
+def _write_events_of_somebody_else(folder: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_scalar("mine", 1.0, global_step=1000)
