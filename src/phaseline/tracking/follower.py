@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,11 +80,20 @@ def wait_for_follower(session_dir: Path, timeout_s: float, name: str = WANDB) ->
         os.close(lock)
 
 
-def is_followed(session_dir: Path, name: str) -> bool:
-    """Whether a follower of that tracker lives, on a machine whose locks are seen here."""
-    if not (tracker_folder(session_dir, name) / "follower.lock").exists():
-        return False
-    return not wait_for_follower(session_dir, 0.0, name)
+@contextmanager
+def in_place_of_follower(session_dir: Path, name: str) -> Iterator[bool]:
+    """Keeps followers of a tracker waiting meanwhile; yields False where one lives already.
+
+    Seen are followers on machines whose locks are seen here.
+    """
+    lock = _open_lock(session_dir, name)
+    try:
+        is_alone = _try_lock(lock)
+        if is_alone:
+            _write_owner(lock, os.getpid())
+        yield is_alone
+    finally:
+        os.close(lock)
 
 
 class _Order(NamedTuple):

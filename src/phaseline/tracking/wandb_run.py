@@ -41,7 +41,7 @@ class WandbRun:
         self._mode = mode
         self._run: wandb.Run | None = None
         self._changes: list[Any] = []
-        self._uploads: list[str] = []
+        self._uploads: dict[str, wandb.Artifact] = {}
 
     def open(self, session: FollowedSession) -> int:
         """Finds out what wandb has: online the server says it, offline the files on this disk.
@@ -85,13 +85,29 @@ class WandbRun:
 
     def close(self) -> None:
         """Ends the run; everything that was sent is on disk or on the server afterwards."""
-        if self._run is not None:
-            self._run.finish()
-            # Not before: what a killed wandb had not sent is handed to it again, and a server
-            # that has the same files makes no second version of them.
-            self._told.note(*self._uploads)
-            # Else its process lives as long as this one.
-            wandb.teardown()
+        if self._run is None:
+            return
+        refused = self._refused_uploads()
+        self._run.finish()
+        # Not before: what a killed wandb had not sent is handed to it again, and a server
+        # that has the same files makes no second version of them.
+        self._told.note(*(key for key in self._uploads if key not in refused))
+        # Else its process lives as long as this one.
+        wandb.teardown()
+        if refused:
+            whys = "; ".join(f"{key}: {why}" for key, why in refused.items())
+            raise Error(f"the server did not take every artifact: {whys}")
+
+    def _refused_uploads(self) -> dict[str, str]:
+        """Waits for the artifacts' uploads; what the server did not take, and why."""
+        refused = {}
+        if self._mode == "online":
+            for key, artifact in self._uploads.items():
+                try:
+                    artifact.wait()
+                except (ValueError, RuntimeError, Error) as error:
+                    refused[key] = str(error)
+        return refused
 
     def _begun(self) -> wandb.Run:
         if self._run is None:
@@ -126,8 +142,7 @@ class WandbRun:
         name = f"{self._session.identity.name}-{phase}-{kind}"
         artifact = wandb.Artifact(name, type=kind, metadata=lineage)
         artifact.add_dir(str(folder))
-        self._begun().log_artifact(artifact, aliases=["latest", phase])
-        self._uploads.append(key)
+        self._uploads[key] = self._begun().log_artifact(artifact, aliases=["latest", phase])
 
     def _checkpoint_of(self, event: Mapping[str, Any]) -> Path:
         phase = SessionLayout(self._session.root).phase(event["phase"])
@@ -193,17 +208,22 @@ class _Told:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._keys = self._read()
+
+    def _read(self) -> list[str]:
         try:
-            self._keys: list[str] = json.loads(path.read_text(encoding="utf-8"))
+            keys: list[str] = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            self._keys = []
+            return []
+        return keys
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys
 
     def note(self, *keys: str) -> None:
         if keys:
-            self._keys += keys
+            # Whoever else feeds the server may have noted something meanwhile.
+            self._keys = [*dict.fromkeys([*self._read(), *self._keys, *keys])]
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self._path, json.dumps(self._keys) + "\n")
 

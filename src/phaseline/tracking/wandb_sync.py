@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from phaseline.errors import PhaselineError, SessionBusyError, UsageError
-from phaseline.tracking.follower import is_followed
+from phaseline.tracking.follower import in_place_of_follower
 from phaseline.tracking.following import Feed, read_session
 from phaseline.tracking.tracker import WANDB
 
@@ -43,18 +43,14 @@ def sync_session(
     """
     session = read_session(session_dir, folder=session_dir / "synced" / WANDB)
     section = session.config.tracking.wandb
-    if section.mode == mode and is_followed(session_dir, WANDB):
-        raise SessionBusyError(
-            f"A follower feeds the run of {session_dir} now. Two would send steps twice: wait until "
-            "the session has ended."
-        )
     # Not above: wandb takes seconds.
     from phaseline.tracking.wandb_run import WandbRefusal, WandbRun, WandbTrouble
 
-    with _alone(session.folder):
+    with _alone(session.folder), _instead_of_follower(session_dir, is_rival=section.mode == mode):
         feed = Feed(WandbRun(mode), session)
         try:
             feed.send_new()
+            feed.close()
         except WandbRefusal as error:
             raise UsageError(
                 f"wandb refuses: {error} Log in with `wandb login`, set WANDB_API_KEY, or give "
@@ -65,12 +61,26 @@ def sync_session(
                 f"wandb cannot be reached or does not answer: {str(error).strip()} Nothing is "
                 "lost: the same command goes on where the run ends. --offline needs no network."
             ) from error
-        feed.close()
     if not feed.was_opened:
         say(f"{session.identity.name}: nothing is recorded yet, so nothing was sent")
         return
     where = session.folder if mode == "offline" else f"project {section.project}"
     say(f"{session.identity.name}: run {session.identity.wandb_id} is complete in {where}")
+
+
+@contextmanager
+def _instead_of_follower(session_dir: Path, *, is_rival: bool) -> Iterator[None]:
+    """A follower that feeds the same run is not joined; one that starts meanwhile waits."""
+    if not is_rival:
+        yield
+        return
+    with in_place_of_follower(session_dir, WANDB) as is_alone:
+        if not is_alone:
+            raise SessionBusyError(
+                f"A follower feeds the run of {session_dir} now. Two would send steps twice: wait "
+                "until the session has ended."
+            )
+        yield
 
 
 @contextmanager

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from phaseline.errors import ExitCode, SessionBusyError, UsageError
-from phaseline.tracking.follower import start_follower, wait_for_follower
+from phaseline.tracking.follower import in_place_of_follower, start_follower, wait_for_follower
 from phaseline.tracking.wandb_sync import sync_session
-from unit.tracking.followers import PATIENCE_S, follower_of, log_of, until, until_dead
+from unit.tracking.followers import PATIENCE_S, follower_of, followers_of, log_of, until, until_dead
 from unit.tracking.session_builder import SessionBuilder
 from unit.tracking.wandb_server import StoredRun, WandbServer
 
@@ -278,12 +280,66 @@ def test_artifact_is_uploaded_again_when_its_upload_was_cut_off(
     assert [alert["title"] for alert in _run(server).alerts] == ["demo: finished"]
 
 
+def test_artifact_that_the_server_refused_is_told_and_sent_by_the_next_sync(
+    session: SessionBuilder, server: WandbServer
+) -> None:
+    root = session.layout.root
+    session.configure(wandb={**ONLINE, "artifacts": ["exports"]})
+    attempt = session.attempt()
+    session.train(attempt, range(1, 3))
+    folder = session.layout.exports_dir / "pretrain"
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"pretrain")
+    session.event(attempt, "exported", phase="pretrain")
+    session.end(attempt)
+    server.refuses_artifacts = "over the storage limit"
+    done = _run_sync(root)
+    assert done.returncode == 1
+    assert "model pretrain: " in done.stderr
+    assert "over the storage limit" in done.stderr
+    assert len(_run(server).rows) == 2
+    assert not server.artifacts
+
+    server.refuses_artifacts = ""
+    for _ in range(2):
+        _sync(root)
+    assert len(server.artifacts) == 1
+    assert b"pretrain" in server.artifact_files.values()
+
+
+def test_follower_that_starts_during_a_sync_waits_for_its_end(
+    online: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
+) -> None:
+    root = online.layout.root
+    attempt = online.attempt()
+    online.train(attempt, range(1, 3))
+    with in_place_of_follower(root, "wandb") as is_alone:
+        assert is_alone
+        start_follower(root, parent.pid)
+        until(lambda: [_opened(process) for process in followers_of(root)] == [["follower.lock"]])
+        time.sleep(1.0)
+        assert len(followers_of(root)) == 1
+        assert not server.operations
+    until(lambda: bool(server.runs) and len(_run(server).rows) == 2)
+    _finish(online, attempt)
+
+
+def _opened(process: psutil.Process) -> list[str]:
+    names = [Path(file.path).name for file in process.open_files()]
+    return [name for name in names if name != "follower.log"]
+
+
 def _sync(root: Path) -> str:
-    """What `phaseline sync` says: it runs in a process of its own, as wandb leaves threads."""
-    command = [sys.executable, "-m", "phaseline", "sync", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """What `phaseline sync` says."""
+    done = _run_sync(root)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def _run_sync(root: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as wandb leaves threads."""
+    command = [sys.executable, "-m", "phaseline", "sync", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _samples(phase: str, step: int) -> dict[str, Any]:

@@ -39,12 +39,17 @@ class StoredRun:
         return [row for _, row in sorted(self.history.items())]
 
 
+class RefusalError(Exception):
+    """What the server says no with."""
+
+
 class WandbServer:
     """Runs, projects and sweeps in memory; `is_cut` makes it answer nobody."""
 
     def __init__(self, port: int = 0) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.keeps_artifacts_out = False
+        self.refuses_artifacts = ""
         self.artifacts: list[dict[str, Any]] = []
         self.artifact_files: dict[str, bytes] = {}
         self.operations: list[str] = []
@@ -151,6 +156,8 @@ class WandbServer:
         return {"project": None}
 
     def _on_createartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        if self.refuses_artifacts:
+            raise RefusalError(self.refuses_artifacts)
         self.artifacts.append(variables["input"])
         identity = f"artifact-{len(self.artifacts)}"
         artifact = {
@@ -184,6 +191,31 @@ class WandbServer:
     def _on_commitartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         artifact = {"id": variables["artifactID"], "digest": "d"}
         return {"commitArtifact": {"artifact": artifact}}
+
+    def _on_artifactbyid(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = int(variables["id"].removeprefix("artifact-"))
+        made = self.artifacts[number - 1]
+        artifact = {
+            "__typename": "Artifact",
+            "id": variables["id"],
+            "artifactSequence": {"name": made["artifactCollectionName"], "project": None},
+            "versionIndex": 0,
+            "artifactType": {"name": made["artifactTypeName"]},
+            "description": None,
+            "metadata": made["metadata"],
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": True,
+            "tags": [],
+            "historyStep": None,
+            "state": "COMMITTED",
+            "size": 0,
+            "digest": made["digest"],
+            "commitHash": None,
+            "fileCount": 1,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": None,
+        }
+        return {"artifact": artifact}
 
     def _bucket(self, run: StoredRun) -> dict[str, Any]:
         last = run.upserts[-1] if run.upserts else {}
@@ -260,7 +292,10 @@ def _handler_of(server: WandbServer) -> type[BaseHTTPRequestHandler]:
         def _content(self, body: bytes) -> dict[str, Any]:
             if self.path.endswith("/graphql"):
                 asked = json.loads(body)
-                return {"data": server.graphql(asked["query"], asked.get("variables") or {})}
+                try:
+                    return {"data": server.graphql(asked["query"], asked.get("variables") or {})}
+                except RefusalError as refusal:
+                    return {"errors": [{"message": str(refusal)}], "data": None}
             if self.path.endswith("/file_stream"):
                 return server.stream(self.path.split("/")[-2], json.loads(body))
             if self.path.startswith("/upload/"):
