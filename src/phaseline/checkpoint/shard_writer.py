@@ -75,7 +75,8 @@ class ShardWriter:
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Writes the next tensor of the plan."""
         shape, dtype = self._plan[name]
-        assert name == self._waiting.pop(0)
+        expected = self._waiting.pop(0)
+        assert name == expected
         assert (tuple(tensor.shape), tensor.dtype) == (shape, dtype)
         if self._open is None or self._open[0] != self._file_of[name]:
             self._begin(self._file_of[name])
