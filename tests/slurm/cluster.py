@@ -168,7 +168,7 @@ class Cluster:
     def tail(self) -> str:
         """The ends of the daemons' logs."""
         logs = sorted((self.folders.base / "log").glob("*.log"))
-        return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-800:]}" for log in logs)
+        return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-3000:]}" for log in logs)
 
     # -- What happens to nodes
 

@@ -48,6 +48,12 @@ class Job:
     def cancel(self) -> None:
         self.cluster.client("scancel", self.number)
 
+    def requeue_on(self, nodes: str) -> None:
+        """Has SLURM end this start, and make the next one on nodes that it had before."""
+        self.cluster.client("scontrol", "requeue", self.number)
+        self.wait_until(lambda: self.state == "PENDING", "the requeue")
+        self.cluster.client("scontrol", "update", f"jobid={self.number}", f"reqnodelist={nodes}")
+
     # -- Waiting
 
     def wait_until(self, is_so: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
@@ -118,6 +124,11 @@ class Job:
         """What watches over a job on a node; it is no rank."""
         return [one for one, words in self._commands(node) if _PROGRAM in words]
 
+    def remains_on(self, node: str) -> list[psutil.Process]:
+        """What SLURM runs a job's steps in, and its batch script."""
+        title = f"slurmstepd: [{self.number}."
+        return [one for one, words in self._commands(node) if words and words[0].startswith(title)]
+
     def _processes(self, node: str) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process, words in self._commands(node):
             if "run" in words and str(self.layout.root) in words:
@@ -133,7 +144,8 @@ class Job:
         logs = self.layout.attempts_dir.glob("*/rank-*.log")
         texts = [f"{log}:\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(logs)]
         shown = self._shown()
-        return "\n".join([shown, self.output, *texts, self.cluster.client("sinfo", "-N", "-l")])
+        sinfo = self.cluster.client("sinfo", "-N", "-l")
+        return "\n".join([shown, self.output, *texts, sinfo, self.cluster.tail()])
 
     def _shown(self) -> str:
         try:

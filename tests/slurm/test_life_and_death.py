@@ -154,9 +154,9 @@ def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
         job.cluster.heal(node)
     # What the healed node reports of the first start's step does not end the second start's, and
     # SLURM ends what is left there. So a third start on that node is not refused.
-    job.wait_until(lambda: not list(job.programs_on(node)), f"the end of the first start on {node}")
+    job.wait_until(lambda: not job.remains_on(node), f"the end of the first start on {node}")
     assert job.outcome(2) is None
-    job.cluster.client("scontrol", "requeue", job.number)
+    job.requeue_on(job.starts()[0].nodes)
     require_continued(job, smooth(2), attempts=3)
     assert [start.nodes == node for start in job.starts()] == [True, False, True]
     log = job.layout.attempt(1).rank_log(0).read_text()
@@ -169,6 +169,32 @@ def test_ranks_that_live_on_behind_a_cut_write_nothing_into_the_session(
     assert (error.kind, error.host) == ("NodeFailure", node)
     # The old start's own program, which lived on too, left the job alone.
     assert job.starts()[0].cause == f"node failure: {node}"
+    assert "No step number was skipped" not in job.output
+
+
+def test_start_whose_ranks_die_behind_a_cut_stays_until_slurm_ends_it(
+    submitter: Submitter, smooth: Smooth, tmp_path: Path
+) -> None:
+    [job] = submitter.submit(tmp_path / "session", "--nodes", "2", second_step_s="2")
+    job.wait_for_step(MIDDLE)
+    node = job.nodes[0]
+    job.cluster.cut(node)
+    try:
+        for rank in job.ranks_on(node):
+            rank.kill()
+        job.wait_until(lambda: job.layout.attempt(2).adopted_file.exists(), "the second attempt")
+        assert job.programs_on(node)
+    finally:
+        job.cluster.heal(node)
+    # A step that ended behind the cut says so once a minute. Until it is heard SLURM refuses
+    # the job there, whatever the job does.
+    job.wait_until(lambda: not job.remains_on(node), f"the end of the first start on {node}")
+    assert job.outcome(2) is None
+    job.requeue_on(job.starts()[0].nodes)
+    require_continued(job, smooth(2), attempts=3)
+    first, second, third = [start.nodes for start in job.starts()]
+    assert first == third != second
+    assert "No step number was skipped" not in job.output
 
 
 def test_killed_rank_is_named_and_the_job_comes_back(job: Job, smooth: Smooth) -> None:

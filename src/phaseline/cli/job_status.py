@@ -102,6 +102,8 @@ def _ask(job_id: str) -> tuple[str, str]:
         told += f", {format_seconds(max(0.0, state.ends - time.time()))} left"
     elif state.reason != "None":
         told += f" ({state.reason})"
+        if state.is_held:
+            told += f"; SLURM holds it until `scontrol release {job_id}`"
     return state.state, told
 
 

@@ -106,6 +106,11 @@ class JobState:
         return self.state in _OVER
 
     @property
+    def is_held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        return self.state == "PENDING" and "held" in self.reason.lower()
+
+    @property
     def is_out_of_time(self) -> bool:
         """Whether its own limit has ended it."""
         if None in (self.started, self.ends, self.limit_s):

@@ -39,6 +39,11 @@ def began(layout: SessionLayout, job_id: str, *, is_last: bool) -> None:
             "job 1000 is PENDING (Priority)", id="a number with more digits is newer",
         ),
         pytest.param(
+            "7", False, ["7"], [shown("7", "PENDING", "launch_failed_requeued_held")],
+            "job 7 is PENDING (launch_failed_requeued_held); SLURM holds it until "
+            "`scontrol release 7`", id="held",
+        ),
+        pytest.param(
             "100", True, ["99", "100"], [UNKNOWN],
             "job 100 ended with exit code 75", id="a number with fewer digits is older",
         ),
