@@ -16,14 +16,22 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from phaseline.errors import PhaselineError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
+from phaseline.tracking.follower_lock import (
+    FeedState,
+    LockOwner,
+    lock_within,
+    open_lock,
+    read_owner,
+    try_lock,
+    write_owner,
+)
 from phaseline.tracking.tracker import WANDB, tracker_folder
 
 if TYPE_CHECKING:
@@ -32,25 +40,38 @@ if TYPE_CHECKING:
 _AT_ONCE = 3
 """Breakdowns after which a new follower begins at once, even when the attempt is over."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
+_MOST_REPLACEMENTS = 3
+"""How often the end of a session replaces a follower that was killed."""
+_LONGEST_DEATH_S = 10.0
+"""How long the threads of a killed process may take to let go of its files."""
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def start_follower(session_dir: Path, parent_pid: int | None = None, name: str = WANDB) -> None:
+def start_follower(
+    session_dir: Path,
+    parent_pid: int | None = None,
+    name: str = WANDB,
+    *,
+    attempt: int | None = None,
+) -> None:
     """Starts a tracker's follower, unless the one of this parent still lives.
 
     The lock on `follower.lock` is taken here and handed over, so that of two starts only one
     succeeds. A follower of an earlier, dead parent may still be sending its last records:
-    then the new one waits for it. A start that fails is a warning, and training goes on.
-    **Ranks:** main.
+    then the new one waits for it. One of this parent that was just killed is replaced. A start
+    that fails is a warning, and training goes on. **Ranks:** main.
 
     Args:
         session_dir: The session's directory.
         parent_pid: The process whose death ends the follower; None: this one.
         name: The tracker.
+        attempt: The attempt whose end ends the follower; None: the newest, or the one to come
+            if that has ended already.
     """
     parent = os.getpid() if parent_pid is None else parent_pid
     try:
-        _start_unless_alive(_Order(session_dir, name, parent, _attempt_at_hand(session_dir)))
+        number = _attempt_at_hand(session_dir) if attempt is None else attempt
+        _start_unless_alive(_Order(session_dir, name, parent, number))
     except OSError as error:
         warnings.warn(
             f"{name} is not fed, the records stay in {session_dir}: the follower did not start: "
@@ -65,33 +86,40 @@ def wait_for_follower(session_dir: Path, timeout_s: float, name: str = WANDB) ->
 
     It ends soon after the attempt's outcome is written, so wait after that. **Ranks:** main.
     """
-    deadline = time.monotonic() + timeout_s
-    try:
-        lock = _open_lock(session_dir, name)
-    except OSError:
-        return False
-    try:
-        while not _try_lock(lock):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-        return True
-    finally:
-        os.close(lock)
+    return _wait_for_end(session_dir, timeout_s, name) is not None
 
 
-@contextmanager
-def in_place_of_follower(session_dir: Path, name: str) -> Iterator[bool]:
-    """Keeps followers of a tracker waiting meanwhile; yields False where one lives already.
+def finish_feeding(session_dir: Path, timeout_s: float, name: str = WANDB, *, attempt: int) -> bool:
+    """Waits until a tracker has all of an attempt that has ended; returns whether it has.
 
-    Seen are followers on machines whose locks are seen here.
+    A follower that is killed meanwhile is replaced, a few times. **Ranks:** main.
+
+    Args:
+        session_dir: The session's directory.
+        timeout_s: Longest wait, seconds.
+        name: The tracker.
+        attempt: The attempt, whose outcome is written.
     """
-    lock = _open_lock(session_dir, name)
+    deadline = time.monotonic() + timeout_s
+    for _ in range(_MOST_REPLACEMENTS):
+        state = _wait_for_end(session_dir, deadline - time.monotonic(), name)
+        if state is not FeedState.FEEDING:
+            return state is FeedState.ENDED
+        start_follower(session_dir, name=name, attempt=attempt)
+    return _wait_for_end(session_dir, deadline - time.monotonic(), name) is FeedState.ENDED
+
+
+def _wait_for_end(session_dir: Path, timeout_s: float, name: str) -> FeedState | None:
+    """How the last follower ended once none lives; None: one still does, or nobody can tell."""
     try:
-        is_alone = _try_lock(lock)
-        if is_alone:
-            _write_owner(lock, os.getpid())
-        yield is_alone
+        lock = open_lock(session_dir, name)
+    except OSError:
+        return None
+    try:
+        if not lock_within(lock, timeout_s):
+            return None
+        owner = read_owner(lock)
+        return FeedState.ENDED if owner is None else owner.state
     finally:
         os.close(lock)
 
@@ -113,12 +141,17 @@ class _Order(NamedTuple):
 
 
 def _start_unless_alive(order: _Order) -> None:
-    lock = _open_lock(order.session_dir, order.name)
+    lock = open_lock(order.session_dir, order.name)
     try:
-        if _try_lock(lock):
+        if try_lock(lock):
             _spawn(order, lock=lock)
-        elif _read_owner(lock) != order.parent:
+            return
+        owner = read_owner(lock)
+        if owner is None or owner.parent != order.parent:
             _spawn(order, lock=None)
+        elif owner.is_dying and lock_within(lock, _LONGEST_DEATH_S):
+            # Killed just now: its threads have ended, and the kernel has let go of the lock.
+            _spawn(order, lock=lock)
     finally:
         # The lock itself stays with the follower, which holds the same open file.
         os.close(lock)
@@ -133,10 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     order = _Order(
         options.session_dir, options.tracker, options.parent, options.attempt, options.breakdowns
     )
-    lock = _open_lock(*order[:2]) if options.lock is None else options.lock
+    lock = open_lock(*order[:2]) if options.lock is None else options.lock
     os.set_inheritable(lock, False)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    _write_owner(lock, options.parent)
+    owner = LockOwner(options.parent, os.getpid(), FeedState.FEEDING)
+    write_owner(lock, owner)
 
     # Imported late: from here on signals no longer end this process.
     from phaseline.tracking.following import Following
@@ -147,22 +181,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         following.run()
     except Exception as error:  # noqa: BLE001  # Whatever it is, training does not see it.
-        _go_on_after(error, order, following, lock)
+        if not _goes_on_after(error, order, following, lock):
+            write_owner(lock, owner._replace(state=FeedState.ENDED))
         # The library's own exit handlers would wait for what is broken.
         os._exit(1)
+    write_owner(lock, owner._replace(state=FeedState.ENDED))
     return 0
 
 
-def _go_on_after(error: Exception, order: _Order, following: Following, lock: int) -> None:
+def _goes_on_after(error: Exception, order: _Order, following: Following, lock: int) -> bool:
     """Lets a new process try again, later and later, as long as the attempt lives.
 
     A network that is down comes back; what our own errors tell of does not mend itself.
+
+    Returns:
+        Whether a new process goes on.
     """
     what = f"the feed to {order.name} broke, "
     why = f": {type(error).__name__}: {_first_line(error)}"
     if isinstance(error, PhaselineError):
         _say(f"{what}the records stay in the session{why}")
-        return
+        return False
     order = order._replace(breakdowns=order.breakdowns + 1)
     if order.breakdowns <= _AT_ONCE:
         _say(f"{what}a new follower goes on{why}")
@@ -171,8 +210,9 @@ def _go_on_after(error: Exception, order: _Order, following: Following, lock: in
         if not following.pause(order.pause_s):
             how = f"; `phaseline sync {order.session_dir}` sends them" * (order.name == WANDB)
             _say(f"the attempt is over, the records stay in the session{how}")
-            return
+            return False
     _spawn(order, lock=lock)
+    return True
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -202,7 +242,9 @@ def _spawn(order: _Order, *, lock: int | None) -> None:
     command += [] if lock is None else ["--lock", str(lock)]
     # A wandb service of the parent's own would end with the parent.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_SERVICE")}
-    with (_folder(order.session_dir, order.name) / "follower.log").open("ab") as log:
+    if lock is not None:
+        write_owner(lock, LockOwner(order.parent, 0, FeedState.FEEDING))
+    with (tracker_folder(order.session_dir, order.name) / "follower.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -214,37 +256,9 @@ def _spawn(order: _Order, *, lock: int | None) -> None:
             start_new_session=True,
         )
     if lock is not None:
-        _write_owner(lock, order.parent)
+        write_owner(lock, LockOwner(order.parent, process.pid, FeedState.FEEDING))
     # It is meant to outlive its handle, so nothing is to be said when that is collected.
     process.returncode = 0
-
-
-def _folder(session_dir: Path, name: str) -> Path:
-    folder = tracker_folder(session_dir, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _open_lock(session_dir: Path, name: str) -> int:
-    path = _folder(session_dir, name) / "follower.lock"
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_owner(lock: int, parent: int) -> None:
-    os.pwrite(lock, f"{parent:<20}\n".encode(), 0)
-
-
-def _read_owner(lock: int) -> int | None:
-    text = os.pread(lock, 20, 0).strip()
-    return int(text) if text.isdigit() else None
 
 
 def _first_line(error: Exception) -> str:

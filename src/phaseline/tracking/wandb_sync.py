@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from phaseline.errors import PhaselineError, SessionBusyError, UsageError
-from phaseline.tracking.follower import in_place_of_follower
+from phaseline.tracking.follower_lock import in_place_of_follower
 from phaseline.tracking.following import Feed, read_session
 from phaseline.tracking.tracker import WANDB
 

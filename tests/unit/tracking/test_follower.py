@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phaseline.errors import ExitCode
-from phaseline.tracking.follower import start_follower, wait_for_follower
+from phaseline.tracking.follower import finish_feeding, start_follower, wait_for_follower
+from phaseline.tracking.follower_lock import FeedState, LockOwner, open_lock, write_owner
 from unit.tracking.followers import (
     PATIENCE_S,
     follower_of,
@@ -165,6 +168,55 @@ def test_follower_of_a_new_parent_waits_when_the_one_before_still_sends(
 
     assert wait_for_follower(root, PATIENCE_S), log_of(root)
     assert [row["_step"] for row in rows_of(root)] == [5, 10, 15, 20, 25]
+
+
+def test_follower_is_replaced_when_it_was_killed_and_still_holds_its_lock(
+    session: SessionBuilder, parent: subprocess.Popen[bytes]
+) -> None:
+    root = session.layout.root
+    attempt = session.attempt()
+    session.train(attempt, range(1, 4))
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    # Its threads are not all gone yet: here this test holds what they would.
+    lock = open_lock(root, "wandb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    write_owner(lock, LockOwner(parent.pid, killed.pid, FeedState.FEEDING))
+    starting = threading.Thread(target=start_follower, args=(root, parent.pid))
+    starting.start()
+    starting.join(0.5)
+    assert starting.is_alive()
+    assert followers_of(root) == []
+
+    os.close(lock)
+    starting.join()
+    session.end(attempt)
+    assert wait_for_follower(root, PATIENCE_S), log_of(root)
+    assert [row["_step"] for row in rows_of(root)] == [5, 10, 15]
+
+
+def test_end_of_a_session_sends_everything_when_the_follower_is_killed_at_the_end(
+    session: SessionBuilder,
+) -> None:
+    root = session.layout.root
+    attempt = session.attempt()
+    start_follower(root)
+    session.train(attempt, range(1, 4))
+    follower_of(root).kill()
+    session.end(attempt)
+    assert finish_feeding(root, PATIENCE_S, attempt=attempt), log_of(root)
+    assert [row["_step"] for row in rows_of(root)] == [5, 10, 15]
+
+
+def test_end_of_a_session_waits_for_no_follower_that_gave_up(session: SessionBuilder) -> None:
+    root = session.layout.root
+    attempt = session.attempt()
+    session.train(attempt, range(1, 3))
+    session.layout.config_file.write_text("phases: 3\n", encoding="utf-8")
+    start_follower(root)
+    session.end(attempt)
+    assert finish_feeding(root, PATIENCE_S, attempt=attempt)
+    assert len(log_of(root).splitlines()) == 1
 
 
 def test_follower_leaves_one_line_when_wandb_fails(

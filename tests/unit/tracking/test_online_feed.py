@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from phaseline.errors import ExitCode, SessionBusyError, UsageError
-from phaseline.tracking.follower import in_place_of_follower, start_follower, wait_for_follower
+from phaseline.tracking.follower import start_follower, wait_for_follower
+from phaseline.tracking.follower_lock import in_place_of_follower
 from phaseline.tracking.wandb_sync import sync_session
 from unit.tracking.followers import PATIENCE_S, follower_of, followers_of, log_of, until, until_dead
 from unit.tracking.session_builder import SessionBuilder

@@ -31,7 +31,7 @@ from phaseline.session.attempts import Outcome
 from phaseline.session.records import read_records
 from phaseline.session.stop_request import StopRequestWatch
 from phaseline.tracking.console import Display, build_display
-from phaseline.tracking.follower import start_follower, wait_for_follower
+from phaseline.tracking.follower import finish_feeding, start_follower
 from phaseline.tracking.tracker import tracker_names
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
@@ -266,7 +266,10 @@ class PipelineOrchestrator:
                 start_follower(self._session.layout.root, name=name)
             self._session.end(outcome.code, outcome.reason)
             for name in self._trackers():
-                wait_for_follower(self._session.layout.root, _LONGEST_FAREWELL_S, name)
+                attempt = self._session.attempt.number
+                finish_feeding(
+                    self._session.layout.root, _LONGEST_FAREWELL_S, name, attempt=attempt
+                )
         world.close()
         return outcome
 
