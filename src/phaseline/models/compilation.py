@@ -30,9 +30,15 @@ def compile_module(module: torch.nn.Module) -> None:
     are others: dropout has other masks. Under ZeRO-3, which gathers weights in hooks around
     every layer, what lies between those hooks is compiled.
 
+    A part of the module that has a method `keep_uncompiled` is told first.
+
     Args:
         module: The bare module, before or after an engine has it.
     """
+    for part in module.modules():
+        keep_uncompiled = getattr(part, "keep_uncompiled", None)
+        if keep_uncompiled is not None:
+            keep_uncompiled()
     _never_fall_back()
     _leave_alone("deepspeed")
     module.compile(backend="inductor", dynamic=False)

@@ -6,7 +6,7 @@ layer, as ZeRO-3's gathering of its weight, sees the forward and backward that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,16 @@ class LossHead(torch.nn.Linear):
     """An output layer that answers with losses while it has targets, and else with logits."""
 
     targets: torch.Tensor | None = None
+    _cross_entropy: Callable[..., torch.Tensor] | None = None
+
+    def keep_uncompiled(self) -> None:
+        """Keeps a compiler, which is about to take the model, out of the loss.
+
+        Traced, the logits of the backward pass would be recognised as those of the forward
+        pass, and all of them kept. Source: measured with torch 2.13.
+        """
+        disable: Any = torch.compiler.disable  # torch does not type it
+        self._cross_entropy = disable(linear_cross_entropy)
 
     @contextmanager
     def losses_of(self, targets: torch.Tensor) -> Iterator[None]:
@@ -43,8 +53,8 @@ class LossHead(torch.nn.Linear):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # noqa: D102 - torch's
         if self.targets is None:
             return super().forward(hidden)
-        losses: torch.Tensor = linear_cross_entropy(hidden, self.weight, self.bias, self.targets)
-        return losses
+        cross_entropy_of = self._cross_entropy or linear_cross_entropy
+        return cross_entropy_of(hidden, self.weight, self.bias, self.targets)
 
 
 def install_linear_loss(module: torch.nn.Module, *, path: str) -> None:
@@ -111,9 +121,6 @@ def require_same_loss(model: torch.nn.Module, *, path: str) -> None:
         )
 
 
-# Traced by a compiler, the logits of the backward pass would be recognised as those of the
-# forward pass, and all of them kept. Source: measured with torch 2.13.
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
