@@ -15,6 +15,7 @@ from distributed.ranks import run_ranks
 from distributed.saved_states import save, store_at, whole_state
 from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
+from phaseline.checkpoint.trial import checkpoint_bytes, try_checkpoint
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
@@ -87,12 +88,13 @@ def everything(folder: str) -> dict[str, Any]:
     environment = RankEnvironment.read()
     world = World(environment, Rendezvous(environment, timeout_s=120), collective_timeout_s=60)
     root = Path(folder)
-    found: dict[str, Any] = {"state": {}, "next": {}, "resumed": {}}
+    found: dict[str, Any] = {"state": {}, "next": {}, "resumed": {}, "trial": {}}
     for key, case in CASES.items():
         engine = start(case, world, seed=0)
         train(engine, case, world, range(STEPS))
         found["state"][key] = whole_state(save(engine, store_at(root / key, world), STEPS))
         found["next"][key] = train(engine, case, world, range(STEPS, STEPS + 2))
+        found["trial"][key] = tried(engine, world, root / f"trial-{key}")
         engine.close()
     for source, target in PAIRS:
         saved = list_published(root / source)[-1]
@@ -112,6 +114,20 @@ def everything(folder: str) -> dict[str, Any]:
     found["disagree"] = failure_of(lambda: world.require_agreement("the rank", world.dp_rank))
     world.close()
     return found
+
+
+def tried(engine: Engine, world: World, folder: Path) -> list[int]:
+    """Trials of a checkpoint, whole and cut; what one is said to take, and what it took."""
+    try_checkpoint(store_at(folder / "whole", world), engine, world, phase="p", state={})
+    cut = store_at(folder / "cut", world)
+    try_checkpoint(cut, engine, world, phase="p", state={}, sample_bytes=100)
+    said = checkpoint_bytes(engine, world)
+    world.rendezvous.barrier("tried whole and cut")
+    files = [
+        sum(path.stat().st_size for path in (folder / kind).rglob("rank-*.safetensors"))
+        for kind in ("whole", "cut")
+    ]
+    return [said, *files]
 
 
 def failures(world: World, root: Path) -> dict[str, Any]:
@@ -164,6 +180,17 @@ def test_buffers_are_each_ranks_own_when_they_are_loaded(
 ) -> None:
     found = [rank["resumed"][f"{source}>{target}"]["buffer"] for rank in facts]
     assert found == [[0.0, 2.0], [0.0, 3.0]]
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_trial_of_a_checkpoint_knows_the_size_of_a_whole_one_and_writes_a_part(
+    facts: list[dict[str, Any]], key: str
+) -> None:
+    said, whole, cut = facts[0]["trial"][key]
+    assert facts[1]["trial"][key] == [said, whole, cut]
+    # What is besides are the headers of four files.
+    assert 0 < whole - said < 4 * 4096
+    assert cut < whole
 
 
 @pytest.mark.parametrize("key", CASES)

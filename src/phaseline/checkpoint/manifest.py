@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,13 @@ def hash_file(path: Path) -> FileRecord:
     return FileRecord(size, digest.hexdigest())
 
 
-def verify(folder: Path, *, hashes: bool = True) -> Manifest:
-    """Returns a folder's manifest after checking every file that it names.
+def verify(folder: Path, *, hashes: bool = True, only: Container[str] | None = None) -> Manifest:
+    """Returns a folder's manifest after checking the files that it names.
 
     Args:
         folder: The checkpoint.
         hashes: Whether contents are read; without it only names and sizes are checked.
+        only: Names of the files that are checked; None: all are.
 
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
@@ -151,6 +152,8 @@ def verify(folder: Path, *, hashes: bool = True) -> Manifest:
     """
     manifest = Manifest.load(folder)
     for name, record in manifest.files.items():
+        if only is not None and name not in only:
+            continue
         path = folder / name
         size = _size(path)
         if size != record.size:

@@ -19,7 +19,7 @@ from phaseline.checkpoint.manifest import ASIDE, Manifest, checkpoint_name, pars
 from phaseline.checkpoint.publication import Content, Publication
 from phaseline.checkpoint.retention import Retention, Rotation
 from phaseline.checkpoint.writer import RankSnapshot, describe_model
-from phaseline.distributed.engines.base import Engine
+from phaseline.distributed.engines.base import SavedEngine
 from phaseline.distributed.guards import main_process_only
 from phaseline.distributed.world import World
 
@@ -146,7 +146,7 @@ class CheckpointStore:
 
     def save(
         self,
-        engine: Engine,
+        engine: SavedEngine,
         position: SavedPosition,
         state: Mapping[str, Any],
         *,
@@ -227,7 +227,7 @@ class CheckpointStore:
         for save in held[: len(held) - self._max_in_memory + 1]:
             save.wait_for_release()
 
-    def _take(self, snapshot: RankSnapshot, engine: Engine) -> RankSnapshot | Exception:
+    def _take(self, snapshot: RankSnapshot, engine: SavedEngine) -> RankSnapshot | Exception:
         """Fills a snapshot, or returns why it could not be, for all ranks to learn of."""
         world = self._world
         try:
@@ -267,7 +267,7 @@ class CheckpointStore:
         )
 
     def _content(
-        self, engine: Engine, position: SavedPosition, state: Mapping[str, Any]
+        self, engine: SavedEngine, position: SavedPosition, state: Mapping[str, Any]
     ) -> Content:
         """Main rank: everything that must be read from the live session now."""
         manifest = Manifest(

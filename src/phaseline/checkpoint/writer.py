@@ -19,7 +19,7 @@ from phaseline.checkpoint.reader import (
 )
 from phaseline.checkpoint.snapshot import Snapshot
 from phaseline.distributed.adapter_record import record_of
-from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
+from phaseline.distributed.engines.base import SavedEngine, Scalar, StateFragment, whole_shape
 from phaseline.errors import AnomalyError
 
 
@@ -33,7 +33,7 @@ class RankState:
         scalars: Per parameter, the optimizer's numbers, each with whether it is in a tensor.
     """
 
-    def __init__(self, engine: Engine, *, dp_rank: int, dp_world_size: int) -> None:
+    def __init__(self, engine: SavedEngine, *, dp_rank: int, dp_world_size: int) -> None:
         """Collects views of a live engine's state; nothing is copied.
 
         Args:
@@ -83,7 +83,7 @@ class RankSnapshot:
         self._optimizer = Snapshot()
         self._index = b""
 
-    def take(self, engine: Engine, *, dp_rank: int, dp_world_size: int) -> None:
+    def take(self, engine: SavedEngine, *, dp_rank: int, dp_world_size: int) -> None:
         """Copies the state, in place of what was copied before. The loop waits for this alone.
 
         Raises:

@@ -23,7 +23,8 @@ class SessionIdentity:
         wandb_id: Of the one wandb run that it feeds.
         phaseline_version: The version that created it.
         state: finished: there is nothing left to do.
-        validated: What was validated, as {"world_size", "fingerprint", "phases"}.
+        validated: Phases that were tried, as {"phase", "key", "engine"}: digests of what the
+            trial and its checkpoint depend on.
     """
 
     id: str

@@ -163,12 +163,20 @@ def keeps_scalars_on_device(group: Mapping[str, Any]) -> bool:
     return bool(group.get("fused") or group.get("capturable"))
 
 
-class Engine(Protocol):
-    """Forward, backward and step over all ranks. Every method is called on all ranks."""
+class SavedEngine(Protocol):
+    """What a checkpoint needs of an engine."""
 
     settings: EngineSettings
     module: torch.nn.Module
     """The bare model, as it was built."""
+
+    def state_fragments(self) -> Iterator[StateFragment]:
+        """Yields this rank's part of every parameter's state, in the module's order."""
+
+
+class Engine(SavedEngine, Protocol):
+    """Forward, backward and step over all ranks. Every method is called on all ranks."""
+
     model: torch.nn.Module
     """What a forward goes through; wraps `module`."""
 
@@ -184,9 +192,6 @@ class Engine(Protocol):
 
     def step(self) -> StepReport:
         """Clips, updates and clears the gradient, or skips if it is not finite."""
-
-    def state_fragments(self) -> Iterator[StateFragment]:
-        """Yields this rank's part of every parameter's state, in the module's order."""
 
     def refresh_weights(self) -> None:
         """Makes the model's weights follow fragments that were written to."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from phaseline.cluster.causes import cause_of_stop
 from phaseline.cluster.slot import EndlessSlot, Slot, open_slot
 from phaseline.cluster.slurm import JobPlace
@@ -42,6 +44,7 @@ from phaseline.training.pipeline.model_building import ModelBuilding
 from phaseline.training.pipeline.preparation import prepare_data
 from phaseline.training.pipeline.resume_point import ResumePoint, newest_verified
 from phaseline.training.pipeline.session_manager import OpenSession
+from phaseline.training.pipeline.trial_record import TrialPlace, TrialRecord
 from phaseline.training.pipeline.validation import PhaseValidation
 
 _LONGEST_FAREWELL_S = 30.0
@@ -56,11 +59,13 @@ class Task:
         kind: validate, train or finalize.
         phase_idx: Which phase; without meaning for finalize.
         point: What a phase that trains goes on from.
+        tries_checkpoint: Whether a trial has one of a kind of engine that was not tried yet.
     """
 
     kind: str
     phase_idx: int = 0
     point: ResumePoint | None = None
+    tries_checkpoint: bool = False
 
 
 class PipelineOrchestrator:
@@ -154,9 +159,9 @@ class PipelineOrchestrator:
             self._work(task, world)
             if self._is_stop_agreed(world):
                 return self._stop(world)
-            task = self._next_task(world)
+            done, task = task, self._next_task(world)
             if task.kind != "finalize":
-                self._move_on(world)
+                self._move_on(world, done, task)
         return self._finalize(world)
 
     # -- The steps
@@ -180,7 +185,7 @@ class PipelineOrchestrator:
             runtime = self._build(task, world)
             try:
                 if task.kind == "validate":
-                    self._validate(runtime)
+                    self._validate(task, runtime)
                 else:
                     self._train(task, runtime)
             except BaseException:
@@ -207,17 +212,19 @@ class PipelineOrchestrator:
         place.position = runtime.position
         return runtime
 
-    def _validate(self, runtime: PhaseRuntime) -> None:
+    def _validate(self, task: Task, runtime: PhaseRuntime) -> None:
         name = runtime.section.name
-        self._display.note(f"validating {name}: its worst batch, a checkpoint and back, the disk")
-        if not PhaseValidation(runtime, self._session.attempt).run():
+        what = "its worst batch, a checkpoint and back" if task.tries_checkpoint else "worst batch"
+        self._display.note(f"validating {name}: {what}, the disk")
+        trial = PhaseValidation(
+            runtime, self._session.attempt, tries_checkpoint=task.tries_checkpoint
+        )
+        if not trial.run():
             return
         identity = self._session.identity
         if identity is not None:
-            record = self._validated_record()
-            record["phases"] = [*record["phases"], name]
-            others = [r for r in identity.validated if not self._is_ours(r)]
-            self._session.save(replace(identity, validated=[*others, record]))
+            records = self._trials(runtime.world).with_trial(task.phase_idx)
+            self._session.save(replace(identity, validated=records))
         self._session.event("phase_validated", phase=name)
 
     def _train(self, task: Task, runtime: PhaseRuntime) -> PhaseEnding:
@@ -280,17 +287,15 @@ class PipelineOrchestrator:
         key = f"task/{self._num_tasks}"
         self._num_tasks += 1
         if world.is_main:
-            task = self._decide()
+            task = self._decide(world)
             folder = None if task.point is None else str(task.point.folder)
-            world.rendezvous.publish(
-                key, {"kind": task.kind, "phase_idx": task.phase_idx, "folder": folder}
-            )
+            world.rendezvous.publish(key, {**vars(task), "point": folder})
             return task
         told: dict[str, Any] = world.rendezvous.wait_for(key)
-        point = None if told["folder"] is None else ResumePoint.at(Path(told["folder"]))
-        return Task(kind=told["kind"], phase_idx=told["phase_idx"], point=point)
+        folder = told.pop("point")
+        return Task(point=None if folder is None else ResumePoint.at(Path(folder)), **told)
 
-    def _decide(self) -> Task:
+    def _decide(self, world: World) -> Task:
         phases = self._configuration.config.phases
         names = [phase.name for phase in phases]
         assert self._session.identity is not None
@@ -304,10 +309,11 @@ class PipelineOrchestrator:
         next_idx = 0
         if point is not None:
             next_idx = names.index(point.manifest.phase) + int(point.manifest.final)
-        validated = self._validated_record()["phases"]
+        trials = self._trials(world)
         for idx in range(next_idx, len(phases)):
-            if names[idx] not in validated:
-                return Task(kind="validate", phase_idx=idx)
+            if not trials.is_tried(idx):
+                is_new = not trials.is_checkpoint_tried(idx)
+                return Task(kind="validate", phase_idx=idx, tries_checkpoint=is_new)
         if next_idx == len(phases):
             return Task(kind="finalize")
         return Task(kind="train", phase_idx=next_idx, point=point)
@@ -326,21 +332,10 @@ class PipelineOrchestrator:
                 "ends here. Run the same command to go on from the one before."
             )
 
-    def _validated_record(self) -> dict[str, Any]:
-        """Phases that were validated for this world and this configuration."""
+    def _trials(self, world: World) -> TrialRecord:
         identity = self._session.identity
-        found = [r for r in identity.validated if self._is_ours(r)] if identity else []
-        if found:
-            return dict(found[0])
-        return {
-            "world_size": self._environment.world_size,
-            "fingerprint": self._configuration.fingerprint,
-            "phases": [],
-        }
-
-    def _is_ours(self, record: dict[str, Any]) -> bool:
-        key = (self._environment.world_size, self._configuration.fingerprint)
-        return (record["world_size"], record["fingerprint"]) == key
+        records = [] if identity is None else identity.validated
+        return TrialRecord(self._configuration.config, TrialPlace.of(world), records)
 
     def _is_stop_agreed(self, world: World) -> bool:
         """Asks all ranks, and keeps for the record which of them was asked by whom."""
@@ -354,16 +349,29 @@ class PipelineOrchestrator:
 
     # -- The process
 
-    def _move_on(self, world: World) -> None:
+    def _move_on(self, world: World, done: Task, task: Task) -> None:
         """Ends what cannot outlive this image and asks for the next, or clears this one up."""
-        if not self._images.fresh:
-            # Engines refer to themselves in circles, so they go when circles are looked for.
-            gc.collect()
-            linux.return_free_memory()
-            return
-        self._display.close()
-        self._session.close()
-        self._images.next_image(world, attempt=self._session.attempt, stop_flag=self._stop_flag)
+        if self._images.fresh and self._needs_fresh_image(world, done, task):
+            self._display.close()
+            self._session.close()
+            self._images.next_image(world, attempt=self._session.attempt, stop_flag=self._stop_flag)
+        # Engines refer to themselves in circles, so they go when circles are looked for.
+        gc.collect()
+        linux.return_free_memory()
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _needs_fresh_image(self, world: World, done: Task, task: Task) -> bool:
+        """Whether what one task leaves in the process would weigh on the next.
+
+        A phase that was trained leaves too much. Trials leave nothing, but for those of
+        ZeRO-3, which leak; on a GPU the communicators of their engines stay, which a trial
+        can bear and a phase should not.
+        """
+        engine = self._configuration.config.phases[done.phase_idx].engine
+        leaks = engine.kind == "deepspeed" and engine.zero_stage == 3
+        is_trial_next = task.kind == "validate"
+        return done.kind == "train" or leaks or not (is_trial_next or world.device.type == "cpu")
 
     def _release(self, runtime: PhaseRuntime) -> None:
         runtime.recorder.close()

@@ -9,18 +9,11 @@ from pathlib import Path
 
 import torch
 
-from phaseline.checkpoint.manifest import verify
-from phaseline.checkpoint.reader import WEIGHT, CheckpointReader
 from phaseline.checkpoint.retention import Retention
-from phaseline.checkpoint.store import CheckpointStore, Origin, SavedPosition
+from phaseline.checkpoint.store import CheckpointStore, Origin
+from phaseline.checkpoint.trial import checkpoint_bytes, try_checkpoint
 from phaseline.data.batch import AnyBatch, Batch
-from phaseline.errors import (
-    CheckpointError,
-    ConfigurationError,
-    EngineError,
-    Fault,
-    PhaselineError,
-)
+from phaseline.errors import ConfigurationError, EngineError, Fault, PhaselineError
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
@@ -36,14 +29,18 @@ from phaseline.training.pipeline.teaching import require_same_vocabulary
 class PhaseValidation:
     """Tries what a phase will do: its worst batch, a checkpoint and back, the disk."""
 
-    def __init__(self, runtime: PhaseRuntime, attempt: AttemptLayout) -> None:
+    def __init__(
+        self, runtime: PhaseRuntime, attempt: AttemptLayout, *, tries_checkpoint: bool = True
+    ) -> None:
         """Takes a phase's runtime, which is used up by this.
 
         Args:
             runtime: Built with fresh weights.
             attempt: Where the trial checkpoint goes: no other attempt looks there.
+            tries_checkpoint: Whether a checkpoint is written and read back; alike on all ranks.
         """
         self._runtime = runtime
+        self._tries_checkpoint = tries_checkpoint
         self._folder = attempt.dir / "validation" / runtime.section.name
         self._attempt = attempt.number
 
@@ -72,13 +69,9 @@ class PhaseValidation:
             trial()
             if self._runtime.stop.agreed_now():
                 return False
-        try:
-            size_bytes = self._round_trip()
-        finally:
-            self._runtime.world.rendezvous.barrier(f"validated/{self._runtime.section.name}")
-            if self._runtime.world.is_main:
-                shutil.rmtree(self._folder.parent, ignore_errors=True)
-        self._require_disk(size_bytes)
+        if self._tries_checkpoint:
+            self._try_checkpoint()
+        self._require_disk(checkpoint_bytes(self._runtime.engine, self._runtime.world))
         return True
 
     def _try_levers(self) -> None:
@@ -231,8 +224,8 @@ class PhaseValidation:
     def _has_pairs(self) -> bool:
         return self._runtime.objective.normaliser == "pairs"
 
-    def _round_trip(self) -> int:
-        """Writes a checkpoint of the live engine, reads it back and compares every bit."""
+    def _try_checkpoint(self) -> None:
+        """Writes some of the live engine's state, reads it back and compares every bit."""
         runtime = self._runtime
         store = CheckpointStore(
             self._folder,
@@ -241,26 +234,15 @@ class PhaseValidation:
             Retention(keep_last=2),
             fence=lambda: None,
         )
-        store.save(
-            runtime.engine,
-            SavedPosition(
-                phase=runtime.section.name,
-                phase_step=0,
-                global_step=0,
-                tokens=0,
-                final=False,
-                committed=(),
-            ),
-            {"stateful": runtime.stateful.state_dict()},
-        )
-        [report] = store.wait()
-        verify(report.folder)
-        with CheckpointReader(report.folder) as reader:
-            for fragment in runtime.engine.state_fragments():
-                saved = {WEIGHT: fragment.weight, **fragment.tensors()}
-                for key, live in saved.items():
-                    _require_equal(reader, f"{key}/{fragment.name}", fragment.start, live)
-        return report.size_bytes
+        state = {"stateful": runtime.stateful.state_dict()}
+        try:
+            try_checkpoint(
+                store, runtime.engine, runtime.world, phase=runtime.section.name, state=state
+            )
+        finally:
+            runtime.world.rendezvous.barrier(f"validated/{runtime.section.name}")
+            if runtime.world.is_main:
+                shutil.rmtree(self._folder.parent, ignore_errors=True)
 
     def _require_disk(self, size_bytes: int) -> None:
         runtime = self._runtime
@@ -285,13 +267,3 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _require_equal(reader: CheckpointReader, key: str, start: int, live: torch.Tensor) -> None:
-    read = torch.empty(live.shape, dtype=live.dtype)
-    reader.read(key, start, read)
-    if not torch.equal(read.view(torch.uint8), live.detach().cpu().view(torch.uint8)):
-        raise CheckpointError(
-            f"{reader.folder}: {key} reads back other than it was written. The file system does "
-            "not keep what it is given; choose another session.root."
-        )
