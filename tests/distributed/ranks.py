@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-_CHILD = """
-import faulthandler, importlib.util, json, sys
-path, name, arguments, result, patience_s = sys.argv[1:]
-faulthandler.dump_traceback_later(float(patience_s))
-spec = importlib.util.spec_from_file_location("rank_functions", path)
-module = importlib.util.module_from_spec(spec)
-sys.modules["rank_functions"] = module
-spec.loader.exec_module(module)
-value = getattr(module, name)(*json.loads(arguments))
-open(result, "w").write(json.dumps(value))
-"""
+from distributed.rank_server import RankCall, start_rank
 
 _LEFT_TO_TELL_S = 3.0
 """Before its time is up a rank that hangs writes where."""
@@ -39,25 +29,22 @@ def run_ranks(
     not end in time, the stacks of all threads.
     """
     file = sys.modules[function.__module__].__file__
+    port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         results = [Path(folder) / f"{rank}.json" for rank in range(world_size)]
         outputs = [Path(folder) / f"{rank}.log" for rank in range(world_size)]
         ranks = [
-            _start(
-                [
-                    sys.executable,
-                    "-c",
-                    _CHILD,
-                    str(file),
-                    function.__name__,
-                    json.dumps(arguments),
-                    str(results[rank]),
-                    str(timeout_s - _LEFT_TO_TELL_S),
-                ],
-                _variables(rank, world_size, port),
-                outputs[rank],
+            start_rank(
+                RankCall(
+                    file=str(file),
+                    function=function.__name__,
+                    arguments=json.dumps(arguments),
+                    variables=_variables(rank, world_size, port),
+                    result=str(results[rank]),
+                    output=str(outputs[rank]),
+                    patience_s=timeout_s - _LEFT_TO_TELL_S,
+                )
             )
-            for port in [_free_port()]
             for rank in range(world_size)
         ]
         try:
@@ -65,7 +52,7 @@ def run_ranks(
         finally:
             for rank in ranks:
                 rank.kill()
-                rank.wait()
+                rank.join()
         failed = [
             f"rank {rank} ended with {code}:\n{outputs[rank].read_text()[-4000:]}"
             for rank, code in enumerate(codes)
@@ -79,24 +66,17 @@ def run_ranks(
         return [json.loads(path.read_text()) for path in results]
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], timeout_s: float) -> list[int | None]:
+def _wait(ranks: list[ForkServerProcess], timeout_s: float) -> list[int | None]:
     """Exit codes once all ranks have ended or one has failed; None: it had not ended."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        codes = [rank.poll() for rank in ranks]
+        codes = [rank.exitcode for rank in ranks]
         if None not in codes or any(codes):
             # Others may fail at the same time, and theirs may be the cause.
             time.sleep(1.0 if any(codes) else 0.0)
             break
         time.sleep(0.05)
-    return [rank.poll() for rank in ranks]
-
-
-def _start(command: list[str], variables: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
-    with output.open("wb") as stream:
-        return subprocess.Popen(
-            command, env=variables, stdout=stream, stderr=subprocess.STDOUT, cwd="/"
-        )
+    return [rank.exitcode for rank in ranks]
 
 
 def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
