@@ -1,8 +1,9 @@
 # make quickstart   train the quick-start session; again: resume it, or say it is finished
-# make test         every test that needs neither SLURM nor a night
+# make test         unit tests, ranks, one session that is killed and resumed: ten minutes on two cores
+# make test-all     what CI runs besides: every kind of interruption, lm-eval, a few jobs on a real SLURM
 # make check        format, lint, types, layers, architecture: the same as in CI
-# make test-slurm   the tests on a real SLURM, which it brings up on this machine (root, Debian or Ubuntu)
-# make nightly      the long tests
+# make test-slurm   all tests on a real SLURM, which it brings up on this machine (root, Debian or Ubuntu)
+# make nightly      the long tests, and every test file three times on a machine that is busy
 # make clean        remove .venv and caches; runs/ stays
 #
 # ARGS         more arguments for quickstart, as ARGS='--session runs/second'
@@ -16,10 +17,11 @@ TORCH_INDEX ?=
 ARGS ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
+LM_EVAL := $(VENV)/.lm-eval-installed
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slurm test-slurm-ci check format nightly clean
+.PHONY: help venv quickstart test test-all test-slurm check format nightly clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -52,15 +54,22 @@ quickstart: $(STAMP)
 
 # Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or slurm or nightly)' tests
-	$(VENV)/bin/pytest -m 'distributed and not (slurm or nightly)' tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or extended or slurm or nightly)' tests
+	$(VENV)/bin/pytest -m 'distributed and not (extended or slurm or nightly)' tests
+
+$(LM_EVAL): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev,lm-eval]'
+	@touch $@
+
+# On a machine where SLURM cannot be brought up its tests say so and are passed over.
+test-all: $(LM_EVAL)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'extended and not (distributed or slurm or nightly)' tests
+	$(VENV)/bin/pytest -m 'extended and distributed and not (slurm or nightly)' tests
+	$(VENV)/bin/pytest -m in_ci tests/slurm
 
 # One at a time: there is one cluster, and some tests take nodes away from it.
 test-slurm: $(STAMP)
 	$(VENV)/bin/pytest -m 'slurm and not nightly' tests/slurm
-
-test-slurm-ci: $(STAMP)
-	$(VENV)/bin/pytest -m in_ci tests/slurm
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check
@@ -75,6 +84,7 @@ format: $(STAMP)
 
 nightly: $(STAMP)
 	$(VENV)/bin/pytest -m 'nightly and not slurm' --timeout 3600 tests
+	$(VENV)/bin/python tests/repeat_under_load.py --times 3
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

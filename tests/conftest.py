@@ -41,8 +41,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what starts ranks, so that it runs alone; what starts one leaves room for others."""
+    """Marks what starts ranks, so that it runs alone; what starts one leaves room for others.
+
+    What `make test` leaves out must say why.
+    """
     for item in items:
+        extended = item.get_closest_marker("extended")
+        if extended is not None and not extended.args:
+            raise pytest.UsageError(f"{item.nodeid}: `extended` wants the reason for its time")
         is_below = any(folder in item.path.parents for folder in _ALONE)
         if is_below and item.get_closest_marker("one_rank") is None:
             item.add_marker(pytest.mark.distributed)

@@ -101,7 +101,10 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
 
 
 # Fewer ranks and more; the night has every step, and every pair of engines at each.
-@pytest.mark.parametrize(("source", "target"), [(2, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(2, 1), pytest.param(3, 4, marks=pytest.mark.extended("seven ranks on two cores"))],
+)
 def test_state_is_bit_equal_on_another_number_of_ranks(
     worlds: Worlds, source: int, target: int
 ) -> None:

@@ -23,6 +23,8 @@ from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.distributed.world import World
 from phaseline.errors import PhaselineError
 
+pytestmark = pytest.mark.extended("every engine with every kind of hard model")
+
 STEPS = 4
 ZERO = [name for name in ENGINES if name != "plain"]
 UPPER = ["zero1", "zero2", "zero3"]

@@ -15,6 +15,8 @@ from phaseline.session.metrics_view import read_metrics
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 
+pytestmark = pytest.mark.extended("a session for each layout of the batch")
+
 CONFIG = """
 session: {name: layouts, seed: 5}
 model:

@@ -23,6 +23,8 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 from unit.training.pipeline.preference_session import write_answers
 
+pytestmark = pytest.mark.extended("eight sessions of preferences, one for each engine")
+
 CONFIG = """
 session: {name: preferences, seed: 5}
 model: {pretrained: base}

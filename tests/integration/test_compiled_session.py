@@ -18,6 +18,8 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training_pipeline import TrainingPipeline
 
+pytestmark = pytest.mark.extended("what is compiled takes a C++ compiler a minute")
+
 CONFIG = """
 session: {name: compiled, seed: 5}
 model:

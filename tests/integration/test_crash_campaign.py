@@ -14,6 +14,8 @@ import pytest
 from integration.crash_campaign import campaign, read_table, start, write_table
 from integration.launched import require_same_phase, view
 
+pytestmark = pytest.mark.extended("a dozen starts of two ranks, killed at random")
+
 PHASES = {"first", "second"}
 NUM_CHUNKS, KILLS_PER_CHUNK = 20, 10
 

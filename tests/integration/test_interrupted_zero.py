@@ -16,6 +16,8 @@ from phaseline.checkpoint.manifest import verify
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 
+pytestmark = pytest.mark.extended("each stage is killed and resumed")
+
 TESTS = Path(__file__).parents[1]
 PROMPTS = ["def add(a, b):", "import json", "class Parser:"]
 

@@ -32,7 +32,10 @@ from phaseline.tracking.follower import wait_for_follower
 
 CONFIG = Path(__file__).parent / "two_ranks.yaml"
 # Eleven starts, all of them before the first test.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.extended("eleven starts of two ranks, each killed or stopped elsewhere"),
+]
 
 
 @dataclass

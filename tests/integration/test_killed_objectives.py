@@ -10,6 +10,8 @@ from integration.launched import attempts, launch, require_same_phase, view
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 
+pytestmark = pytest.mark.extended("each objective is killed and resumed")
+
 ROOT = Path(__file__).parents[2]
 TOKENS = """
 session: {name: killed, seed: 5}

@@ -11,6 +11,8 @@ from integration.launched import Launched, attempts, final_checkpoint, launch, s
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 
+pytestmark = pytest.mark.extended("loader workers are forked and killed")
+
 CONFIG = """\
 session: {name: workers, seed: 3}
 model:

@@ -20,6 +20,8 @@ from integration.phase_callbacks import MEMORY_VARIABLE, STOP_VARIABLE
 from integration.phase_sequences import ENGINES, run_in_place, write_sequence
 from phaseline.errors import ExitCode
 
+pytestmark = pytest.mark.extended("each phase once more in a process of its own")
+
 TESTS = Path(__file__).parents[1]
 LIMIT_S = 3000.0
 MEGABYTE = 2**20

@@ -90,6 +90,7 @@ def test_commands_are_those_that_the_tests_below_run() -> None:
     ]
 
 
+@pytest.mark.extended("the quick start of three phases, shortened")
 def test_make_quickstart_trains_three_phases_and_the_same_command_says_so(folder: Path) -> None:
     session = folder / "quickstart"
     shortened = f"{SHORT} -o tokenizer.train.vocab_size=600 --session {session}"
@@ -119,6 +120,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         yield server
 
 
+@pytest.mark.extended("every command of the README")
 def test_shortest_session_trains_and_can_be_looked_at(folder: Path, server: WandbServer) -> None:
     for command in commands():
         if not command.startswith("phaseline "):

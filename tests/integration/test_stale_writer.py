@@ -14,6 +14,10 @@ from phaseline.checkpoint.manifest import list_published
 from phaseline.session.attempts import read_adopted, read_outcome
 from phaseline.session.layout import SessionLayout
 
+pytestmark = pytest.mark.extended(
+    "a session that is stopped by SIGSTOP waits until its lease is taken over"
+)
+
 CONFIG = """
 session: {name: stale, seed: 2}
 model:

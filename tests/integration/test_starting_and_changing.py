@@ -18,6 +18,8 @@ from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import read_records
 from phaseline.training_pipeline import TrainingPipeline
 
+pytestmark = pytest.mark.extended("six starts in other worlds and engines")
+
 TESTS = Path(__file__).parents[1]
 CONFIG = """\
 session: {name: changing, seed: 5}

@@ -38,6 +38,10 @@ from phaseline.session.records import read_records
 from phaseline.session.stop_request import read_stop_request
 from phaseline.training_pipeline import TrainingPipeline
 
+pytestmark = pytest.mark.extended(
+    "some twenty sessions in two ranks, one for each moment of a stop"
+)
+
 CONFIG = Path(__file__).parent / "stop_moments.yaml"
 TESTS = Path(__file__).parents[1]
 LIMIT_S = 280.0

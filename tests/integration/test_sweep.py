@@ -17,6 +17,8 @@ from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from unit.tracking.wandb_server import WandbServer
 
+pytestmark = pytest.mark.extended("two whole sessions, launched by wandb's agent")
+
 RATES = {"trial1": 0.001, "trial2": 0.01}
 
 

@@ -100,6 +100,7 @@ def log_probability(model: Any, given: list[int], wanted: list[int]) -> float:
     return sum(float(scores[len(given) - 1 + idx, token]) for idx, token in enumerate(wanted))
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 @needs_lm_eval
 def test_folder_of_tasks_is_run_and_the_numbers_are_those_taken_by_hand(
     place: Place, capsys: pytest.CaptureFixture[str]
@@ -132,6 +133,7 @@ def test_folder_of_tasks_is_run_and_the_numbers_are_those_taken_by_hand(
     assert f"{rolled:.4f}" in output
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 @needs_lm_eval
 def test_task_that_has_the_model_write_is_run_from_one_file(place: Place) -> None:
     assert evaluate(place, "--tasks", "writing/writing.yaml") == 0
@@ -139,12 +141,14 @@ def test_task_that_has_the_model_write_is_run_from_one_file(place: Place) -> Non
     assert found["metrics"]["exact_match"]["value"] == 0.0
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 @needs_lm_eval
 def test_part_of_a_task_is_kept_beside_the_whole(place: Place) -> None:
     assert evaluate(place, "--tasks", "tasks/choosing.yaml", "--limit", "2", "--step", "3") == 0
     assert written(place, "second", 3, "choosing.limit-2")["num_examples"] == 2
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 @needs_lm_eval
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -161,6 +165,7 @@ def test_what_cannot_be_evaluated_is_refused_in_words(
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 @needs_lm_eval
 def test_name_of_no_task_is_refused_with_the_one_that_was_meant(place: Place) -> None:
     # Not through the command: reading all that lm-eval brings takes half a minute.

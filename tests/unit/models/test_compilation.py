@@ -56,6 +56,7 @@ def num_graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.extended("each shape is compiled")
 def test_compiled_module_trains_as_an_eager_one_whatever_it_evaluates_between() -> None:
     torch.manual_seed(0)
     eager = Model()
@@ -99,6 +100,7 @@ def test_compiled_module_raises_where_torch_would_go_on_without_a_compiler() -> 
             module(ids(1, 5))
 
 
+@pytest.mark.extended("each process compiles anew")
 def test_compiled_modules_agree_bit_for_bit_when_two_processes_compile_them(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(

@@ -98,6 +98,7 @@ def test_packed_pairs_have_them_also_when_losses_are_taken_without_logits(kind: 
     require_equal(model(kind, "sdpa"), lambda module: install_linear_loss(module, path=""))
 
 
+@pytest.mark.extended("what is compiled takes a C++ compiler a minute")
 @pytest.mark.usefixtures("settings_of_the_compiler")
 def test_packed_pairs_have_them_also_when_the_model_is_compiled() -> None:
     require_equal(model("llama", "sdpa"), compile_module)

@@ -113,6 +113,7 @@ def test_whole_text_is_predicted_once_with_as_much_before_as_fits(
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.extended("lm-eval is installed for it")
 def test_windows_are_those_of_lm_eval(
     model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
