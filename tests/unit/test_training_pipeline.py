@@ -100,7 +100,7 @@ def test_pipeline_finishes_in_place_and_leaves_everything(
     identity = load_identity(layout)
     assert identity is not None
     assert identity.state == "finished"
-    assert identity.validated[0]["phases"] == ["first", "second"]
+    assert [record["phase"] for record in identity.validated] == ["first", "second"]
     metrics = place.metrics("whole")
     train = [
         (r["phase"], r["phase_step"], r["global_step"]) for r in metrics if r["kind"] == "train"
