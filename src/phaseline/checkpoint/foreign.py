@@ -22,9 +22,9 @@ from phaseline.checkpoint.tensor_files import (
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import WORDS_FOR_WEIGHTS
-from phaseline.config.resolved import from_yaml
 from phaseline.errors import CheckpointError, PhaselineError
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored_config import load_stored_config
 
 CONFIG_FILE = "config.json"
 _FORMS = (
@@ -191,7 +191,7 @@ def _final_among(folders: list[Path]) -> Path | None:
 def _model_of(layout: SessionLayout) -> Mapping[str, Any]:
     """What a session says of its model; nothing if another version wrote it."""
     try:
-        return from_yaml(layout.config_file.read_text(encoding="utf-8")).model.config or {}
+        return load_stored_config(layout).model.config or {}
     except (OSError, PhaselineError):
         return {}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import re
+import stat
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ from phaseline.errors import (
     CheckpointUnreachableError,
 )
 from phaseline.session.layout import PhaseLayout
+from phaseline.session.stored import (
+    Count,
+    PlainName,
+    StoredFileError,
+    check,
+    parse_object,
+    read_file,
+)
 
 MANIFEST_NAME = "manifest.json"
 ASIDE = ".aside-"
 """How the name of a folder begins that is not published yet."""
 
 FORMAT = 2
-_NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,})")
+_NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,9})", re.ASCII)
 _BLOCK_BYTES = 1 << 22
+_REMEDY = "Use another one."
 # Of these the file is no cause; a disk that does not give a file back says EIO.
 _UNREACHABLE = frozenset(
     {errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
@@ -36,7 +46,7 @@ _UNREACHABLE = frozenset(
 class FileRecord:
     """Size in bytes and xxh3-128 of one file of a checkpoint."""
 
-    size: int
+    size: Count
     hash: str
 
 
@@ -62,18 +72,18 @@ class Manifest:
         weights_only: Whether the optimizer's state was left out.
     """
 
-    phase: str
-    phase_step: int
-    global_step: int
-    tokens: int
+    phase: PlainName
+    phase_step: Count
+    global_step: Count
+    tokens: Count
     final: bool
-    attempt: int
-    world_size: int
+    attempt: Count
+    world_size: Count
     engine: str
     session: str
     config_fingerprint: str
-    committed: tuple[tuple[int, int], ...]
-    files: dict[str, FileRecord]
+    committed: tuple[tuple[Count, Count], ...]
+    files: dict[PlainName, FileRecord]
     created: float
     validation: dict[str, float] = field(default_factory=dict)
     weights_only: bool = False
@@ -98,7 +108,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_object(read_file(path, remedy=_REMEDY), path, remedy=_REMEDY)
             digest = content.pop("digest")
             found_format = content.pop("format")
         except FileNotFoundError:
@@ -106,9 +116,11 @@ class Manifest:
                 f"{folder} has no {MANIFEST_NAME}: it was never completed, or has lost it. "
                 "Use another one."
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except StoredFileError as error:
+            raise CheckpointError(str(error)) from error
+        except (OSError, KeyError) as error:
             _require_reachable(path, error)
-            raise CheckpointError(f"{path} cannot be read: {error}. Use another one.") from error
+            raise CheckpointError(f"{path} cannot be read: {error}. {_REMEDY}") from error
         if digest != _digest({"format": found_format, **content}):
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
         if found_format != FORMAT:
@@ -117,14 +129,11 @@ class Manifest:
                 "Use the version that wrote it.",
                 session=str(content.get("session")),
             )
-        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
-        committed = tuple((attempt, lines) for attempt, lines in content.pop("committed"))
-        known = {member.name for member in fields(cls)}
-        return cls(
-            files=files,
-            committed=committed,
-            **{key: value for key, value in content.items() if key in known},
-        )
+        try:
+            return check(json.dumps(content).encode(), cls, path, remedy=_REMEDY)
+        except StoredFileError as error:
+            # Its digest is right, so no accident made it: nothing is done about it unasked.
+            raise CheckpointFormatError(str(error), session=str(content.get("session"))) from error
 
 
 def hash_file(path: Path) -> FileRecord:
@@ -169,7 +178,10 @@ def verify(folder: Path, *, hashes: bool = True, only: Container[str] | None = N
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path} is no file any more. Use another checkpoint.")
+        return status.st_size
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing. Use another checkpoint.") from None
     except OSError as error:

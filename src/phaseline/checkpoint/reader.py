@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,10 @@ from safetensors import safe_open
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import CheckpointError
+from phaseline.session.stored import StoredFileError, parse_object, read_file
+
+_MOST_JSON_BYTES = 1 << 30
+_REMEDY = "Use another checkpoint."
 
 WEIGHT = "weight"
 _BUFFER = "buffer/"
@@ -147,7 +150,12 @@ class CheckpointReader:
         return self._stack.enter_context(safe_open(self.folder / name, framework="pt"))
 
     def _json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        path = self.folder / name
+        try:
+            data = read_file(path, remedy=_REMEDY, max_bytes=_MOST_JSON_BYTES)
+            return parse_object(data, path, remedy=_REMEDY)
+        except StoredFileError as error:
+            raise CheckpointError(str(error)) from error
 
     def _add_scalars(self, name: str, scalars: dict[str, tuple[Scalar, bool]]) -> None:
         known = self._scalars.setdefault(name, scalars)

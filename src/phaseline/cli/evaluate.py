@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
+from phaseline.cli.options import (
+    BestOfPhase,
+    PhaseName,
+    PhaseStep,
+    TrustCode,
+    require_one_choice,
+)
+from phaseline.cli.trust import code_of_session
+from phaseline.session.confinement import require_confined
+from phaseline.session.layout import SessionLayout
 
 if TYPE_CHECKING:
     from phaseline.training.pipeline.task_evaluation import TaskResult
@@ -30,6 +39,7 @@ def evaluate(
     phase: PhaseName = None,
     step: PhaseStep = None,
     best: BestOfPhase = False,
+    trust_code: TrustCode = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many examples of each task at most.")
     ] = None,
@@ -50,8 +60,10 @@ def evaluate(
     from phaseline.training.pipeline.trained_phase import TrainedPhase
 
     require_lm_eval()
-    trained = TrainedPhase.find(directory, phase, step=step, best=best)
-    results = evaluate_phase(trained, tasks, limit=limit, batch_size=batch_size)
+    require_confined(SessionLayout(directory))
+    with code_of_session(directory, is_trusted=trust_code):
+        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        results = evaluate_phase(trained, tasks, limit=limit, batch_size=batch_size)
     typer.echo(f"{trained.phase} at step {trained.manifest.phase_step}")
     for line in _table(results):
         typer.echo(line)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
+from phaseline.cli.options import (
+    BestOfPhase,
+    PhaseName,
+    PhaseStep,
+    TrustCode,
+    require_one_choice,
+)
+from phaseline.cli.trust import code_of_session
 from phaseline.errors import UsageError
 from phaseline.units import parse_size
 
@@ -33,6 +40,7 @@ def export(
     phase: PhaseName = None,
     step: PhaseStep = None,
     best: BestOfPhase = False,
+    trust_code: TrustCode = False,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights in the files.")] = Dtype.FP32,
     max_shard_size: Annotated[
         str, typer.Option(help="Divide weights into files of at most this size.")
@@ -55,8 +63,9 @@ def export(
     from phaseline.training.pipeline.exporting import ExportForm, export_phase
     from phaseline.training.pipeline.trained_phase import TrainedPhase
 
-    trained = TrainedPhase.find(directory, phase, step=step, best=best)
     form = ExportForm(dtype=dtype.value, max_shard_bytes=max_shard_bytes, lora=lora.value)
-    export_phase(trained, to, form)
+    with code_of_session(directory, is_trusted=trust_code):
+        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        export_phase(trained, to, form)
     manifest = trained.manifest
     typer.echo(f"exported {trained.phase} at step {manifest.phase_step} to {to}")

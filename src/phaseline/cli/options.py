@@ -55,6 +55,16 @@ BestOfPhase = Annotated[
 ]
 
 
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run code that the session names, as a model.factory of your own. Without it only "
+        "what is installed is run.",
+    ),
+]
+
+
 def require_one_choice(step: int | None, *, best: bool) -> None:
     """Raises UsageError if a step and the best are both asked for."""
     if best and step is not None:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from phaseline.session.confinement import require_confined
+from phaseline.session.layout import SessionLayout
+
 
 def report(
     directory: Annotated[
@@ -19,4 +22,5 @@ def report(
     """
     from phaseline.tracking.report import write_report
 
+    require_confined(SessionLayout(directory))
     typer.echo(write_report(directory))

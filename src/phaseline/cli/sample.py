@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phaseline.cli.options import BestOfPhase, PhaseName, PhaseStep, require_one_choice
+from phaseline.cli.options import (
+    BestOfPhase,
+    PhaseName,
+    PhaseStep,
+    TrustCode,
+    require_one_choice,
+)
+from phaseline.cli.trust import code_of_session
 from phaseline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ def sample(
     phase: PhaseName = None,
     step: PhaseStep = None,
     best: BestOfPhase = False,
+    trust_code: TrustCode = False,
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -49,14 +57,15 @@ def sample(
     from phaseline.training.pipeline.talking import Talk
     from phaseline.training.pipeline.trained_phase import TrainedPhase
 
-    trained = TrainedPhase.find(directory, phase, step=step, best=best)
-    talk = Talk(
-        trained,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        is_chat=chat,
-    )
+    with code_of_session(directory, is_trusted=trust_code):
+        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        talk = Talk(
+            trained,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            is_chat=chat,
+        )
     if prompt is not None:
         typer.echo(talk.answer(prompt))
         return

@@ -18,7 +18,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import LeaseState, read_lease
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.pace import phase_lengths
-from phaseline.session.records import read_records
+from phaseline.session.records import read_events
 from phaseline.session.stored_config import load_stored_config
 
 _ENDS = {
@@ -175,7 +175,7 @@ def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> Att
         attempt: Its folder.
         is_running: Whether it runs now, which only the session's lease can tell.
     """
-    began = next((record.get("time") for record in read_records(attempt.events_file, 1)), None)
+    began = next((record.get("time") for record in read_events(attempt.events_file)), None)
     outcome, error = read_outcome(attempt), read_error(attempt)
     ended, end, reason = None, "killed", "it left no word"
     if outcome is not None:

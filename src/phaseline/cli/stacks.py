@@ -10,6 +10,7 @@ import typer
 
 from phaseline.errors import UsageError
 from phaseline.session.attempts import read_outcome
+from phaseline.session.confinement import require_confined
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.stack_request import LOOK_EVERY_S, request_stacks
 
@@ -52,6 +53,7 @@ def _files(attempt: AttemptLayout) -> list[Path]:
 
 def _running_attempt(directory: Path) -> AttemptLayout:
     layout = SessionLayout(directory)
+    require_confined(layout)
     attempt = layout.attempt(max(layout.attempt_numbers(), default=0))
     if not _files(attempt) or read_outcome(attempt) is not None:
         raise UsageError(

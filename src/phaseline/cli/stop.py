@@ -11,6 +11,7 @@ import typer
 from phaseline.cli.session_status import AttemptStatus, describe_attempt, is_session
 from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import read_error, read_outcome
+from phaseline.session.confinement import require_confined
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import read_lease
@@ -37,6 +38,7 @@ def stop(
     with --wait 1: it ended in another way.
     """
     layout = SessionLayout(directory)
+    require_confined(layout)
     attempt = _require_running(layout)
     number, holder = attempt.number, _holder(layout)
     is_first = request_stop(attempt)

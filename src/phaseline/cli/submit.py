@@ -15,6 +15,7 @@ from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import UsageError
+from phaseline.session.confinement import require_confined
 from phaseline.session.jobs import note_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
@@ -107,6 +108,7 @@ def _require_free(layout: SessionLayout) -> None:
     Raises:
         UsageError: The session is in use.
     """
+    require_confined(layout)
     lease = read_lease(layout)
     if lease is not None and lease.is_held():
         raise UsageError(

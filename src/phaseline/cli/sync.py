@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from phaseline.session.confinement import require_confined
+from phaseline.session.layout import SessionLayout
+
 
 def sync(
     directory: Annotated[
@@ -27,4 +30,5 @@ def sync(
     """
     from phaseline.tracking.wandb_sync import sync_session
 
+    require_confined(SessionLayout(directory))
     sync_session(directory, mode="offline" if offline else "online", say=typer.echo)

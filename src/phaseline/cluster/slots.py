@@ -10,7 +10,7 @@ from phaseline.config.sections import Config
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.pace import phase_lengths, save_seconds, step_seconds
-from phaseline.session.records import read_records
+from phaseline.session.records import read_metric_records
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ def _start_seconds(layout: SessionLayout, start: JobStart) -> float:
     """From the job's beginning to its first step; 0 if it did none."""
     for number in layout.attempt_numbers():
         if number > start.since:
-            record = next(read_records(layout.attempt(number).metrics_file, 1), None)
+            record = next(read_metric_records(layout.attempt(number).metrics_file, 1), None)
             return 0.0 if record is None else max(0.0, record["timing"]["time"] - start.began)
     return 0.0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from phaseline.errors import ExitCode, SessionError
-from phaseline.session.files import fsync_folder, read_json, write_json, write_json_once
+from phaseline.errors import ExitCode
+from phaseline.session.files import fsync_folder, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
-from phaseline.session.records import read_records
+from phaseline.session.records import read_events, read_metric_records
+from phaseline.session.stored import CheckpointPath, Count, read_stored
 
 _Record = TypeVar("_Record")
+
+_WRITTEN_WHOLE = (
+    "Every file here is written whole, so the disk or another program changed it: restore it from "
+    "a copy, or remove it if there is none."
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class Adopted:
         committed: (attempt, records) pairs in order: the metrics that this one stands on.
     """
 
-    checkpoints: tuple[str, ...]
-    resumed_from: str | None
-    committed: tuple[tuple[int, int], ...]
+    checkpoints: tuple[CheckpointPath, ...]
+    resumed_from: CheckpointPath | None
+    committed: tuple[tuple[Count, Count], ...]
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,7 @@ def write_outcome(attempt: AttemptLayout, outcome: Outcome) -> None:
 
 def read_outcome(attempt: AttemptLayout) -> Outcome | None:
     """Returns how the attempt ended; None if it runs, or was killed, or failed."""
-
-    def parse(content: dict[str, Any]) -> Outcome:
-        return Outcome(**{**content, "code": ExitCode(content["code"])})
-
-    return _read(attempt.outcome_file, parse)
+    return _read(attempt.outcome_file, Outcome)
 
 
 def write_adopted(attempt: AttemptLayout, adopted: Adopted) -> None:
@@ -116,15 +117,7 @@ def write_adopted(attempt: AttemptLayout, adopted: Adopted) -> None:
 
 def read_adopted(attempt: AttemptLayout) -> Adopted | None:
     """Returns what the attempt stands on; None if it ended before it knew."""
-
-    def parse(content: dict[str, Any]) -> Adopted:
-        return Adopted(
-            checkpoints=tuple(content["checkpoints"]),
-            resumed_from=content["resumed_from"],
-            committed=tuple((number, lines) for number, lines in content["committed"]),
-        )
-
-    return _read(attempt.adopted_file, parse)
+    return _read(attempt.adopted_file, Adopted)
 
 
 def write_error(attempt: AttemptLayout, record: ErrorRecord) -> None:
@@ -140,7 +133,7 @@ def write_error(attempt: AttemptLayout, record: ErrorRecord) -> None:
 def read_error(attempt: AttemptLayout) -> ErrorRecord | None:
     """Returns the first failure, a cause before a consequence; None if no rank left one."""
     for path in (attempt.error_file, attempt.consequence_file):
-        record = _read(path, lambda content: ErrorRecord(**content))
+        record = _read(path, ErrorRecord)
         if record is not None:
             return record
     return None
@@ -149,22 +142,17 @@ def read_error(attempt: AttemptLayout) -> ErrorRecord | None:
 def last_place(attempt: AttemptLayout) -> tuple[str | None, int | None]:
     """The phase that the attempt was last seen in, and its steps: for what left no record."""
     phase, step = None, None
-    for event in read_records(attempt.events_file):
+    for event in read_events(attempt.events_file):
         if event.get("event") == "phase_started":
-            phase, step = event["phase"], event["phase_step"]
-    for record in read_records(attempt.metrics_file):
+            phase, step = event["phase"], event.get("phase_step")
+    for record in read_metric_records(attempt.metrics_file):
         if record.get("phase") == phase:
             step = record["phase_step"]
     return phase, step
 
 
-def _read(path: Path, parse: Callable[[dict[str, Any]], _Record]) -> _Record | None:
+def _read(path: Path, model: type[_Record]) -> _Record | None:
     try:
-        return parse(read_json(path))
+        return read_stored(path, model, remedy=_WRITTEN_WHOLE)
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise SessionError(
-            f"{path} does not hold what this version writes: {error}. "
-            "Use the version that wrote it, or restore it from a copy."
-        ) from error

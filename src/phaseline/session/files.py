@@ -53,28 +53,6 @@ def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
     return True
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        SessionError: It holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise SessionError(
-            f"{path} cannot be read: {error}. Every file here is written whole, so the disk or "
-            "another program damaged it; restore it from a copy."
-        ) from error
-    if not isinstance(content, dict):
-        raise SessionError(
-            f"{path} holds {type(content).__name__} where an object was written. "
-            "Another program changed it; restore it from a copy."
-        )
-    return content
-
-
 def fsync_file(path: Path) -> None:
     """Makes what was written to a file survive a power cut."""
     fsync_folder(path)  # the same call; the name says what it is for

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from phaseline.errors import SessionError, UsageError
-from phaseline.session.files import read_json, write_json
+from phaseline.errors import UsageError
+from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import read_stored
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,11 @@ def load_identity(layout: SessionLayout) -> SessionIdentity | None:
     Raises:
         SessionError: The file is damaged, or of another version.
     """
+    remedy = "Use the version that wrote it, or restore it from a copy."
     try:
-        return SessionIdentity(**read_json(layout.session_file))
+        return read_stored(layout.session_file, SessionIdentity, remedy=remedy)
     except FileNotFoundError:
         return None
-    except TypeError as error:
-        raise SessionError(
-            f"{layout.session_file} does not hold what this version writes: {error}. "
-            "Use the version that wrote it, or restore it from a copy."
-        ) from error
 
 
 def save_identity(layout: SessionLayout, identity: SessionIdentity) -> None:

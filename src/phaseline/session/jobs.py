@@ -10,11 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from phaseline.errors import ExitCode, SessionError
-from phaseline.session.files import read_json, write_json
+from phaseline.errors import ExitCode
+from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import read_stored
 
-_NAME = re.compile(r"(?P<job>\d+)-(?P<restart>\d+)\.json")
+_NAME = re.compile(r"(?P<job>\d+)-(?P<restart>\d+)\.json", re.ASCII)
+_REMEDY = "Remove it: only the history of jobs is told from it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,13 @@ class JobStart:
         return replace(self, ended=at, code=int(code), cause=cause, is_last=is_last)
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """What `submitted.json` holds."""
+
+    jobs: list[str]
+
+
 def write_job_start(layout: SessionLayout, start: JobStart) -> None:
     """Records a start in place of what was said of it before. Its watcher alone calls it."""
     layout.jobs_dir.mkdir(parents=True, exist_ok=True)
@@ -68,14 +77,9 @@ def read_job_start(layout: SessionLayout, job_id: str, restart: int) -> JobStart
     """
     path = layout.job_file(job_id, restart)
     try:
-        return JobStart(**read_json(path))
+        return read_stored(path, JobStart, remedy=_REMEDY)
     except FileNotFoundError:
         return None
-    except TypeError as error:
-        raise SessionError(
-            f"{path} does not hold what this version writes: {error}. Remove it: only the history "
-            "of jobs is told from it."
-        ) from error
 
 
 def list_job_starts(layout: SessionLayout) -> list[JobStart]:
@@ -99,6 +103,6 @@ def note_submitted(layout: SessionLayout, job_ids: Sequence[str]) -> None:
 def list_submitted(layout: SessionLayout) -> list[str]:
     """The numbers of all jobs that were submitted for the session, in that order."""
     try:
-        return [str(number) for number in read_json(layout.submitted_file)["jobs"]]
-    except (FileNotFoundError, KeyError):
+        return read_stored(layout.submitted_file, _Submitted, remedy=_REMEDY).jobs
+    except FileNotFoundError:
         return []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+_NUMBER = re.compile(r"\d{4,9}", re.ASCII)
+"""Names of attempts; other digits than these, or a thousand of them, were not written here."""
 
 
 @dataclass(frozen=True)
@@ -184,4 +188,5 @@ class SessionLayout:
         """The numbers that are taken, ascending."""
         if not self.attempts_dir.is_dir():
             return []
-        return sorted(int(path.name) for path in self.attempts_dir.iterdir() if path.name.isdigit())
+        names = (path.name for path in self.attempts_dir.iterdir() if _NUMBER.fullmatch(path.name))
+        return sorted(map(int, names))

@@ -13,6 +13,7 @@ was declared dead and wakes up can harm nothing but its own, superseded file.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -23,11 +24,14 @@ from tempfile import TemporaryFile
 
 from phaseline.errors import SessionBusyError, SessionError
 from phaseline.session import linux
-from phaseline.session.files import read_json, write_json_once
+from phaseline.session.files import write_json_once
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import read_stored
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
+_NAME = re.compile(r"\d{8,15}\.json", re.ASCII)
+_REMEDY = "Make sure that no process uses the session, then remove the file."
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,13 @@ class LeaseState:
         return max(0.0, time.time() - self.touched)
 
 
+@dataclass(frozen=True)
+class _LeaseFile:
+    """What a file of the chain holds."""
+
+    owner: LeaseOwner | None
+
+
 def read_lease(layout: SessionLayout) -> LeaseState | None:
     """Returns who holds the session, or held it last; None if nobody ever did.
 
@@ -140,16 +151,12 @@ def read_lease(layout: SessionLayout) -> LeaseState | None:
     while numbers := _numbers(layout.lease_dir):
         path = _file(layout.lease_dir, max(numbers))
         try:
-            content = read_json(path)["owner"]
-            owner = None if content is None else LeaseOwner(**content)
+            owner = read_stored(path, _LeaseFile, remedy=_REMEDY).owner
             return LeaseState(max(numbers), owner, path.stat().st_mtime)
         except FileNotFoundError:
+            if path.is_symlink():
+                raise SessionError(f"{path} is a link that leads nowhere. {_REMEDY}") from None
             continue  # removed just now, because there is a higher one
-        except (KeyError, TypeError) as error:
-            raise SessionError(
-                f"{path} does not hold what this version writes: {error}. "
-                "Make sure that no process uses the session, then remove the file."
-            ) from error
     return None
 
 
@@ -277,7 +284,7 @@ def _add_to_chain(folder: Path, number: int, owner: LeaseOwner | None) -> bool:
 def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return [int(path.stem) for path in folder.iterdir() if path.stem.isdigit()]
+    return [int(path.stem) for path in folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
-from phaseline.session.records import read_records
+from phaseline.session.record_checks import METRIC_KINDS
+from phaseline.session.records import read_metric_records
 
-_KINDS: Final = ("train", "validation", "samples")
-"""Of one step, in the order in which they are recorded."""
 _RECORDS_PER_STEP: Final = 5
 """The three, and validation and samples at the start of the next phase."""
 
@@ -22,7 +21,7 @@ def number_of(record: Mapping[str, Any]) -> int:
     It follows from the step and the kind alone, so it stays as it is when an accepted change
     adds or drops other records: a tracker knows by it what it has. Not every place is taken.
     """
-    place = _KINDS.index(record["kind"])
+    place = METRIC_KINDS.index(record["kind"])
     if record["phase_step"] == 0:
         place += 2
     return _RECORDS_PER_STEP * int(record["global_step"]) + place
@@ -50,7 +49,7 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
     else:
         return
     records = chain.from_iterable(
-        read_records(layout.attempt(number).metrics_file, limit) for number, limit in parts
+        read_metric_records(layout.attempt(number).metrics_file, limit) for number, limit in parts
     )
     for record in records:
         if phase is None or record.get("phase") == phase:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import median
 
 from phaseline.session.layout import SessionLayout
-from phaseline.session.records import read_records
+from phaseline.session.records import read_events, read_metric_records
 
 _NUM_STEPS = 200
 
@@ -23,7 +23,7 @@ def step_seconds(layout: SessionLayout, phase: str | None = None) -> float | Non
     for number in reversed(layout.attempt_numbers()):
         ends: list[tuple[int, float]] = [
             (record["global_step"], record["timing"]["time"])
-            for record in read_records(layout.attempt(number).metrics_file)
+            for record in read_metric_records(layout.attempt(number).metrics_file)
             if record.get("kind") == "train" and phase in (None, record["phase"])
         ][-_NUM_STEPS:]
         took = [end - begin for (step, begin), (after, end) in pairwise(ends) if after == step + 1]
@@ -37,8 +37,8 @@ def phase_lengths(layout: SessionLayout) -> dict[str, int]:
     return {
         event["phase"]: event["num_steps"]
         for number in layout.attempt_numbers()
-        for event in read_records(layout.attempt(number).events_file)
-        if event.get("event") == "phase_started"
+        for event in read_events(layout.attempt(number).events_file)
+        if event["event"] == "phase_started" and event.get("num_steps") is not None
     }
 
 
@@ -47,8 +47,8 @@ def save_seconds(layout: SessionLayout) -> float | None:
     for number in reversed(layout.attempt_numbers()):
         took = [
             float(event["duration_s"])
-            for event in read_records(layout.attempt(number).events_file)
-            if event.get("event") == "checkpoint_saved"
+            for event in read_events(layout.attempt(number).events_file)
+            if event["event"] == "checkpoint_saved" and event.get("duration_s") is not None
         ]
         if took:
             return max(took)

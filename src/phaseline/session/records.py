@@ -16,6 +16,11 @@ from typing import Any
 
 import orjson
 
+from phaseline.session.record_checks import is_event, is_metric_record
+
+_LONGEST_LINE_BYTES = 1 << 24
+"""No record is longer, 16 MiB: what is, is damage, and would fill the memory."""
+
 
 class RecordWriter:
     """Appends records to one file. One writer per file: its attempt's main rank."""
@@ -23,7 +28,7 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         """Opens the file at its end, and makes it if need be."""
         self._is_torn = _has_torn_end(path)
-        self._num_lines = 0 if not path.exists() else sum(1 for _ in _lines(path, torn=True))
+        self._num_lines = 0 if not path.exists() else sum(1 for _ in _lines(path))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._is_open = True
 
@@ -57,32 +62,58 @@ class RecordWriter:
 
 
 def read_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yields whole records in order; none if there is no file.
+    """Yields whole objects in order; none if there is no file.
 
     Args:
         path: The file; it may be growing.
         limit: Only what the first so many lines hold.
     """
-    if limit == 0 or not path.exists():
+    if limit == 0 or not path.is_file():
         return
-    for position, record in enumerate(_lines(path, torn=False), start=1):
+    for position, line in enumerate(_lines(path), start=1):
+        if not line.endswith(b"\n"):
+            return
+        record = parse_line(line)
         if record is not None:
             yield record
         if position == limit:
             return
 
 
-def _lines(path: Path, *, torn: bool) -> Iterator[dict[str, Any] | None]:
-    """Yields of each line its object, None if it holds none; an unfinished last one if `torn`."""
+def read_metric_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """As `read_records`, of a file of metrics: what is no metric record is passed over."""
+    return filter(is_metric_record, read_records(path, limit))
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_records`, of a file of events: what is no event is passed over."""
+    return filter(is_event, read_records(path))
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The object of a line; None if it holds none."""
+    if len(line) > _LONGEST_LINE_BYTES:
+        return None
+    try:
+        record = orjson.loads(line)
+    except ValueError:
+        try:
+            record = json.loads(line)  # half of a character, which the fast one does not take
+        except (ValueError, RecursionError):  # torn by a crash, or damaged
+            return None
+    return record if isinstance(record, dict) else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yields every line, an unfinished last one too; of a line that is too long its end alone."""
     with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n") and not torn:
-                return
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            yield record if isinstance(record, dict) else None
+        is_begun = False
+        while line := file.readline(_LONGEST_LINE_BYTES):
+            is_whole = line.endswith(b"\n") or len(line) < _LONGEST_LINE_BYTES
+            if is_whole:
+                # What was left of one that is too long is no record, whatever it looks like.
+                yield b"\n" if is_begun else line
+            is_begun = not is_whole
 
 
 def _has_torn_end(path: Path) -> bool:

@@ -12,8 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 
 from phaseline.errors import SessionError
-from phaseline.session.files import read_json, write_json_once
+from phaseline.session.files import write_json_once
 from phaseline.session.layout import AttemptLayout
+from phaseline.session.stored import read_stored
 
 LOOK_EVERY_S = 0.5
 """How often a running attempt looks, at most. A look that finds nothing costs 2 us."""
@@ -55,15 +56,11 @@ def read_stop_request(attempt: AttemptLayout) -> StopRequest | None:
     Raises:
         SessionError: The request is damaged, or names another attempt.
     """
+    remedy = "Remove it, and ask with `phaseline stop`."
     try:
-        request = StopRequest(**read_json(attempt.stop_file))
+        request = read_stored(attempt.stop_file, StopRequest, remedy=remedy)
     except FileNotFoundError:
         return None
-    except TypeError as error:
-        raise SessionError(
-            f"{attempt.stop_file} does not hold what this version writes: {error}. Remove it, "
-            "and ask with `phaseline stop`."
-        ) from error
     if request.attempt != attempt.number:
         raise SessionError(
             f"{attempt.stop_file} asks attempt {request.attempt} to stop, and lies in the folder "

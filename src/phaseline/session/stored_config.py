@@ -6,6 +6,7 @@ from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config
 from phaseline.errors import ConfigurationError, SessionError
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import read_file
 
 
 def load_stored_config(layout: SessionLayout) -> Config:
@@ -17,7 +18,7 @@ def load_stored_config(layout: SessionLayout) -> Config:
     path = layout.config_file
     fix = "Restore it from a copy, or use the version that wrote it."
     try:
-        return from_yaml(path.read_text(encoding="utf-8"))
+        return from_yaml(read_file(path, remedy=fix).decode())
     except FileNotFoundError:
         raise SessionError(f"{path}, which the session runs with, is missing. {fix}") from None
     except UnicodeDecodeError as error:

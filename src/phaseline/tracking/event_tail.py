@@ -7,6 +7,7 @@ from typing import Any
 
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.layout import AttemptLayout, SessionLayout
+from phaseline.session.record_checks import is_event
 from phaseline.tracking.view_tail import FileTail
 
 LOST = "attempt_lost"
@@ -38,7 +39,7 @@ class EventTail:
                 continue  # after hundreds of restarts their files are not opened at every look
             attempt = self._layout.attempt(number)
             tail = self._tails.setdefault(number, FileTail(attempt.events_file))
-            for event in tail.read_new():
+            for event in filter(is_event, tail.read_new()):
                 yield {**event, "attempt": number}
             is_over = is_gone or number != numbers[-1]
             if is_over:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 
-from phaseline.config.resolved import from_yaml
 from phaseline.errors import SessionError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.event_tail import EventTail
 from phaseline.tracking.parent_watch import ParentWatch
 from phaseline.tracking.tracker import FollowedSession, Tracker, build_tracker, tracker_folder
@@ -145,7 +145,7 @@ def read_session(
     identity = load_identity(layout)
     if identity is None:
         raise SessionError(f"{layout.root} holds no session: session.json is missing.")
-    config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    config = load_stored_config(layout)
     return FollowedSession(
         root=session_dir, identity=identity, config=config, watched_pid=watched_pid, folder=folder
     )

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.attempts import read_adopted, read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
-from phaseline.session.records import read_records
+from phaseline.session.records import read_metric_records
+from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.metric_keys import VALIDATION_S
 
 _WORDS = {
@@ -156,7 +156,7 @@ def gather_story(session_dir: Path) -> SessionStory:
             f"{session_dir} holds no session: session.json or config.yaml is missing. "
             "Name a session's folder, as runs/<session.name>."
         )
-    config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+    config = load_stored_config(layout)
     return SessionStory(
         root=session_dir,
         identity=identity,
@@ -216,7 +216,9 @@ def _group(values: Mapping[str, float], prefix: str) -> dict[str, float]:
 def _attempt(layout: SessionLayout, number: int, identity: SessionIdentity) -> AttemptStory:
     attempt = layout.attempt(number)
     adopted, outcome = read_adopted(attempt), read_outcome(attempt)
-    steps = [r["global_step"] for r in read_records(attempt.metrics_file) if r["kind"] == "train"]
+    steps = [
+        r["global_step"] for r in read_metric_records(attempt.metrics_file) if r["kind"] == "train"
+    ]
     result, reason = _result(layout, number, identity)
     return AttemptStory(
         number=number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from phaseline.session.attempts import Adopted, read_adopted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import number_of
-from phaseline.session.records import read_records
+from phaseline.session.record_checks import is_metric_record
+from phaseline.session.records import parse_line, read_metric_records
 
 
 class ViewTail:
@@ -38,14 +38,14 @@ class ViewTail:
                 yield from self._begin(number, adopted)
                 break
         if self._tail is not None:
-            yield from _numbered(self._tail.read_new(), self._attempt)
+            yield from _numbered(filter(is_metric_record, self._tail.read_new()), self._attempt)
 
     def _begin(self, number: int, adopted: Adopted) -> Iterator[dict[str, Any]]:
         self._attempt = number
         self._tail = FileTail(self._layout.attempt(number).metrics_file)
         for earlier, num_lines in adopted.committed:
             path = self._layout.attempt(earlier).metrics_file
-            yield from _numbered(read_records(path, num_lines), earlier)
+            yield from _numbered(read_metric_records(path, num_lines), earlier)
 
 
 class FileTail:
@@ -58,7 +58,7 @@ class FileTail:
 
     def read_new(self) -> Iterator[dict[str, Any]]:
         """Yields what was added since the last time."""
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
@@ -66,7 +66,7 @@ class FileTail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                record = _parse(line)
+                record = parse_line(line)
                 if record is not None:
                     yield record
 
@@ -75,11 +75,3 @@ def _numbered(records: Iterator[dict[str, Any]], attempt: int | None) -> Iterato
     for record in records:
         record["seq"], record["attempt"] = number_of(record), attempt
         yield record
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # Torn by a crash; its writer ended it with a line break.
-        return None
-    return record if isinstance(record, dict) else None

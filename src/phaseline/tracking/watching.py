@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from phaseline.config.resolved import from_yaml
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
+from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking import metric_keys as keys
 from phaseline.tracking.console import Display, PhaseBanner, Progress
 from phaseline.tracking.event_tail import LOST, EventTail
@@ -53,7 +53,7 @@ class Watching:
         banners: dict[str, PhaseBanner] = {}
         notes = []
         for event in self._events.read_new(is_gone=is_gone):
-            if event["event"] == "phase_started":
+            if event["event"] == "phase_started" and event.get("num_steps") is not None:
                 banners[event["phase"]] = self._banner(event)
             elif self._is_told(event):
                 notes.append(_NOTES[event["event"]].format(**event))
@@ -96,7 +96,7 @@ class Watching:
 
     def _names(self) -> Iterator[str]:
         # Read each time: a phase may have been added to the session since.
-        config = from_yaml(self._layout.config_file.read_text(encoding="utf-8"))
+        config = load_stored_config(self._layout)
         return (phase.name for phase in config.phases)
 
     def _banner(self, event: Mapping[str, Any]) -> PhaseBanner:
@@ -107,7 +107,7 @@ class Watching:
             idx=names.index(phase) if phase in names else 0,
             num_phases=len(names),
             num_steps=event["num_steps"],
-            description=event.get("description", event["engine"]),
+            description=event.get("description") or event.get("engine", ""),
         )
 
     def _progress(self, record: Mapping[str, Any]) -> Progress:

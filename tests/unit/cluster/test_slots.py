@@ -23,7 +23,13 @@ def layout(tmp_path: Path) -> SessionLayout:
     events.append(
         [
             {"event": "phase_started", "phase": "first", "num_steps": 100, "phase_step": 0},
-            {"event": "checkpoint_saved", "duration_s": 5.0},
+            {
+                "event": "checkpoint_saved",
+                "phase": "first",
+                "checkpoint": "step-00000040.a0001",
+                "final": False,
+                "duration_s": 5.0,
+            },
         ]
     )
     metrics.append(
@@ -33,6 +39,8 @@ def layout(tmp_path: Path) -> SessionLayout:
                 "phase": "first",
                 "phase_step": step,
                 "global_step": step,
+                "tokens": step,
+                "metrics": {},
                 "timing": {"time": 1000.0 + 2 * step},
             }
             for step in range(1, 41)

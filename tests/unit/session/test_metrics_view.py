@@ -21,6 +21,9 @@ def _record(attempt: AttemptLayout, *steps: int, phase: str = "a") -> None:
                 "phase": phase,
                 "phase_step": step,
                 "global_step": step,
+                "tokens": step,
+                "metrics": {},
+                "timing": {"time": 0.0},
                 "by": attempt.number,
             }
             for step in steps

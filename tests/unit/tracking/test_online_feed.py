@@ -118,6 +118,7 @@ def _assert_no_key(root: Path) -> None:
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.extended("wandb waits longer and longer between its tries")
 def test_run_is_complete_when_the_network_is_off_at_the_start_and_cut_midway(
     online: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
 ) -> None:
@@ -140,6 +141,7 @@ def test_run_is_complete_when_the_network_is_off_at_the_start_and_cut_midway(
     assert _steps(server) == list(range(5, 501, 5))
 
 
+@pytest.mark.extended("wandb waits longer and longer between its tries")
 def test_run_is_complete_when_wandb_is_killed_while_the_server_lags_behind(
     online: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
 ) -> None:

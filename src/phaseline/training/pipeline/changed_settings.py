@@ -13,7 +13,7 @@ from phaseline.config.changes import Change, Effect, compare
 from phaseline.config.sections import Config
 from phaseline.errors import SessionChangedError, UsageError
 from phaseline.session.layout import SessionLayout
-from phaseline.session.records import read_records
+from phaseline.session.records import read_events
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.saved_state import SavedState
 
@@ -141,7 +141,7 @@ def _accepted_before(layout: SessionLayout) -> set[str]:
     return {
         change["path"]
         for number in layout.attempt_numbers()
-        for record in read_records(layout.attempt(number).events_file)
+        for record in read_events(layout.attempt(number).events_file)
         if record.get("event") == _ACCEPTED
         for change in record["changes"]
     }

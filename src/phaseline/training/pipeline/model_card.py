@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from phaseline.checkpoint.manifest import Manifest
+from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.inheritance import describe_start, source_phase
-from phaseline.errors import CheckpointError
-from phaseline.session.files import fsync_file, read_json
+from phaseline.errors import CheckpointError, PhaselineError
+from phaseline.session.files import fsync_file
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.stored import parse_object, read_file
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 
 _NAME = "README.md"
@@ -131,16 +131,19 @@ def _data_fingerprint(trained: TrainedPhase, phase: str) -> str:
     folders += sorted(layout.phase(phase).dir.glob("*/step-*"), reverse=True)
     for folder in folders:
         try:
-            state: Mapping[str, Any] = json.loads((folder / "state.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            state = CheckpointReader(folder).state
+            return str(state["stateful"]["data"]["fingerprint"])
+        except (OSError, PhaselineError, KeyError, TypeError):
             continue
-        return str(state["stateful"]["data"]["fingerprint"])
     return "unknown"
 
 
 def _versions(layout: SessionLayout, attempt: int) -> str:
     path = layout.attempt(attempt).environment_file
-    told = read_json(path) if path.is_file() else {}
+    told = {}
+    if path.is_file():
+        remedy = "Remove it: only versions are told from it."
+        told = parse_object(read_file(path, remedy=remedy), path, remedy=remedy)
     trained_with = [
         f"{name} {told[name]}" for name in ("phaseline", "python", "torch") if name in told
     ]

@@ -33,6 +33,7 @@ from phaseline.session.attempts import (
     write_adopted,
     write_outcome,
 )
+from phaseline.session.confinement import require_confined
 from phaseline.session.files import write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
@@ -275,6 +276,8 @@ class SessionManager:
     def _take_lease(self) -> Lease:
         root = self._layout.root
         try:
+            if self._environment.attempt is None:
+                require_confined(self._layout)
             root.mkdir(parents=True, exist_ok=True)
             return Lease.acquire(self._layout, take_over=self._take_over)
         except OSError as error:
@@ -392,6 +395,7 @@ def describe_environment(environment: RankEnvironment) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "host": platform.node(),
+        "started_in": str(Path.cwd()),
         "world_size": environment.world_size,
         "threads": torch.get_num_threads(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),

@@ -14,7 +14,6 @@ from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.config.inheritance import teacher_phase
 from phaseline.config.model_section import ModelSection
-from phaseline.config.resolved import from_yaml
 from phaseline.data.batch import Batch
 from phaseline.distributed.engines import EngineSettings
 from phaseline.distributed.seeding import position_seed, seed_all
@@ -24,6 +23,7 @@ from phaseline.models.skeleton import parameters_without_memory
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.token_loss import run_model
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored_config import load_stored_config
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.content_identity import (
     ContentIdentity,
@@ -161,7 +161,7 @@ def _skeleton(context: StartContext, weights: ForeignWeights) -> torch.nn.Module
     """The teacher's own architecture; its parameters hold no memory."""
     model = context.configuration.config.model
     if weights.checkpoint is not None:
-        model = _model_of_session(weights.checkpoint) or model
+        model = _model_of_session(weights.checkpoint, model) or model
     elif weights.path.is_file():
         raise UnusableWeightsError(
             "is a single file, which does not say what model its weights are of",
@@ -190,18 +190,32 @@ def _build(
         raise UnusableWeightsError(f"cannot be built: {fault}", "Take another teacher.") from error
 
 
-def _model_of_session(checkpoint: Path) -> ModelSection | None:
-    """The model of the session that a checkpoint lies in; None if it lies elsewhere."""
+def _model_of_session(checkpoint: Path, own: ModelSection) -> ModelSection | None:
+    """The model of the session that a checkpoint lies in; None if it lies elsewhere.
+
+    Args:
+        checkpoint: The checkpoint.
+        own: The model of the session at hand.
+    """
     layout = SessionLayout(checkpoint.parents[4])
     if not layout.config_file.is_file():
         return None
     try:
-        return from_yaml(layout.config_file.read_text(encoding="utf-8")).model
+        model = load_stored_config(layout).model
     except PhaselineError as error:
         raise UnusableWeightsError(
             f"is of a session whose model is not known ({error})",
             "Export it there (`phaseline export`), and name that folder.",
         ) from error
+    if model.factory is not None and model.factory != own.factory:
+        # Whoever made that session would say what runs in this one.
+        raise UnusableWeightsError(
+            f"is of a session whose model is built by {model.factory}, code that this file does "
+            "not name",
+            "Take a teacher whose model this session's model.factory builds, or one of "
+            "transformers.",
+        )
+    return model
 
 
 def _require_same_tokens(context: StartContext, weights: ForeignWeights) -> None:

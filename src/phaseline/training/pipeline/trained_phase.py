@@ -20,7 +20,6 @@ from phaseline.checkpoint.trust import list_inherited
 from phaseline.checkpoint.weight_matching import fill_module, match_names
 from phaseline.checkpoint.weight_readers import CheckpointWeights, WeightReader
 from phaseline.config.model_head import model_head
-from phaseline.config.resolved import from_yaml
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.data.cache import Cache
 from phaseline.data.tokenizer import Tokenizer
@@ -30,7 +29,8 @@ from phaseline.models.build import build_model
 from phaseline.models.skeleton import parameters_without_memory
 from phaseline.session.identity import require_session
 from phaseline.session.layout import SessionLayout
-from phaseline.session.records import read_records
+from phaseline.session.records import read_events
+from phaseline.session.stored_config import load_stored_config
 from phaseline.training.pipeline.content_identity import require_same_tokenizer
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose
 
@@ -70,7 +70,7 @@ class TrainedPhase:
             CheckpointError: There is no such checkpoint.
         """
         layout = require_session(session_dir)
-        config = from_yaml(layout.config_file.read_text(encoding="utf-8"))
+        config = load_stored_config(layout)
         folders = list_inherited(layout, max(layout.attempt_numbers(), default=0) + 1)
         name = _choose_phase(config, folders, phase, layout)
         section = next(section for section in config.phases if section.name == name)
@@ -109,7 +109,7 @@ class TrainedPhase:
         return any(
             source["phase"] in until_now and source.get("shape") == "chats"
             for number in self.layout.attempt_numbers()
-            for event in read_records(self.layout.attempt(number).events_file)
+            for event in read_events(self.layout.attempt(number).events_file)
             if event.get("event") == "data_prepared"
             for source in event["sources"]
         )

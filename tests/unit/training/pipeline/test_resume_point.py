@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 from phaseline.checkpoint import manifest
 from phaseline.checkpoint.manifest import list_kept, list_published
 from phaseline.errors import CheckpointFormatError, CheckpointUnreachableError, ExitCode
-from phaseline.session.files import read_json
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.resume_point import (
     ResumePoint,
@@ -142,7 +142,9 @@ def test_damaged_checkpoint_is_renamed_with_what_is_wrong_and_how_much_is_lost(
     assert done.steps_lost == 20
     moved = folders[1].with_name(done.moved_to)
     assert (moved / "a.bin").read_bytes() == b"some bytez"
-    assert "does not have the contents" in read_json(moved / "damage.json")["problem"]
+    assert (
+        "does not have the contents" in json.loads((moved / "damage.json").read_bytes())["problem"]
+    )
     assert list_published(folders[1].parent) == [folders[0]]
     assert list_kept(layout.phase("second")) == [folders[0]]
     assert "20 step(s) are trained once more" in str(done)

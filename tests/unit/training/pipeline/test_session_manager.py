@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import (
+    CheckpointFormatError,
     ExitCode,
     SessionBusyError,
     SessionChangedError,
@@ -279,3 +281,67 @@ def test_session_directory_that_cannot_be_written_is_told(tmp_path: Path) -> Non
     (tmp_path / "session").write_text("a file")
     with pytest.raises(UsageError, match=r"session cannot be written: File exists\. Make it"):
         open_session(configure(tmp_path))
+
+
+def guarded(tmp_path: Path) -> Path:
+    """A folder of somebody else's, beside the session."""
+    folder = tmp_path / "guarded"
+    folder.mkdir()
+    (folder / "keys").write_text("the victim's")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["../keys", "/etc/keys", "..", "a/b"])
+def test_manifest_that_names_files_elsewhere_stops_the_start_and_nothing_is_touched(
+    tmp_path: Path, layout: SessionLayout, name: str
+) -> None:
+    run_once(tmp_path)
+    victim = guarded(tmp_path)
+    folder = publish(layout, "first", 3, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["digest"]
+    manifest["files"][name] = {"size": 0, "hash": ""}
+    digest = xxhash.xxh3_128_hexdigest(
+        json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    )
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": digest}))
+    before = contents(layout.phases_dir), contents(victim)
+    with pytest.raises(CheckpointFormatError, match="must be the plain name of a file") as caught:
+        run_once(tmp_path)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert (contents(layout.phases_dir), contents(victim)) == before
+
+
+@pytest.mark.parametrize("name", ["../guarded", "/etc", "phases/../../guarded"])
+def test_adopted_list_that_names_folders_elsewhere_stops_the_start(
+    tmp_path: Path, layout: SessionLayout, name: str
+) -> None:
+    run_once(tmp_path)
+    victim = guarded(tmp_path)
+    path = layout.attempt(1).adopted_file
+    path.write_text(json.dumps({"checkpoints": [name], "resumed_from": None, "committed": []}))
+    before = contents(victim)
+    with pytest.raises(SessionError, match=r"adopted\.json .*path of a checkpoint inside"):
+        run_once(tmp_path)
+    assert contents(victim) == before
+
+
+def test_session_whose_folder_leads_out_is_refused_before_anything_is_written(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    victim = guarded(tmp_path)
+    shutil.move(layout.lease_dir, tmp_path / "lease")
+    layout.lease_dir.symlink_to(victim)
+    before = contents(layout.root), contents(victim)
+    with pytest.raises(SessionError, match=r"lease is a link that leads to .*guarded"):
+        run_once(tmp_path)
+    assert (contents(layout.root), contents(victim)) == before

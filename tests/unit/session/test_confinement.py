@@ -1,0 +1,73 @@
+"""A session's directory in which a link leads out is refused before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phaseline.errors import ExitCode
+from phaseline.session.confinement import LeadsOutError, require_confined
+from phaseline.session.layout import SessionLayout
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "file").write_text("of somebody")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "phases",
+        "attempts",
+        "lease",
+        "jobs",
+        "exports",
+        "report.html",
+        "wandb",
+        "phases/a/run-1/final",
+        "phases/a/run-1/checkpoints/step-00000001.a0001",
+        "attempts/0001/metrics.jsonl",
+    ],
+)
+@pytest.mark.parametrize("target", ["outside", "outside/file", "outside/new", "."])
+def test_link_that_leads_out_is_named(
+    tmp_path: Path, layout: SessionLayout, outside: Path, link: str, target: str
+) -> None:
+    path = layout.root / link
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / target)
+    with pytest.raises(LeadsOutError, match=rf"{link} is a link that leads to ") as caught:
+        require_confined(layout)
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_relative_link_that_climbs_out_is_named(layout: SessionLayout, outside: Path) -> None:
+    (layout.root / "phases").mkdir(parents=True)
+    (layout.root / "phases" / "a").symlink_to("../../outside")
+    with pytest.raises(LeadsOutError, match=r"phases/a is a link that leads to .*outside"):
+        require_confined(layout)
+
+
+def test_link_to_itself_is_named(layout: SessionLayout) -> None:
+    layout.root.mkdir(parents=True)
+    layout.session_file.symlink_to(layout.session_file)
+    with pytest.raises(LeadsOutError, match=r"session\.json is a link that leads"):
+        require_confined(layout)
+
+
+def test_links_inside_and_the_way_to_the_session_are_its_owners_choice(
+    tmp_path: Path, layout: SessionLayout, outside: Path
+) -> None:
+    (layout.root / "attempts" / "0001").mkdir(parents=True)
+    (layout.root / "attempts" / "newest").symlink_to("0001")
+    (layout.root / "wandb" / "run-1").mkdir(parents=True)
+    (layout.root / "wandb" / "latest-run").symlink_to(outside)
+    require_confined(layout)
+    (tmp_path / "short").symlink_to(layout.root)
+    require_confined(SessionLayout(tmp_path / "short"))
+    require_confined(SessionLayout(tmp_path / "absent"))
