@@ -91,6 +91,10 @@ class DataError(PhaselineError):
     exit_code = ExitCode.USAGE
 
 
+class DamagedDataError(PhaselineError):
+    """Prepared data in the cache is not what was written; the next start makes it anew."""
+
+
 class LostWorkerError(PhaselineError):
     """A process that helped to prepare data is gone."""
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from phaseline.errors import AnomalyError, ConfigurationError, ExitCode, SessionChangedError
+from phaseline.errors import (
+    AnomalyError,
+    ConfigurationError,
+    DamagedDataError,
+    ExitCode,
+    SessionChangedError,
+)
 from phaseline.session.identity import load_identity
 from phaseline.session.records import read_records
 from unit.session_place import SessionPlace
@@ -89,6 +95,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionPlace:
     return SessionPlace.make(
         tmp_path, monkeypatch, module="stopping_callback", code=_CALLBACK, last="second"
     )
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+@pytest.mark.parametrize("name", ["train.tokens", "held_out.tokens", "train.offsets.npy"])
+def test_damaged_data_trains_no_other_weights(
+    place: SessionPlace, monkeypatch: pytest.MonkeyPatch, name: str, is_small: bool
+) -> None:
+    assert place.run("whole").code is ExitCode.FINISHED
+    [damaged] = (place.folder / "cache" / "stores").glob(f"*/{name}")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(bytes(content))
+    if not is_small:
+        # As of a corpus, which no start reads whole.
+        monkeypatch.setattr("phaseline.data.cache._SMALL_BYTES", 0)
+        with pytest.raises(DamagedDataError, match=f"{name} does not hold what was written"):
+            place.run("again")
+    assert place.run("again").code is ExitCode.FINISHED
+    assert place.metrics("again") == place.metrics("whole")
+    whole, again = place.weights("whole"), place.weights("again")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_pipeline_finishes_in_place_and_leaves_everything(

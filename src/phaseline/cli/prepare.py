@@ -47,6 +47,14 @@ def prepare(
         int | None,
         typer.Option(min=1, help="With --preview: so many samples of each source. Default: 2."),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read all that is prepared and compare it with its hashes; what is damaged is "
+            "made anew. A session compares what it trains on by itself.",
+        ),
+    ] = False,
 ) -> None:
     """Prepare the data of a session: read, tokenise and cache it. Needs no GPU.
 
@@ -54,6 +62,9 @@ def prepare(
     half-done, and what was finished stays. Exit code 75: stopped on request.
     """
     _require_effect(preview=preview, phase=phase, samples=samples, shard=shard)
+    for name, is_given in (("--preview", preview), ("--shard", shard is not None)):
+        if verify and is_given:
+            raise UsageError(f"--verify has no effect with {name}. Remove one of them.")
     loaded = load_config(config, override or ())
     if preview:
         _preview(loaded.config, _phases(loaded.config, phase), samples or 2)
@@ -67,7 +78,7 @@ def prepare(
                     "half-done, and the same command does the rest."
                 )
 
-        _prepare(loaded.config, shard, say, proceed, progress)
+        _prepare(loaded.config, shard, say, proceed, progress, verifies=verify)
 
 
 def _prepare(
@@ -76,12 +87,14 @@ def _prepare(
     say: Callable[[str], None],
     proceed: Callable[[], None],
     progress: Progress | None,
+    *,
+    verifies: bool,
 ) -> None:
     from phaseline.data import preparation
     from phaseline.data.shards import Shard
 
     if shard is None:
-        preparation.prepare(config, say, proceed, progress=progress)
+        preparation.prepare(config, say, proceed, progress=progress, verifies=verifies)
     else:
         part = Shard.parse(shard)
         preparation.prepare_shard(config, say, part, proceed, progress=progress)

@@ -17,16 +17,23 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
+import xxhash
+
+from phaseline.data.block_hashes import ENTRY_MANIFEST, hashes_file, is_intact, write_hashes
 from phaseline.errors import DataError
 from phaseline.session.files import fsync_file, fsync_folder
+from phaseline.session.stored import Count, PlainName, StoredFileError, read_stored
 
 if TYPE_CHECKING:
     from phaseline.config.data_section import PreparationSection
 
-MANIFEST = "manifest.json"
+MANIFEST = ENTRY_MANIFEST
+_SMALL_BYTES = 1 << 20
+"""Files up to this size are read and compared whenever an entry is looked for, 1 MiB."""
 
 # How file systems say that they have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -41,6 +48,21 @@ _LOCK_POLL_S = 0.1
 
 def always_proceed() -> None:
     """For work that nobody gives up."""
+
+
+@dataclass(frozen=True)
+class _CachedFile:
+    """A file of an entry: its size in bytes, and a digest of the hashes of its blocks."""
+
+    size: Count
+    blocks: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What an entry's manifest holds."""
+
+    files: dict[PlainName, _CachedFile]
 
 
 class Cache:
@@ -89,6 +111,19 @@ class Cache:
             # Another process may have built it while this one waited.
             found = self.find(kind, fingerprint)
             return found or self._build(self.root / kind / fingerprint, build, is_alone)
+
+    def remove_damaged(self, kind: str, fingerprint: str) -> Path | None:
+        """Reads all of an entry, and takes it away if it is not what was written.
+
+        Returns:
+            The file that differs; None if there is no entry, or all of it is intact.
+        """
+        entry = self.root / kind / fingerprint
+        for name in _read_manifest(entry) or ():
+            if not is_intact(entry / name):
+                self.remove(entry)
+                return entry / name
+        return None
 
     def entries(self, kind: str, pattern: str) -> list[Path]:
         """The complete entries of a kind whose fingerprints match a pattern, sorted."""
@@ -178,18 +213,44 @@ def _publish(aside: Path, entry: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    for name in sizes:
+    files = {
+        path.name: _CachedFile(path.stat().st_size, write_hashes(path))
+        for path in sorted(folder.iterdir())
+    }
+    for name in files:
         fsync_file(folder / name)
-    (folder / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+        fsync_file(hashes_file(folder / name))
+    text = json.dumps({"files": {name: asdict(file) for name, file in files.items()}}, indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
     fsync_file(folder / MANIFEST)
     fsync_folder(folder)
 
 
-def _is_complete(entry: Path) -> bool:
+def _read_manifest(entry: Path) -> dict[str, _CachedFile] | None:
+    """The files of an entry; None if it is not complete, or its manifest is not what was written."""
     try:
-        manifest: dict[str, Any] = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        sizes: dict[str, int] = manifest["files"]
-        return all((entry / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+        return read_stored(entry / MANIFEST, _Manifest, remedy="").files
+    except (OSError, StoredFileError):
+        return None
+
+
+def _is_complete(entry: Path) -> bool:
+    """Whether every file is there at its size, with its hashes, and the small ones are intact."""
+    files = _read_manifest(entry)
+    if files is None:
         return False
+    try:
+        return all(
+            _is_as_written(entry / name, file, reads_all=file.size <= _SMALL_BYTES)
+            for name, file in files.items()
+        )
+    except OSError:
+        return False
+
+
+def _is_as_written(path: Path, file: _CachedFile, *, reads_all: bool) -> bool:
+    if path.stat().st_size != file.size:
+        return False
+    if xxhash.xxh3_64_hexdigest(hashes_file(path).read_bytes()) != file.blocks:
+        return False
+    return not reads_all or is_intact(path)

@@ -47,7 +47,7 @@ class NumberRows:
         assert data.labels is not None
         self.num_rows = self.num_useful = len(data.numbers)
         self.item_shape: tuple[int, ...] = data.numbers.shape[1:]
-        self._numbers, self._labels = data.numbers, data.labels
+        self._numbers, self._labels, self._checks = data.numbers, data.labels, data.checks
         self._is_scaled = scales_images and data.numbers.dtype == np.uint8
 
     def max_length(self, ids: Ids) -> int:  # noqa: ARG002 - all are alike
@@ -60,6 +60,7 @@ class NumberRows:
 
     def take(self, ids: Ids, time: int, pad_id: int) -> LabelledRowArrays:  # noqa: ARG002 - no text
         """These rows; fresh arrays."""
+        self._checks.require(ids, ids + 1)
         inputs = self._numbers.take(ids, axis=0).astype(np.float32)
         if self._is_scaled:
             inputs /= np.float32(_LARGEST_PIXEL)
@@ -81,6 +82,7 @@ class LabelledTextRows:
         """
         assert data.labels is not None
         self._tokens, self._labels, self._starts = data.tokens, data.labels, data.offsets[:-1]
+        self._checks = data.checks
         whole = np.diff(data.offsets)
         self._lengths = np.minimum(whole, sequence_length)
         self.num_rows = len(whole)
@@ -99,6 +101,7 @@ class LabelledTextRows:
         """These rows, padded on the right to `time`; fresh arrays."""
         lengths = self._lengths[ids]
         starts = self._starts[ids]
+        self._checks.require(starts, starts + lengths)
         inputs = np.full((len(ids), time), pad_id, np.int64)
         first = np.arange(len(ids)) * time
         inputs.ravel()[spans(first, first + lengths)] = self._tokens[

@@ -39,6 +39,7 @@ def prepare(
     proceed: Proceed = always_proceed,
     *,
     progress: Progress | None = None,
+    verifies: bool = False,
 ) -> list[dict[str, Any]]:
     """Prepares the data of all phases, as far as it is not in the cache.
 
@@ -48,6 +49,8 @@ def prepare(
         proceed: Called between documents; what it raises ends the preparation. What was
             finished by then stays in the cache, and nothing half-done does.
         progress: Told how far a source is; None: a line is reported now and then.
+        verifies: Whether what is in the cache is read whole and compared with its hashes first;
+            what is damaged is made anew.
 
     Returns:
         What each phase gets from each source, as JSON can hold it.
@@ -60,6 +63,8 @@ def prepare(
     facts = []
     for phase in config.phases:
         needed = requests.of_phase(phase)
+        if verifies:
+            _verify(phase, needed, shop.cache, report)
         is_new = any(request.find(shop.cache) is None for request in needed.every)
         stores = [read_store(request.obtain(shop)) for request in needed.every]
         rows = cut_rows(phase, stores, needed.training, needed.held_out)
@@ -114,6 +119,15 @@ def open_rows(config: Config, phase: PhaseSection, tokenizer: Tokenizer) -> list
         entries.append(entry)
     stores = [read_store(entry) for entry in entries]
     return cut_rows(phase, stores, needed.training, needed.held_out)
+
+
+def _verify(phase: PhaseSection, needed: _Needed, cache: Cache, report: Report) -> None:
+    for request in needed.every:
+        if request.find(cache) is None:
+            continue
+        damaged = request.remove_damaged(cache)
+        what = "is as it was written" if damaged is None else f"is damaged in {damaged.name}"
+        report(f"phase {phase.name}: {request.name}: what is prepared {what}")
 
 
 @dataclass(frozen=True)

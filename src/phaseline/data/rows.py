@@ -90,6 +90,7 @@ class TextWindows:
         self._inputs = data.tokens[:num_tokens].reshape(-1, sequence_length)
         self._targets = data.tokens[1 : num_tokens + 1].reshape(-1, sequence_length)
         self._begins = data.offsets
+        self._checks = data.checks
         self._edges = np.array([[0], [sequence_length]])
         _, num_begins = self._begins.searchsorted([0, num_tokens], side="right").tolist()
         # The very first document begins before any target.
@@ -109,6 +110,8 @@ class TextWindows:
     def take(self, ids: Ids, time: int, pad_id: int) -> RowArrays:  # noqa: ARG002 - never padded
         """These rows; fresh arrays."""
         assert time == self._sequence_length, "a phase never mixes texts and pairs"
+        begins_at = ids * time
+        self._checks.require(begins_at, begins_at + time + 1)
         # Not `[ids]`: `take` knows that whole rows are meant, and costs half.
         inputs = self._inputs.take(ids, axis=0).astype(np.int64)
         targets = self._targets.take(ids, axis=0).astype(np.int64)

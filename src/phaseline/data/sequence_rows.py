@@ -60,6 +60,7 @@ class SequenceRows:
         self.num_pairs = len(sequences.starts) // 2 if per_item == 2 else 0
         self._tokens = data.tokens
         self._learnt = data.learnt
+        self._checks = data.checks
         self._sequences = sequences
         self._members = (packing.members[:, None] * per_item + np.arange(per_item)).ravel()
         self._offsets = packing.offsets * per_item
@@ -77,6 +78,7 @@ class SequenceRows:
         place = idx * self._sequences.per_item
         start = int(self._sequences.starts[place])
         end = start + int(self._sequences.num_inputs[place]) + 1
+        self._checks.require(start, end)
         return self._tokens[start : start + int(self._learnt[start:end].argmax())]
 
     def max_length(self, ids: Ids) -> int:
@@ -97,10 +99,12 @@ class SequenceRows:
         first, end = self._offsets[ids], self._offsets[ids + 1]
         members = self._members[spans(first, end)]
         lengths = self._sequences.num_inputs[members]
+        starts = self._sequences.starts[members]
+        self._checks.require(starts, starts + lengths + 1)
         begins = np.cumsum(lengths) - lengths
         # Of every token its place in its sequence, in the store, and in the rows.
         within = np.arange(lengths.sum()) - np.repeat(begins, lengths)
-        sources = within + np.repeat(self._sequences.starts[members], lengths)
+        sources = within + np.repeat(starts, lengths)
         rows = np.repeat(np.arange(len(ids)), end - first)
         columns = begins - np.repeat(begins[np.cumsum(end - first) - (end - first)], end - first)
         places = within + np.repeat(rows * time + columns, lengths)
@@ -186,6 +190,7 @@ def _count_learnt(data: SplitData, first: Ids, end: Ids) -> Ids:
         # Some at a time: sums over a whole store would take eight times its size.
         until = int(np.searchsorted(first, first[done] + _TOKENS_AT_ONCE, side="right"))
         base, stop = int(first[done]), int(end[done:until].max())
+        data.checks.require(base, stop)
         sums = _running_sum(data.learnt[base:stop])
         counts[done:until] = sums[end[done:until] - base] - sums[first[done:until] - base]
         done = until

@@ -21,16 +21,18 @@ ends with the end-of-sequence token, but that of a chat ends as its template say
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseline.data.block_hashes import CheckedFile
 from phaseline.data.encoded_chunk import SPLITS, Split
 from phaseline.data.encoding import SEQUENCES_PER_SAMPLE
 from phaseline.data.labels import Form
+from phaseline.session.stored import parse_object, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,9 +46,31 @@ Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 STORE_VERSION = 4
 
 STORE_FILE = "store.json"
+_REMEDY = "Remove the folder that it is in: the next start prepares it anew."
 
 UNMASKED: tuple[Shape, ...] = ("text", "labelled")
 """Shapes of which no token is only read, or all are."""
+
+
+@dataclass(frozen=True)
+class SplitChecks:
+    """Compares blocks of a side's large files before they are first read.
+
+    Attributes:
+        files: Of the tokens and of what is learnt of them, or of the numbers; none where a side
+            lies in memory alone.
+    """
+
+    files: tuple[CheckedFile, ...] = ()
+
+    def require(self, first: NDArray[np.int64] | int, end: NDArray[np.int64] | int) -> None:
+        """Compares ranges of tokens, or of samples where there are none.
+
+        Raises:
+            DamagedDataError: They are not what was written.
+        """
+        for file in self.files:
+            file.require(first, end)
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,7 @@ class SplitData:
         labels: The class of each sample, `[samples]`; None where they have none.
         numbers: Images or rows of features, `[samples, ...]`; there are no tokens then. None
             where there are.
+        checks: Compares what is about to be read of the large files with what was written.
     """
 
     tokens: Tokens
@@ -72,6 +97,7 @@ class SplitData:
     contents: NDArray[np.uint64] | None = None
     labels: NDArray[np.int64] | None = None
     numbers: NDArray[Any] | None = None
+    checks: SplitChecks = SplitChecks()
 
     @property
     def num_tokens(self) -> int:
@@ -122,8 +148,13 @@ class Store:
 
 
 def read_store(folder: Path) -> Store:
-    """Maps a store's files; nothing is read before it is used."""
-    header = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+    """Maps a store's files. Tokens and numbers are read when they are used, the rest at once.
+
+    Raises:
+        DamagedDataError: A file is not what was written.
+    """
+    path = folder / STORE_FILE
+    header = parse_object(read_file(path, remedy=_REMEDY), path, remedy=_REMEDY)
     dtype = np.dtype(header["dtype"])
     train, held_out = (_read_split(folder, split, dtype, header["shape"]) for split in SPLITS)
     return Store(header["shape"], train, held_out, header["dropped"], header)
@@ -134,19 +165,35 @@ def _read_split(
 ) -> SplitData:
     contents = _map_array(contents_file(folder, split))
     labels = _map_array(labels_file(folder, split)) if shape == "labelled" else None
-    if numbers_file(folder, split).exists():
+    path = numbers_file(folder, split)
+    if path.exists():
         nothing = np.zeros(0, dtype), np.zeros(1, np.int64), None
-        numbers = _map_array(numbers_file(folder, split))
-        return SplitData(*nothing, contents=contents, labels=labels, numbers=numbers)
-    tokens: Tokens = _map(tokens_file(folder, split), dtype)
-    has_mask = shape not in UNMASKED
+        numbers = np.load(path, mmap_mode="r")
+        item_bytes = numbers.dtype.itemsize * prod(numbers.shape[1:])
+        checked = CheckedFile(path, item_bytes=item_bytes, offset=numbers.offset)
+        return SplitData(
+            *nothing,
+            contents=contents,
+            labels=labels,
+            numbers=np.asarray(numbers),
+            checks=SplitChecks((checked,)),
+        )
+    path = tokens_file(folder, split)
+    tokens: Tokens = _map(path, dtype)
+    checks = [CheckedFile(path, item_bytes=dtype.itemsize)]
+    learnt = None
+    if shape not in UNMASKED:
+        path = learnt_file(folder, split)
+        learnt = _map(path, np.dtype(np.uint8))
+        checks.append(CheckedFile(path, item_bytes=1))
     return SplitData(
         tokens,
         _map_array(offsets_file(folder, split)),
-        _map(learnt_file(folder, split), np.dtype(np.uint8)) if has_mask else None,
+        learnt,
         SEQUENCES_PER_SAMPLE[shape],
         contents,
         labels,
+        checks=SplitChecks(tuple(checks)),
     )
 
 
@@ -157,6 +204,7 @@ def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _map_array(path: Path) -> NDArray[Any]:
+    CheckedFile(path, item_bytes=1).require_all()
     array = np.load(path, mmap_mode="r")
     return np.asarray(array)
 

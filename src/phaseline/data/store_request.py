@@ -100,6 +100,10 @@ class StoreRequest:
         """The store, if it was made."""
         return cache.find(STORES, self.fingerprint)
 
+    def remove_damaged(self, cache: Cache) -> Path | None:
+        """Reads all of the store, and takes it away if it is damaged; the file that is."""
+        return cache.remove_damaged(STORES, self.fingerprint)
+
     def obtain(self, shop: Workshop) -> Path:
         """The store, made now if it is not there: from the parts that shards left, or anew.
 
