@@ -11,6 +11,18 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
+def printable(text: str) -> str:
+    """A text as a terminal may show it: control characters but line breaks and tabs spelt out.
+
+    Names, reasons and messages come from files that anybody may have written.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
+    )
+
+
 class ExitCode(IntEnum):
     """How a session's attempt ended, as `phaseline launch` and batch scripts report it."""
 

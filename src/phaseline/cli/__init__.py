@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phaseline.errors import ExitCode, PhaselineError
+from phaseline.errors import ExitCode, PhaselineError, printable
 
 _RUNNING = "Running a session"
 _LOOKING = "Looking at a session"
@@ -59,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; None: those of this process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _require_text(words)
     # Every rank starts through here, once per phase: it pays for its own command only.
     named = [word for word in words[:1] if word in COMMANDS]
     app = build_app(named or COMMANDS)
     try:
         app(args=words, prog_name="phaseline")
     except PhaselineError as error:
-        sys.stderr.write(f"phaseline: {error}\n")
+        sys.stderr.write(f"phaseline: {printable(str(error))}\n")
         sys.exit(int(error.exit_code))
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         sys.stderr.write(
@@ -73,6 +74,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Name a session directory that can be read and written.\n"
         )
         sys.exit(int(ExitCode.USAGE))
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """Ends the process if an argument is no text; a shell may hand over any bytes."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = ascii(word)
+            sys.stderr.write(
+                f"phaseline: the argument {shown} is no text in UTF-8. Write it in UTF-8; of a "
+                "folder or file, rename it.\n"
+            )
+            sys.exit(int(ExitCode.USAGE))
 
 
 def _show_version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
+from phaseline.cli.showing import show
 from phaseline.cli.trust import code_of_session
 from phaseline.session.confinement import require_confined
 from phaseline.session.layout import SessionLayout
@@ -64,10 +65,10 @@ def evaluate(
     with code_of_session(directory, is_trusted=trust_code):
         trained = TrainedPhase.find(directory, phase, step=step, best=best)
         results = evaluate_phase(trained, tasks, limit=limit, batch_size=batch_size)
-    typer.echo(f"{trained.phase} at step {trained.manifest.phase_step}")
+    show(f"{trained.phase} at step {trained.manifest.phase_step}")
     for line in _table(results):
-        typer.echo(line)
-    typer.echo(f"written to {result_file(trained, results[0].task, limit).parent}")
+        show(line)
+    show(f"written to {result_file(trained, results[0].task, limit).parent}")
 
 
 def _table(results: Sequence[TaskResult]) -> list[str]:

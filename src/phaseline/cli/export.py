@@ -15,6 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
+from phaseline.cli.showing import show
 from phaseline.cli.trust import code_of_session
 from phaseline.errors import UsageError
 from phaseline.units import parse_size
@@ -68,4 +69,4 @@ def export(
         trained = TrainedPhase.find(directory, phase, step=step, best=best)
         export_phase(trained, to, form)
     manifest = trained.manifest
-    typer.echo(f"exported {trained.phase} at step {manifest.phase_step} to {to}")
+    show(f"exported {trained.phase} at step {manifest.phase_step} to {to}")

@@ -23,6 +23,7 @@ from phaseline.cli.session_status import (
     gather_status,
     is_session,
 )
+from phaseline.cli.showing import show
 from phaseline.errors import PhaselineError, UsageError
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
@@ -73,7 +74,7 @@ def status(
         [*rows, *map(_waiting_row, waiting)],
     )
     for fault in faults:
-        typer.echo(f"\n{fault}")
+        show(f"\n{fault}")
 
 
 def metrics(
@@ -129,21 +130,21 @@ def _write_csv(rows: Callable[[], Iterable[dict[str, Any]]]) -> None:
 
 
 def _show_session(session: SessionStatus) -> None:
-    typer.echo(f"{session.name}: {session.state}")
-    typer.echo(f"  folder  {session.layout.root}")
+    show(f"{session.name}: {session.state}")
+    show(f"  folder  {session.layout.root}")
     if session.newest_checkpoint is not None:
         saved = session.newest_checkpoint.relative_to(session.layout.root)
-        typer.echo(f"  saved   {saved}, {_age(session.newest_checkpoint)} ago")
+        show(f"  saved   {saved}, {_age(session.newest_checkpoint)} ago")
     for label, text in (("slurm", session.jobs.told), ("left", session.jobs.left)):
         if text:
-            typer.echo(f"  {label:<6}  {text}")
-    typer.echo(f"  holder  {_describe_holder(session)}\n")
+            show(f"  {label:<6}  {text}")
+    show(f"  holder  {_describe_holder(session)}\n")
     headings = ("phase", "state", "step", "done", "loss", "tokens", "saved")
     _show_table(headings, map(_phase_row, session.phases))
-    typer.echo("")
+    show("")
     _show_table(("attempt", "began", "ended", "end", "reason"), map(_attempt_row, session.attempts))
     if session.jobs.starts:
-        typer.echo("")
+        show("")
         _show_table(
             ("job", "start", "nodes", "began", "ended", "code", "cause"),
             map(_start_row, session.jobs.starts),
@@ -238,4 +239,4 @@ def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = [word.ljust(width) for word, width in zip(line, widths, strict=True)]
-        typer.echo("  ".join(["", *padded]).rstrip())
+        show("  ".join(["", *padded]).rstrip())

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
 from phaseline.config.changes import compare
 from phaseline.config.loading import LoadedConfig, load_config
-from phaseline.errors import UsageError
+from phaseline.errors import UsageError, printable
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stack_request import request_stacks
@@ -166,5 +166,7 @@ def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    # Whoever read it may be gone, as after `launch | head`: the session is not to end with them.
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()

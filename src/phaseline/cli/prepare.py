@@ -11,7 +11,7 @@ import typer
 from phaseline.cli.options import ConfigFile, Overrides
 from phaseline.config.loading import load_config
 from phaseline.config.model_head import trains_classes
-from phaseline.errors import StopRequestedError, UsageError
+from phaseline.errors import StopRequestedError, UsageError, printable
 from phaseline.resilience.stop_flag import listening
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _show(sequence: PreviewedSequence, has_colour: bool) -> str:
     parts = []
     left = _LONGEST_PREVIEW
     for run in sequence.runs:
-        text = run.text[:left]
+        text = printable(run.text[:left])
         left -= len(text)
         if has_colour:
             parts.append(_learnt(text) if run.is_learnt else _read(text))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.errors import ExitCode, PhaselineError
+from phaseline.errors import ExitCode, PhaselineError, printable
 from phaseline.resilience.consequence import is_consequence
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session import linux
@@ -86,11 +86,15 @@ def _fail(
 ) -> NoReturn:
     """Leaves a record and ends at once: no collective, no destructor may wait for a peer."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    print(text, file=sys.stderr, flush=True)
+    # A reader that is gone must not keep this rank from leaving its record.
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
     consequence = is_consequence(error)
     if session is None or REFUSAL_VARIABLE not in os.environ:
         # No launcher will say it.
-        print(f"rank {environment.rank}: {type(error).__name__}: {error}", file=terminal)
+        message = printable(f"rank {environment.rank}: {type(error).__name__}: {error}")
+        with suppress(OSError, ValueError):
+            print(message, file=terminal)
     if session is not None:
         record = ErrorRecord(
             rank=environment.rank,

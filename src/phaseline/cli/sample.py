@@ -15,6 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
+from phaseline.cli.showing import show
 from phaseline.cli.trust import code_of_session
 from phaseline.errors import UsageError
 
@@ -67,13 +68,13 @@ def sample(
             is_chat=chat,
         )
     if prompt is not None:
-        typer.echo(talk.answer(prompt))
+        show(talk.answer(prompt))
         return
     _converse(talk)
 
 
 def _converse(talk: Talk) -> None:
-    typer.echo(f"{talk.title}. An empty line ends it.", err=True)
+    show(f"{talk.title}. An empty line ends it.", err=True)
     while True:
         try:
             text = input("> ")
@@ -81,4 +82,4 @@ def _converse(talk: Talk) -> None:
             break
         if not text.strip():
             break
-        typer.echo(talk.answer(text))
+        show(talk.answer(text))

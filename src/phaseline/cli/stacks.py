@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from phaseline.cli.showing import show
 from phaseline.errors import UsageError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.confinement import require_confined
@@ -40,10 +41,10 @@ def stacks(
         time.sleep(_LOOK_S)
         for path in [path for path, size in waiting.items() if path.stat().st_size > size]:
             del waiting[path]
-            typer.echo(path)
+            show(path)
     if waiting:
         names = ", ".join(path.stem for path in waiting)
-        typer.echo(f"no answer yet from {names}: it is gone, or its machine is slow to see files")
+        show(f"no answer yet from {names}: it is gone, or its machine is slow to see files")
         raise typer.Exit(1)
 
 

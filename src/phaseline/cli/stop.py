@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from phaseline.cli.session_status import AttemptStatus, describe_attempt, is_session
+from phaseline.cli.showing import show
 from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.confinement import require_confined
@@ -43,15 +44,15 @@ def stop(
     number, holder = attempt.number, _holder(layout)
     is_first = request_stop(attempt)
     asked = "is asked to stop" if is_first else "had been asked to stop before"
-    typer.echo(f"Attempt {number} of {layout.root}{holder} {asked}.")
+    show(f"Attempt {number} of {layout.root}{holder} {asked}.")
     if not wait:
-        typer.echo(f"It saves at its next step; `phaseline status {layout.root}` shows the end.")
+        show(f"It saves at its next step; `phaseline status {layout.root}` shows the end.")
         return
     # Until the session is given back, so that the next start is not refused.
     while _holds(layout, attempt):
         time.sleep(_LOOK_EVERY_S)
     end = describe_attempt(attempt)
-    typer.echo(f"Attempt {number} ended: {_describe_end(end)}.")
+    show(f"Attempt {number} ended: {_describe_end(end)}.")
     if read_error(attempt) is not None or not _is_saved(attempt):
         raise typer.Exit(int(ExitCode.FAILED))
 

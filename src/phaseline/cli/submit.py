@@ -11,6 +11,7 @@ import typer
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import ConfigFile, Overrides, SessionDir
+from phaseline.cli.showing import show
 from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
 from phaseline.config.loading import LoadedConfig, load_config
@@ -81,11 +82,11 @@ def submit(
     numbers = submit_jobs(jobs, loaded.config.cluster)
     for folder in sessions:
         note_submitted(SessionLayout(folder), numbers)
-    typer.echo(f"Submitted as job {', then '.join(numbers)}.")
+    show(f"Submitted as job {', then '.join(numbers)}.")
     for folder in sessions:
-        typer.echo(f"  session  {folder}")
-    typer.echo(f"  script   {jobs[0].file}")
-    typer.echo(f"  status   phaseline status {shlex.quote(str(sessions[0]))}")
+        show(f"  session  {folder}")
+    show(f"  script   {jobs[0].file}")
+    show(f"  status   phaseline status {shlex.quote(str(sessions[0]))}")
 
 
 def _check_members(loaded: LoadedConfig, overrides: list[str]) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from phaseline.cli.showing import show
 from phaseline.session.confinement import require_confined
 from phaseline.session.layout import SessionLayout
 
@@ -31,4 +32,4 @@ def sync(
     from phaseline.tracking.wandb_sync import sync_session
 
     require_confined(SessionLayout(directory))
-    sync_session(directory, mode="offline" if offline else "online", say=typer.echo)
+    sync_session(directory, mode="offline" if offline else "online", say=show)

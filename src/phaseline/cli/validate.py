@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import ConfigFile, Overrides, SessionDir
+from phaseline.cli.showing import show
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.config.sections import Config, PhaseSection
@@ -30,13 +29,13 @@ def validate(
     """
     rules = weights_can_be_read(session, hashes=True)
     loaded = load_config(config, override or (), session_dir=session, rules=rules)
-    typer.echo(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
+    show(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
     rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]
     if sys.stdout.isatty():
         _print_table(rows)
     else:
         _print_lines(rows)
-    typer.echo(f"Run it with: {_run_command(loaded, override or (), session)}")
+    show(f"Run it with: {_run_command(loaded, override or (), session)}")
 
 
 def _describe(config: Config, phase: PhaseSection) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
 def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
     for idx, row in enumerate(rows):
         told = [f"{heading} {text}" for heading, text in zip(_HEADINGS, row, strict=True)]
-        typer.echo(f"  phases[{idx}]: {', '.join(told)}")
+        show(f"  phases[{idx}]: {', '.join(told)}")
 
 
 def _run_command(loaded: LoadedConfig, overrides: Sequence[str], session: Path | None) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from phaseline.checkpoint.manifest import list_headless, list_kept
 from phaseline.checkpoint.manifest import verify as verify_checkpoint
+from phaseline.cli.showing import show
 from phaseline.errors import CheckpointError, ExitCode
 from phaseline.session.identity import require_session
 
@@ -33,13 +34,13 @@ def verify(
             manifest = verify_checkpoint(folder)
         except CheckpointError as error:
             num_bad += 1
-            typer.echo(f"BAD   {name}: {error}")
+            show(f"BAD   {name}: {error}")
             continue
         size_mib = sum(record.size for record in manifest.files.values()) / 2**20
-        typer.echo(
+        show(
             f"whole {name}: {manifest.engine} on {manifest.world_size} rank(s), "
             f"{len(manifest.files)} files, {size_mib:.1f} MiB"
         )
-    typer.echo(f"{len(folders) - num_bad} of {len(folders)} checkpoints are whole")
+    show(f"{len(folders) - num_bad} of {len(folders)} checkpoints are whole")
     if num_bad:
         raise typer.Exit(int(ExitCode.FAILED))

@@ -117,7 +117,9 @@ def _environment(
     if machines.interface is not None:
         # Else gloo listens where the host's name leads, which may be 127.0.1.1 (Debian).
         defaults["GLOO_SOCKET_IFNAME"] = machines.interface
-    return {**defaults, **variables}
+    # Torch's launcher reads its own arguments from these, and would wait for other machines.
+    given = {k: v for k, v in variables.items() if not k.startswith("PET_")}
+    return {**defaults, **given}
 
 
 def _num_cores() -> int:

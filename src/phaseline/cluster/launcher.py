@@ -29,13 +29,6 @@ from phaseline.session import linux
 from phaseline.session.layout import SessionLayout
 from phaseline.session.second_press import PAIR_S, Press, SecondPress
 
-_STOP_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 _USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 _LOOK_EVERY_S = 0.5
 _LAST_WORDS_S = 5.0
@@ -153,7 +146,7 @@ class Launcher:
         """Handles the stop signals, except those that somebody chose to ignore (nohup)."""
         before = {
             number: signal.signal(number, self._on_signal)
-            for number in _STOP_SIGNALS
+            for number in linux.STOP_SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN
         }
         try:

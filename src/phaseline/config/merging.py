@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from phaseline.config.section import Section
+from phaseline.config.sections import PhaseSection
 from phaseline.config.tree import Node, found_text, path_text
 from phaseline.errors import Fault
+
+_SECTIONS = frozenset(
+    key
+    for key, field in PhaseSection.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+)
+"""What of a phase is a section, which a default is merged under."""
 
 # Arguments belong to what is named beside them: naming another one drops the default's.
 _NAMED_BY = {"optimizer": ("name",), "data": ("source", "sources")}
@@ -43,11 +52,22 @@ def _faults_of_defaults(defaults: Node) -> list[Fault]:
         problem = f"is {found_text(defaults.plain())}; it must be a section"
         fix = "Put settings of phases in it, as `optimizer: {lr: 3e-4}`, or remove the key."
         return [Fault("defaults", defaults.location, problem, fix)]
+    faults = [
+        # Merged under a phase that says more, it would have no effect and nobody would hear of it.
+        Fault(
+            f"defaults.{key}",
+            node.location,
+            f"is {found_text(node.plain())}; it must be a section",
+            f"Write its settings, as `{key}: {{...}}`, or remove it.",
+        )
+        for key, node in defaults.mapping.items()
+        if key in _SECTIONS and node.mapping is None and node.value is not None
+    ]
     name = defaults.child("name")
-    if name is None:
-        return []
-    problem = f"is {found_text(name.plain())}, but every phase needs a name of its own"
-    return [Fault("defaults.name", name.location, problem, "Move it into a phase.")]
+    if name is not None:
+        problem = f"is {found_text(name.plain())}, but every phase needs a name of its own"
+        faults.append(Fault("defaults.name", name.location, problem, "Move it into a phase."))
+    return faults
 
 
 def _merge(default: Node, own: Node, section: str = "") -> Node:

@@ -12,7 +12,7 @@ from typing import Any
 from phaseline.session import linux
 from phaseline.session.second_press import Press, SecondPress
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = linux.STOP_SIGNALS
 
 
 class StopFlag:
@@ -50,7 +50,10 @@ class StopFlag:
         """Installs the handlers, then lets in what came while nobody could listen."""
         if threading.current_thread() is threading.main_thread():
             self._before = {
-                number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS
+                number: signal.signal(number, self._on_signal)
+                for number in STOP_SIGNALS
+                # With nohup somebody chose that a closed terminal is no matter.
+                if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
             }
             linux.unblock_stop_signals()
 

@@ -13,6 +13,25 @@ from typing import Any
 
 from phaseline.errors import SessionError
 
+PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What a file system may refuse for a while: another try may succeed, and is worth one."""
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Puts an object in place of whatever the file held; it is on the disk on return."""

@@ -20,7 +20,8 @@ _IS_LINUX = sys.platform == "linux"
 _LIBC = ctypes.CDLL(None, use_errno=True) if _IS_LINUX else None
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_EXIT_CODE = 113
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks a process to save and stop; SIGHUP is what a terminal sends that is closed."""
 _AGENT_VARIABLE = "TORCHELASTIC_RUN_ID"
 _LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed", b"phaseline")
 
@@ -122,12 +123,12 @@ def return_free_memory() -> None:
 
 def block_stop_signals() -> None:
     """Keeps stop signals pending, over exec as well, until they are unblocked."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def unblock_stop_signals() -> None:
     """Lets stop signals in. Those that came meanwhile are delivered now."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def stop_signals_held() -> Iterator[None]:
     What is started in it never gets one: it inherits that they are held, and a new program
     keeps that. So a helper process leaves it to the one that started it when to stop.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -146,7 +147,7 @@ def stop_signals_held() -> Iterator[None]:
 
 def ignore_stop_signals() -> None:
     """Makes this process deaf to stop signals, also to those that are pending. For children."""
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     unblock_stop_signals()
 

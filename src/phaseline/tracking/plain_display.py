@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
+from phaseline.errors import printable
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.tracking.formatting import (
     format_loss,
@@ -54,7 +55,7 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         """Writes each line of the text."""
         clock = time.strftime("%H:%M:%S")
-        self._stream.write("".join(f"{clock} {line}\n" for line in text.splitlines()))
+        self._stream.write("".join(f"{clock} {line}\n" for line in printable(text).splitlines()))
 
     def close(self) -> None:
         """Writes where the phase stood, unless that is written already."""

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from phaseline.errors import printable
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.tracking.formatting import (
     format_loss,
@@ -69,7 +70,7 @@ class RichDisplay:
 
     def note(self, text: str) -> None:
         """Writes the text above the moving lines, where it stays."""
-        self._draw(above=[Text(line) for line in text.splitlines()])
+        self._draw(above=[Text(line) for line in printable(text).splitlines()])
 
     def close(self) -> None:
         """Replaces the moving lines by one that says how the phase ended."""

@@ -6,7 +6,7 @@ import pytest
 
 from phaseline import __version__
 from phaseline.cli import COMMANDS, main
-from phaseline.errors import ExitCode
+from phaseline.errors import ExitCode, printable
 
 
 def _run(*arguments: str) -> int:
@@ -44,3 +44,42 @@ def test_main_prints_the_message_and_no_traceback_when_a_command_refuses(
     error = capsys.readouterr().err
     assert "absent.yaml" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "runs/a", "--prompt", "caf\udce9"],
+        ["launch", "a.yaml", "--session", "\udce9"],
+        ["status", "\udce9"],
+    ],
+)
+def test_argument_that_is_no_text_is_refused_in_a_sentence(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*arguments) == ExitCode.USAGE
+    assert "\\udce9' is no text in UTF-8. Write it in UTF-8" in capsys.readouterr().err
+
+
+def test_what_would_move_a_terminals_cursor_is_spelt_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "evil\x1b[2J.yaml"
+    assert _run("validate", str(path)) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "evil\\x1b[2J.yaml" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain \u00fc \U0001f600", "plain \u00fc \U0001f600"),
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\u202eright to left", "\\u202eright to left"),
+        ("over\rwritten", "over\\rwritten"),
+    ],
+)
+def test_printable_keeps_text_and_spells_out_the_rest(text: str, expected: str) -> None:
+    assert printable(text) == expected

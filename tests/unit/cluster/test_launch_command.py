@@ -76,3 +76,9 @@ def test_launch_file_describes_the_machine_and_no_training(path: Path) -> None:
     assert set(content) <= ALLOWED_LAUNCH_KEYS
     assert set(content["deepspeed_config"]) <= {"deepspeed_multinode_launcher"}
     assert content["distributed_type"] == "DEEPSPEED"
+
+
+def test_build_launch_command_leaves_out_what_torch_reads_its_arguments_from() -> None:
+    variables = {"PATH": "/bin", "PET_NNODES": "2", "PET_RDZV_ENDPOINT": "far:1", "PETS": "3"}
+    environment = _build(variables=variables).environment
+    assert [name for name in environment if name.startswith("PET")] == ["PETS"]

@@ -101,3 +101,14 @@ def test_listening_installs_nothing_when_it_is_not_the_main_thread() -> None:
     thread.join()
     assert seen == [False]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_closed_terminal_is_no_matter_where_somebody_chose_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with listening(None) as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not flag.is_set
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -22,6 +22,7 @@ from phaseline.errors import (
     ExitCode,
     PhaselineError,
     SessionBusyError,
+    SessionError,
     UsageError,
     WorldError,
 )
@@ -34,7 +35,7 @@ from phaseline.session.attempts import (
     write_outcome,
 )
 from phaseline.session.confinement import require_confined
-from phaseline.session.files import write_json, write_text
+from phaseline.session.files import PASSING, write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
@@ -281,6 +282,11 @@ class SessionManager:
             root.mkdir(parents=True, exist_ok=True)
             return Lease.acquire(self._layout, take_over=self._take_over)
         except OSError as error:
+            if error.errno in PASSING:
+                raise SessionError(
+                    f"The session directory {root} cannot be written now: "
+                    f"{error.strerror or error}. The same command goes on once it can."
+                ) from error
             raise UsageError(
                 f"The session directory {root} cannot be written: {error.strerror or error}. Make "
                 "it writable, or put the session elsewhere (--session DIR or session.root)."

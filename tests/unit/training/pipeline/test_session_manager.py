@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import (
     CheckpointFormatError,
     ExitCode,
+    PhaselineError,
     SessionBusyError,
     SessionChangedError,
     SessionError,
@@ -345,3 +348,26 @@ def test_session_whose_folder_leads_out_is_refused_before_anything_is_written(
     with pytest.raises(SessionError, match=r"lease is a link that leads to .*guarded"):
         run_once(tmp_path)
     assert (contents(layout.root), contents(victim)) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, ExitCode.FAILED),
+        (errno.EDQUOT, ExitCode.FAILED),
+        (errno.EIO, ExitCode.FAILED),
+        (errno.ESTALE, ExitCode.FAILED),
+        (errno.EACCES, ExitCode.USAGE),
+        (errno.EROFS, ExitCode.USAGE),
+    ],
+)
+def test_only_what_no_other_try_mends_is_a_matter_of_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: ExitCode
+) -> None:
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("phaseline.session.lease.write_json_once", refuse)
+    with pytest.raises(PhaselineError, match=r"session cannot be written") as caught:
+        run_once(tmp_path)
+    assert caught.value.exit_code is code
