@@ -6,6 +6,7 @@ mend it. Only the command line maps these classes to exit codes.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,9 +19,13 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
-    )
+    return "".join(ascii(char)[1:-1] if _moves_a_terminal(char) else char for char in text)
+
+
+def _moves_a_terminal(char: str) -> bool:
+    """Control characters, halves of characters, what turns the writing's direction."""
+    is_control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
+    return is_control or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
 
 
 class ExitCode(IntEnum):
@@ -107,8 +112,10 @@ class DamagedDataError(PhaselineError):
     """Prepared data in the cache is not what was written; the next start makes it anew."""
 
 
-class LostWorkerError(PhaselineError):
-    """A process that helped to prepare data is gone."""
+class LostWorkerError(DataError):
+    """A process that helped to prepare or to read data is gone; another start may succeed."""
+
+    exit_code = ExitCode.FAILED
 
 
 class CheckpointError(PhaselineError):

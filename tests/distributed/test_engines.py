@@ -15,7 +15,7 @@ from distributed.ranks import run_ranks
 from distributed.saved_states import save, store_at, whole_state
 from phaseline.checkpoint.manifest import list_published
 from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.checkpoint.trial import checkpoint_bytes, try_checkpoint
+from phaseline.checkpoint.trial import checkpoint_bytes, require_whole_model, try_checkpoint
 from phaseline.distributed.engines import Engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
@@ -118,6 +118,7 @@ def everything(folder: str) -> dict[str, Any]:
 
 def tried(engine: Engine, world: World, folder: Path) -> list[int]:
     """Trials of a checkpoint, whole and cut; what one is said to take, and what it took."""
+    require_whole_model(engine, world)
     try_checkpoint(store_at(folder / "whole", world), engine, world, phase="p", state={})
     cut = store_at(folder / "cut", world)
     try_checkpoint(cut, engine, world, phase="p", state={}, sample_bytes=100)

@@ -207,7 +207,7 @@ def read_model_config(folder: Path) -> Mapping[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableWeightsError(
             f"holds {CONFIG_FILE}, which cannot be read ({error})", "Get the file again."
         ) from error

@@ -53,7 +53,9 @@ class CheckpointReader:
         """
         self.folder = folder
         self.manifest = Manifest.load(folder)
-        self.parameters: dict[str, dict[str, Any]] = self._json("model.json")["parameters"]
+        self.model: dict[str, Any] = self._json("model.json")
+        """What `model.json` says: parameters, which names are tied, adapters."""
+        self.parameters: dict[str, dict[str, Any]] = self.model["parameters"]
         self.state: dict[str, Any] = self._json("state.json")
         self._pieces: dict[str, list[tuple[int, int, Any]]] = {}
         self._scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}

@@ -94,7 +94,15 @@ def list_file(path: Path) -> dict[str, StoredTensor]:
         header.pop("__metadata__", None)
         found = {name: _tensor(path, record, 8 + size) for name, record in header.items()}
         ends = [8 + size + record["data_offsets"][1] for record in header.values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        struct.error,
+    ) as error:
         raise UnusableWeightsError(
             f"holds {path.name}, which is no safetensors file ({error})", "Get the file again."
         ) from error
@@ -150,7 +158,7 @@ def _list_shards(folder: Path) -> dict[str, StoredTensor]:
         ]
         names = sorted(set(index.values()))
         outside = [name for name in names if Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableWeightsError(
             f"holds {INDEX_FILE}, which is no index ({error})", "Get the file again."
         ) from error

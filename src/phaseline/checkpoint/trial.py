@@ -49,10 +49,8 @@ def try_checkpoint(
         sample_bytes: How much a rank writes at most.
 
     Raises:
-        CheckpointError: What was written is not what is read back, or the ranks' parts of the
-            weights do not make up the model.
+        CheckpointError: What was written is not what is read back.
     """
-    _require_whole_model(engine, world)
     sample = SampledEngine(engine, sample_bytes)
     position = SavedPosition(
         phase=phase, phase_step=0, global_step=0, tokens=0, final=False, committed=()
@@ -72,6 +70,23 @@ def checkpoint_bytes(engine: SavedEngine, world: World) -> int:
     part = _state_of(engine, world)
     tensors = [*part.weights.values(), *part.optimizer.values()]
     return _sum_over_ranks(sum(t.numel() * t.element_size() for t in tensors), world)
+
+
+def require_whole_model(engine: SavedEngine, world: World) -> None:
+    """Raises unless the ranks' parts of the weights make up the model. **Ranks:** all.
+
+    Raises:
+        CheckpointError: Something would be missing from every checkpoint, or be there twice.
+    """
+    part = _state_of(engine, world)
+    held = sum(numel for key, (_, numel) in part.fragments.items() if key.startswith("weight/"))
+    found = _sum_over_ranks(held, world)
+    wanted = sum(math.prod(whole_shape(p)) for p in engine.module.parameters())
+    if found != wanted:
+        raise CheckpointError(
+            f"The ranks' parts of the {engine.settings.name} engine hold {found} weights, and the "
+            f"model has {wanted}, so no checkpoint would be whole. Use another engine.zero_stage."
+        )
 
 
 class SampledEngine:
@@ -99,18 +114,6 @@ class SampledEngine:
 
 def _state_of(engine: SavedEngine, world: World) -> RankState:
     return RankState(engine, dp_rank=world.dp_rank, dp_world_size=world.dp_world_size)
-
-
-def _require_whole_model(engine: SavedEngine, world: World) -> None:
-    part = _state_of(engine, world)
-    held = sum(numel for key, (_, numel) in part.fragments.items() if key.startswith("weight/"))
-    found = _sum_over_ranks(held, world)
-    wanted = sum(math.prod(whole_shape(p)) for p in engine.module.parameters())
-    if found != wanted:
-        raise CheckpointError(
-            f"The ranks' parts of the {engine.settings.name} engine hold {found} weights, and the "
-            f"model has {wanted}, so no checkpoint would be whole. Use another engine.zero_stage."
-        )
 
 
 def _sum_over_ranks(value: int, world: World) -> int:

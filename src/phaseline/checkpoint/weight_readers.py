@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from io import BufferedReader
@@ -185,7 +184,7 @@ class CheckpointWeights:
         """
         self._reader = CheckpointReader(folder)
         self._buffers_of = buffers_of
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        described = self._reader.model
         lora = described.get("lora")
         self.adapters = None if lora is None else AdapterRecord.from_json(lora)
         tied: list[list[str]] = described["tied"]

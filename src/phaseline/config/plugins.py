@@ -49,6 +49,11 @@ def code_named_by(file: Path, *, is_trusted: bool, folders: Sequence[Path] = ())
         _untrusted.reset(token)
 
 
+def names_are_untrusted() -> bool:
+    """Whether what a configuration names is a session's and not the user's own."""
+    return bool(_untrusted.get())
+
+
 def find_plugin(group: Group, name: str) -> str | None:
     """The `module:attribute` that a registered name stands for. Nothing is imported."""
     found = entry_points(group=f"phaseline.{group}", name=name)

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 import xxhash
 
+from phaseline.config.plugins import UntrustedCodeError
 from phaseline.data.block_hashes import ENTRY_MANIFEST, hashes_file, is_intact, write_hashes
 from phaseline.errors import DataError
 from phaseline.session.files import fsync_file, fsync_folder
@@ -186,6 +187,32 @@ class Cache:
                 "environment variable PHASELINE_CACHE, or preparation.cache of the session, to a "
                 "folder that can be."
             ) from error
+
+
+class ReadOnlyCache(Cache):
+    """A cache that somebody else named: what is there is used, and nothing is made."""
+
+    def obtain(
+        self,
+        kind: str,
+        fingerprint: str,
+        build: Build,  # noqa: ARG002 - nothing is built
+        report: Report,  # noqa: ARG002
+        proceed: Proceed = always_proceed,  # noqa: ARG002
+    ) -> Path:
+        """Returns the entry's folder.
+
+        Raises:
+            UntrustedCodeError: It is not there, so it would have to be made.
+        """
+        found = self.find(kind, fingerprint)
+        if found is None:
+            raise UntrustedCodeError(
+                f"{kind} {fingerprint} is not in the cache {self.root}, and would be made there of "
+                "what the session names, and not you. If you started the session, or have read "
+                "its config.yaml, add --trust-code."
+            )
+        return found
 
 
 def _wait_for_lock(file: IO[str], proceed: Proceed) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
+from phaseline.session.stored import StoredFileError, parse_object, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +76,11 @@ def _digest(path: str) -> str:
 
 def _recall(memory: Path) -> dict[str, str]:
     try:
-        recalled: dict[str, str] = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        recalled = parse_object(read_file(memory, remedy=""), memory, remedy="")
+    except (OSError, StoredFileError):
         return {}
-    return recalled
+    # What is damaged is found out anew.
+    return {name: digest for name, digest in recalled.items() if isinstance(digest, str)}
 
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:

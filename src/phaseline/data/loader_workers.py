@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from phaseline.data.batch_arrays import BatchArrays, LabelledArrays
-from phaseline.errors import DataError
+from phaseline.errors import DamagedDataError, DataError, LostWorkerError
 from phaseline.session import linux
 
 if TYPE_CHECKING:
@@ -157,7 +157,9 @@ class LoaderWorkers:
         try:
             reply = worker.connection.recv()
         except (EOFError, ConnectionError) as error:
-            raise DataError(self._why_it_ended(worker)) from error
+            raise LostWorkerError(self._why_it_ended(worker)) from error
+        if isinstance(reply, DamagedDataError):
+            raise reply
         if isinstance(reply, str):
             raise DataError(f"a loader worker could not read micro-batch {idx}:\n{reply}")
         worker.asked.popleft()
@@ -244,6 +246,8 @@ class LoaderWorkers:
             idx, slot = connection.recv()
             try:
                 connection.send(self._fill(slot, self._read(idx)))
+            except DamagedDataError as error:
+                connection.send(error)
             except Exception:  # noqa: BLE001 - whatever it is, the training process says it
                 connection.send(traceback.format_exc())
 

@@ -190,7 +190,7 @@ def _count_learnt(data: SplitData, first: Ids, end: Ids) -> Ids:
         # Some at a time: sums over a whole store would take eight times its size.
         until = int(np.searchsorted(first, first[done] + _TOKENS_AT_ONCE, side="right"))
         base, stop = int(first[done]), int(end[done:until].max())
-        data.checks.require(base, stop)
+        data.checks.require_learnt(base, stop)
         sums = _running_sum(data.learnt[base:stop])
         counts[done:until] = sums[end[done:until] - base] - sums[first[done:until] - base]
         done = until

@@ -72,6 +72,15 @@ class SplitChecks:
         for file in self.files:
             file.require(first, end)
 
+    def require_learnt(self, first: int, end: int) -> None:
+        """Compares a range of what is learnt, and no tokens.
+
+        Raises:
+            DamagedDataError: It is not what was written.
+        """
+        for file in self.files[1:]:
+            file.require(first, end)
+
 
 @dataclass(frozen=True)
 class SplitData:

@@ -22,6 +22,7 @@ from phaseline.data.sources import describe_source
 from phaseline.data.store import STORE_VERSION
 from phaseline.data.store_writing import add_reasons, finish_store, write_store
 from phaseline.errors import DataError
+from phaseline.session.stored import parse_object, read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,7 +149,9 @@ class StoreRequest:
                 confirm=lambda digests: require_distinct(self.source.samples(), self.name, digests),
             )
         if parts is not None:
-            reading.skipped = json.loads((parts.folders[1] / _SKIPPED_FILE).read_bytes())
+            path = parts.folders[1] / _SKIPPED_FILE
+            remedy = "Remove the folder that it is in, and prepare the shard again."
+            reading.skipped = parse_object(read_file(path, remedy=remedy), path, remedy=remedy)
         self._require_classes(facts.get("classes", 0))
         if self.classes:
             facts |= {"classes": len(self.classes), "class_names": self.classes}

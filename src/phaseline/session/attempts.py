@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from phaseline.errors import ExitCode
+from phaseline.errors import ExitCode, SessionError
 from phaseline.session.files import fsync_folder, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.records import read_events, read_metric_records
@@ -14,6 +14,7 @@ from phaseline.session.stored import CheckpointPath, Count, read_stored
 
 _Record = TypeVar("_Record")
 
+_LAST_NUMBER = 10**9 - 1
 _WRITTEN_WHOLE = (
     "Every file here is written whole, so the disk or another program changed it: restore it from "
     "a copy, or remove it if there is none."
@@ -92,6 +93,11 @@ def take_attempt(layout: SessionLayout) -> AttemptLayout:
     layout.attempts_dir.mkdir(parents=True, exist_ok=True)
     while True:
         attempt = layout.attempt(max(layout.attempt_numbers(), default=0) + 1)
+        if attempt.number > _LAST_NUMBER:
+            raise SessionError(
+                f"{layout.attempts_dir} holds an attempt of the number {_LAST_NUMBER}, which no "
+                "session reaches: somebody made that folder. Remove it."
+            )
         try:
             attempt.dir.mkdir()
         except FileExistsError:

@@ -14,9 +14,6 @@ from pathlib import Path
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.layout import SessionLayout
 
-_OF_LIBRARIES = ("wandb", "synced", "tensorboard")
-"""Folders in which trackers link their own files; only the folders themselves are looked at."""
-
 
 class LeadsOutError(SessionError):
     """A session's directory holds a link that leads out of it."""
@@ -36,7 +33,7 @@ def require_confined(layout: SessionLayout) -> None:
     if not layout.root.is_dir():
         return
     root = layout.root.resolve()
-    for link in _links_below(root, is_root=True):
+    for link in _links_below(root):
         target = _target(link)
         if target is None or not target.is_relative_to(root):
             where = "nowhere, or to itself" if target is None else f"to {target}"
@@ -47,14 +44,23 @@ def require_confined(layout: SessionLayout) -> None:
             )
 
 
-def _links_below(folder: Path, *, is_root: bool) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        if entry.is_symlink():
-            yield Path(entry.path)
-        elif entry.is_dir(follow_symlinks=False) and not (is_root and entry.name in _OF_LIBRARIES):
-            yield from _links_below(Path(entry.path), is_root=False)
+def _links_below(root: Path) -> Iterator[Path]:
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            # A session that runs removes checkpoints; the root itself must be there.
+            if folder == root:
+                raise
+            continue
+        for entry in found:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
 
 
 def _target(link: Path) -> Path | None:

@@ -87,7 +87,9 @@ def fsync_folder(path: Path) -> None:
 
 
 def _dump(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    # A message may quote a file's name that is no text; half a character is no JSON.
+    return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager

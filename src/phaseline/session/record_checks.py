@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from phaseline.config.sections import NAME_PATTERN
 from phaseline.errors import ExitCode
+from phaseline.session.stored import is_checkpoint_name
 
 METRIC_KINDS: Final = ("train", "validation", "samples")
 """Of one step, in the order in which they are recorded."""
@@ -19,7 +21,7 @@ def is_metric_record(record: Mapping[str, Any]) -> bool:
     """Whether an object is a metric record, with every field that readers use."""
     return (
         record.get("kind") in METRIC_KINDS
-        and isinstance(record.get("phase"), str)
+        and _is_name(record.get("phase"))
         and all(_is_count(record.get(name)) for name in _COUNTS)
         and all(_are_numbers(record.get(name)) for name in ("metrics", "timing"))
         and _is_number(record["timing"].get("time"))
@@ -51,6 +53,11 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: object) -> bool:
+    """Whether it can be a phase's: a plain name, of which paths are made."""
+    return isinstance(value, str) and NAME_PATTERN.fullmatch(value) is not None
+
+
 def _is_recorded_number(value: object) -> bool:
     return value in _NO_NUMBERS if isinstance(value, str) else _is_number(value)
 
@@ -80,21 +87,21 @@ def _are_sources(value: object) -> bool:
 
 _FIELDS: Final[Mapping[str, Mapping[str, Callable[[object], bool]]]] = {
     "phase_started": {
-        "phase": _is_text,
+        "phase": _is_name,
         "phase_step": _is_count_or_none,
         "num_steps": _is_count_or_none,
     },
-    "phase_finished": {"phase": _is_text, "phase_step": _is_count_or_none},
-    "phase_stopped": {"phase": _is_text, "phase_step": _is_count_or_none},
-    "phase_validated": {"phase": _is_text},
+    "phase_finished": {"phase": _is_name, "phase_step": _is_count_or_none},
+    "phase_stopped": {"phase": _is_name, "phase_step": _is_count_or_none},
+    "phase_validated": {"phase": _is_name},
     "checkpoint_saved": {
-        "phase": _is_text,
-        "checkpoint": _is_text,
+        "phase": _is_name,
+        "checkpoint": lambda value: isinstance(value, str) and is_checkpoint_name(value),
         "final": lambda value: isinstance(value, bool),
         "duration_s": lambda value: value is None or _is_number(value),
     },
     "checkpoint_rejected": {"problem": _is_text},
-    "exported": {"phase": _is_text},
+    "exported": {"phase": _is_name},
     "attempt_ended": {
         "code": lambda value: _is_count(value) and value in _CODES,
         "reason": _is_text,

@@ -11,7 +11,7 @@ import errno
 import json
 import re
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -24,9 +24,8 @@ MAX_BYTES = 1 << 26
 """Largest file that is read whole, 64 MiB; what is written here is far smaller."""
 _SHOWN_CHARS = 60
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
-_CHECKPOINT = re.compile(
-    r"phases/[^/\0]+/run-[1-9]\d{0,8}/(checkpoints|final)/step-[\w.]+", re.ASCII
-)
+_CHECKPOINT_NAME = re.compile(r"step-[\w.]+", re.ASCII)
+_CHECKPOINT_FOLDER = re.compile(r"phases/[^/\0]+/run-[1-9]\d{0,8}/(checkpoints|final)", re.ASCII)
 
 
 _adapters: dict[type[Any], TypeAdapter[Any]] = {}
@@ -48,8 +47,15 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a text may be the name of a checkpoint's folder."""
+    return _CHECKPOINT_NAME.fullmatch(name) is not None
+
+
 def _checkpoint_path(path: str) -> str:
-    if _CHECKPOINT.fullmatch(path) is None or ".." in PurePosixPath(path).parts:
+    folder, _, name = path.rpartition("/")
+    is_inside = _CHECKPOINT_FOLDER.fullmatch(folder) and ".." not in folder.split("/")
+    if not is_inside or not is_checkpoint_name(name):
         raise ValueError("must be the path of a checkpoint inside the session")
     return path
 
@@ -93,7 +99,7 @@ def check(data: bytes, model: type[Model], path: Path, *, remedy: str) -> Model:
         StoredFileError: It is something else; the message names the first field.
     """
     try:
-        checked: Model = _adapter(model).validate_json(data, strict=True)
+        checked: Model = _adapter(model).validate_json(_whole_characters(data), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         problem = first["msg"].removeprefix("Value error, ")
@@ -112,22 +118,41 @@ def check(data: bytes, model: type[Model], path: Path, *, remedy: str) -> Model:
     return checked
 
 
+def _whole_characters(data: bytes) -> bytes:
+    """JSON without halves of characters, which an older version wrote where a name was no text."""
+    if b"\\ud" not in data:
+        return data
+    try:
+        return json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return data
+
+
 def parse_object(data: bytes, path: Path, *, remedy: str) -> dict[str, Any]:
     """Parses JSON that must be one object.
 
     Raises:
         StoredFileError: It is no JSON, nested too deep, or no object.
     """
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        why = "is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise StoredFileError(f"{path} cannot be read: {why}. {remedy}") from error
+    content = parse_json(data, path, remedy=remedy)
     if not isinstance(content, dict):
         raise StoredFileError(
             f"{path} holds {type(content).__name__} where an object was written. {remedy}"
         )
     return content
+
+
+def parse_json(data: bytes, path: Path, *, remedy: str) -> Any:
+    """Parses JSON of any kind.
+
+    Raises:
+        StoredFileError: It is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise StoredFileError(f"{path} cannot be read: {why}. {remedy}") from error
 
 
 def read_file(path: Path, *, remedy: str, max_bytes: int = MAX_BYTES) -> bytes:

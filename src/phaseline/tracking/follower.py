@@ -72,7 +72,7 @@ def start_follower(
     try:
         number = _attempt_at_hand(session_dir) if attempt is None else attempt
         _start_unless_alive(_Order(session_dir, name, parent, number))
-    except OSError as error:
+    except (OSError, PhaselineError) as error:
         warnings.warn(
             f"{name} is not fed, the records stay in {session_dir}: the follower did not start: "
             f"{error}",

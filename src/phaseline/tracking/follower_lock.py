@@ -61,7 +61,7 @@ def open_lock(session_dir: Path, name: str) -> int:
     """
     folder = tracker_folder(session_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
-    return os.open(folder / "follower.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    return os.open(folder / "follower.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
 
 
 def try_lock(lock: int) -> bool:

@@ -13,6 +13,7 @@ from wandb.proto import wandb_internal_pb2
 
 from phaseline.session.files import write_text
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import StoredFileError, parse_json, read_file
 from phaseline.tracking.alerts import Alert, alert_of
 from phaseline.tracking.tracker import WANDB, FollowedSession, tracker_folder
 from phaseline.tracking.wandb_files import read_wandb_file
@@ -130,6 +131,8 @@ class WandbRun:
         phase, key = event["phase"], f"{kind} {event['phase']}"
         if not folder.is_dir() or key in self._told or key in self._uploads:
             return
+        if not folder.resolve().is_relative_to(self._session.root.resolve()):
+            return  # nothing of the user's but the session's own is ever sent
         idx = self._phases.index(phase) if phase in self._phases else 0
         lineage = {
             "phase": phase,
@@ -212,10 +215,10 @@ class _Told:
 
     def _read(self) -> list[str]:
         try:
-            keys: list[str] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            keys = parse_json(read_file(self._path, remedy=""), self._path, remedy="")
+        except (FileNotFoundError, StoredFileError):
             return []
-        return keys
+        return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys

@@ -86,7 +86,7 @@ def _instead_of_follower(session_dir: Path, *, is_rival: bool) -> Iterator[None]
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "sync.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / "sync.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

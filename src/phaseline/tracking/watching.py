@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from phaseline.errors import printable
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
@@ -62,8 +63,9 @@ class Watching:
             if record["kind"] == "train":
                 newest = record
             elif record["kind"] == "validation":
-                loss = record["metrics"][keys.VALIDATION_LOSS.key(record["phase"])]
-                self._validation_losses[record["phase"]] = float(loss)
+                loss = record["metrics"].get(keys.VALIDATION_LOSS.key(record["phase"]))
+                if loss is not None:
+                    self._validation_losses[record["phase"]] = float(loss)
         for name in list(banners)[-1:]:
             self._display.phase_started(banners[name])
         if newest is not None:
@@ -107,7 +109,7 @@ class Watching:
             idx=names.index(phase) if phase in names else 0,
             num_phases=len(names),
             num_steps=event["num_steps"],
-            description=event.get("description") or event.get("engine", ""),
+            description=printable(str(event.get("description") or event.get("engine", ""))),
         )
 
     def _progress(self, record: Mapping[str, Any]) -> Progress:

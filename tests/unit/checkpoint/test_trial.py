@@ -10,7 +10,12 @@ import pytest
 
 from phaseline.checkpoint.disk import Disk
 from phaseline.checkpoint.manifest import MANIFEST_NAME, FileRecord, list_published
-from phaseline.checkpoint.trial import SampledEngine, checkpoint_bytes, try_checkpoint
+from phaseline.checkpoint.trial import (
+    SampledEngine,
+    checkpoint_bytes,
+    require_whole_model,
+    try_checkpoint,
+)
 from phaseline.distributed.engines import Engine, StateFragment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError
@@ -112,11 +117,9 @@ class Lossy(SampledEngine):
                 yield fragment
 
 
-def test_trial_fails_when_the_ranks_do_not_hold_the_whole_model(
-    world: World, tmp_path: Path
-) -> None:
+def test_model_that_the_ranks_do_not_hold_whole_is_refused(world: World) -> None:
     engine = Lossy(trained(world), 1 << 20)
     with pytest.raises(
         CheckpointError, match=r"plain engine hold 71 weights, and the model has 72"
     ):
-        try_checkpoint(store_in(tmp_path, world), engine, world, phase="p", state={})
+        require_whole_model(engine, world)

@@ -78,6 +78,7 @@ def test_what_would_move_a_terminals_cursor_is_spelt_out(
         ("a\nb\tc", "a\nb\tc"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
         ("\u202eright to left", "\\u202eright to left"),
+        ("a\u3000b\xa0c \u200d\u200c \u202f", "a\u3000b\xa0c \u200d\u200c \u202f"),
         ("over\rwritten", "over\\rwritten"),
     ],
 )

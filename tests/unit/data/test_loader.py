@@ -25,7 +25,7 @@ from phaseline.data.loader import DirectLoader, Loader, WorkerLoader, build_load
 from phaseline.data.loader_workers import AnyArrays, LoaderWorkers
 from phaseline.data.phase_data import PhaseData, open_phase_data
 from phaseline.data.preparation import prepare
-from phaseline.errors import DataError
+from phaseline.errors import DataError, ExitCode, LostWorkerError
 from unit.data.conftest import MakeConfig
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -166,8 +166,11 @@ def test_death_of_a_worker_is_told_with_what_to_do(started: list[LoaderWorkers])
     workers.take(0)
     for pid in workers.pids:
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=r"was killed by SIGKILL.*lower data\.num_workers"):
+    with pytest.raises(
+        LostWorkerError, match=r"was killed by SIGKILL.*lower data\.num_workers"
+    ) as caught:
         take_many(workers)
+    assert caught.value.exit_code is ExitCode.FAILED
 
 
 def hang_first_forks(monkeypatch: pytest.MonkeyPatch, num_stuck: int) -> list[int]:

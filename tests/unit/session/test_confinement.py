@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,8 @@ def outside(tmp_path: Path) -> Path:
         "exports",
         "report.html",
         "wandb",
+        "wandb/follower.lock",
+        "synced/wandb",
         "phases/a/run-1/final",
         "phases/a/run-1/checkpoints/step-00000001.a0001",
         "attempts/0001/metrics.jsonl",
@@ -66,8 +71,40 @@ def test_links_inside_and_the_way_to_the_session_are_its_owners_choice(
     (layout.root / "attempts" / "0001").mkdir(parents=True)
     (layout.root / "attempts" / "newest").symlink_to("0001")
     (layout.root / "wandb" / "run-1").mkdir(parents=True)
-    (layout.root / "wandb" / "latest-run").symlink_to(outside)
+    (layout.root / "wandb" / "latest-run").symlink_to("run-1")
+    (layout.root / "wandb" / "debug.log").symlink_to("run-0/logs/debug.log")  # long gone
     require_confined(layout)
     (tmp_path / "short").symlink_to(layout.root)
     require_confined(SessionLayout(tmp_path / "short"))
     require_confined(SessionLayout(tmp_path / "absent"))
+
+
+def test_folder_that_goes_away_meanwhile_is_no_matter(
+    layout: SessionLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = layout.root / "phases" / "a"
+    gone.mkdir(parents=True)
+    scan = os.scandir
+
+    def scan_late(folder: Path) -> Any:
+        if folder == gone.resolve():
+            gone.rmdir()
+        return scan(folder)
+
+    monkeypatch.setattr("phaseline.session.confinement.os.scandir", scan_late)
+    require_confined(layout)
+    assert not gone.exists()
+
+
+def test_deep_folders_are_looked_through(layout: SessionLayout) -> None:
+    layout.root.mkdir(parents=True)
+    top = os.open(layout.root, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=top)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=top)
+        os.close(top)
+        top = deeper
+    os.close(top)
+    # Deeper than the kernel takes a path: said, or looked through, and no endless recursion.
+    with suppress(OSError):
+        require_confined(layout)

@@ -21,7 +21,7 @@ RECORD: dict[str, Any] = {
 }
 EVENTS: list[dict[str, Any]] = [
     {"event": "phase_started", "phase": "a", "phase_step": 0, "num_steps": 3},
-    {"event": "checkpoint_saved", "phase": "a", "checkpoint": "step-1", "final": True},
+    {"event": "checkpoint_saved", "phase": "a", "checkpoint": "step-1.a0001", "final": True},
     {"event": "attempt_ended", "code": 75, "reason": "asked"},
     {"event": "settings_changed", "changes": [{"path": "session.notes"}]},
     {"event": "data_prepared", "sources": [{"phase": "a"}]},
@@ -113,3 +113,22 @@ def test_line_that_is_too_long_is_passed_over(
 def test_place_of_records_that_is_a_folder_holds_none(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     assert list(read_records(tmp_path / "metrics.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint": "/root/.ssh"},
+        {"checkpoint": "../../../keys"},
+        {"checkpoint": "step-1/../../keys"},
+        {"phase": "/etc"},
+        {"phase": "../.."},
+        {"phase": "a/b"},
+    ],
+)
+def test_event_that_names_a_folder_elsewhere_is_none(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    for event in EVENTS:
+        if change.keys() <= event.keys():
+            assert list(read_events(lines(tmp_path, encoded({**event, **change})))) == []

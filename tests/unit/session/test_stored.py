@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from phaseline.errors import ExitCode
-from phaseline.session.attempts import Adopted, ErrorRecord, Outcome
+from phaseline.errors import ExitCode, SessionError
+from phaseline.session.attempts import Adopted, ErrorRecord, Outcome, take_attempt
+from phaseline.session.files import write_json
 from phaseline.session.identity import SessionIdentity
 from phaseline.session.jobs import JobStart
+from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import LeaseOwner
 from phaseline.session.stop_request import StopRequest
 from phaseline.session.stored import (
@@ -147,3 +149,20 @@ def test_damage_is_nothing_that_another_try_mends(tmp_path: Path) -> None:
     with pytest.raises(StoredFileError, match=r"should be an object") as caught:
         read_stored(written(tmp_path, "text"), Names, remedy=REMEDY)
     assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_message_with_half_a_character_is_written_and_read(tmp_path: Path) -> None:
+    # As of a file whose name is no text.
+    error = ErrorRecord(0, "h", "a", 3, "OSError", "/d/\udcff.txt \u00fc", "t", False, 1.5)
+    write_json(tmp_path / "new.json", asdict(error))
+    (tmp_path / "old.json").write_text(json.dumps(asdict(error)))
+    for name in ("new.json", "old.json"):
+        read = read_stored(tmp_path / name, ErrorRecord, remedy=REMEDY)
+        assert read.message == "/d/?.txt \u00fc"
+
+
+def test_attempt_number_that_no_session_reaches_is_refused(tmp_path: Path) -> None:
+    layout = SessionLayout(tmp_path)
+    layout.attempt(10**9 - 1).dir.mkdir(parents=True)
+    with pytest.raises(SessionError, match="holds an attempt of the number 999999999"):
+        take_attempt(layout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from phaseline.config.tree import Loc
 from phaseline.distributed.adapter_record import is_adapter, plain_name
 from phaseline.errors import CheckpointError
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import StoredFileError, parse_object, read_file
 
 _LENGTHS = (("duration",), ("batch", "global_size"), ("data", "sequence_length"))
 
@@ -156,10 +156,10 @@ class SavedState:
     def _json(self, name: str) -> dict[str, Any]:
         """A small file of the checkpoint; nothing where it cannot be read."""
         try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            path = self.folder / name
+            return parse_object(read_file(path, remedy=""), path, remedy="")
+        except (OSError, StoredFileError):
             return {}
-        return content if isinstance(content, dict) else {}
 
 
 def _steps_of(phase: PhaseSection) -> int | None:

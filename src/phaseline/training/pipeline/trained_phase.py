@@ -20,8 +20,9 @@ from phaseline.checkpoint.trust import list_inherited
 from phaseline.checkpoint.weight_matching import fill_module, match_names
 from phaseline.checkpoint.weight_readers import CheckpointWeights, WeightReader
 from phaseline.config.model_head import model_head
+from phaseline.config.plugins import names_are_untrusted
 from phaseline.config.sections import Config, PhaseSection
-from phaseline.data.cache import Cache
+from phaseline.data.cache import Cache, ReadOnlyCache
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.data.tokenizer_building import build_tokenizer
 from phaseline.errors import UsageError
@@ -86,7 +87,10 @@ class TrainedPhase:
         Raises:
             DataError: The tokenizer is not the one that it was trained with.
         """
-        tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
+        cache = Cache.configured(config.preparation)
+        if names_are_untrusted():
+            cache = ReadOnlyCache(cache.root)
+        tokenizer = build_tokenizer(config.tokenizer, cache)
         require_same_tokenizer(CheckpointReader(checkpoint), tokenizer, phase)
         return cls(
             layout=layout, config=config, phase=phase, checkpoint=checkpoint, tokenizer=tokenizer

@@ -23,6 +23,7 @@ from phaseline.distributed.world import World
 
 _LIBRARIES = ("accelerate", "deepspeed", "peft", "torch", "transformers")
 _DIGEST_CHARS = 16
+_MOST_RECORDS = 255
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class TrialRecord:
         """
         self._config = config
         self._place = place
-        self._records = [record for record in records if "key" in record]
+        self._records = [
+            record
+            for record in records
+            if all(isinstance(record.get(name), str) for name in ("phase", "key", "engine"))
+        ]
 
     def is_tried(self, phase_idx: int) -> bool:
         """Whether a phase was tried as it is now, here."""
@@ -77,9 +82,10 @@ class TrialRecord:
     def with_trial(self, phase_idx: int) -> list[dict[str, Any]]:
         """The records with that of a phase's trial, which ended well just now."""
         name = self._config.phases[phase_idx].name
-        others = [record for record in self._records if record["phase"] != name]
         key, engine = self._key(phase_idx), self._engine_key(phase_idx)
-        return [*others, {"phase": name, "key": key, "engine": engine}]
+        others = [record for record in self._records if record["key"] != key]
+        # Those of other worlds and settings stay: a session may go back to them.
+        return [*others[-_MOST_RECORDS:], {"phase": name, "key": key, "engine": engine}]
 
     def _key(self, idx: int) -> str:
         config = self._config
@@ -96,8 +102,11 @@ class TrialRecord:
         engine = phase.engine
         content = {
             "engine": [engine.kind, engine.zero_stage, engine.precision, engine.offload],
-            "optimizer": phase.optimizer.name,
-            "has adapters": phase.trainable.lora is not None,
+            "optimizer": [phase.optimizer.name, phase.optimizer.arguments],
+            # What is trained, and of which model, decides which state there is.
+            "trainable": phase.trainable.model_dump(mode="json"),
+            "objective": phase.objective,
+            "model": self._config.model.model_dump(mode="json"),
         }
         return self._digest(content)
 

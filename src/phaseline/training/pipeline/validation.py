@@ -11,9 +11,15 @@ import torch
 
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.store import CheckpointStore, Origin
-from phaseline.checkpoint.trial import checkpoint_bytes, try_checkpoint
+from phaseline.checkpoint.trial import checkpoint_bytes, require_whole_model, try_checkpoint
 from phaseline.data.batch import AnyBatch, Batch
-from phaseline.errors import ConfigurationError, EngineError, Fault, PhaselineError
+from phaseline.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngineError,
+    Fault,
+    PhaselineError,
+)
 from phaseline.models.compilation import require_compiler
 from phaseline.models.generation import generate
 from phaseline.models.linear_loss import require_same_loss
@@ -69,6 +75,7 @@ class PhaseValidation:
             trial()
             if self._runtime.stop.agreed_now():
                 return False
+        require_whole_model(self._runtime.engine, self._runtime.world)
         if self._tries_checkpoint:
             self._try_checkpoint()
         self._require_disk(checkpoint_bytes(self._runtime.engine, self._runtime.world))
@@ -235,14 +242,19 @@ class PhaseValidation:
             fence=lambda: None,
         )
         state = {"stateful": runtime.stateful.state_dict()}
+        problem = ""
         try:
             try_checkpoint(
                 store, runtime.engine, runtime.world, phase=runtime.section.name, state=state
             )
-        finally:
-            runtime.world.rendezvous.barrier(f"validated/{runtime.section.name}")
-            if runtime.world.is_main:
-                shutil.rmtree(self._folder.parent, ignore_errors=True)
+        except CheckpointError as error:
+            problem = str(error)
+        # Each rank reads its own part: one that fails alone would leave the others waiting.
+        problems = [text for text in runtime.world.gather_objects(problem) if text]
+        if runtime.world.is_main:
+            shutil.rmtree(self._folder.parent, ignore_errors=True)
+        if problems:
+            raise CheckpointError(problems[0])
 
     def _require_disk(self, size_bytes: int) -> None:
         runtime = self._runtime

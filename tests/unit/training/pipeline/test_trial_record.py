@@ -79,3 +79,14 @@ def test_records_of_an_older_shape_count_for_nothing(tmp_path: Path) -> None:
     record = TrialRecord(configured(tmp_path), PLACE, old)
     assert not record.is_tried(0)
     assert [one["phase"] for one in record.with_trial(1)] == ["second"]
+    for damaged in ({"key": "x"}, {"phase": 1, "key": "k", "engine": "e"}):
+        assert not TrialRecord(configured(tmp_path), PLACE, [damaged]).is_checkpoint_tried(0)
+
+
+def test_trials_of_another_world_are_kept_for_the_way_back(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    records = TrialRecord(config, PLACE).with_trial(0)
+    records = TrialRecord(config, replace(PLACE, world_size=4), records).with_trial(0)
+    assert TrialRecord(config, PLACE, records).is_tried(0)
+    assert TrialRecord(config, PLACE, records).with_trial(0)[-1] == records[0]
+    assert len(TrialRecord(config, PLACE, records).with_trial(0)) == 2
