@@ -43,7 +43,7 @@ class TrainingPipeline:
                 change its numbers: paths as the refusal writes them, or sections.
             images: What happens to the process between phases; in place if not given.
             stop_flag: Set when this process is asked to stop. If none is given, one listens to
-                SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 from `run` on.
+                SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 from `run` on.
         """
         self._builder = ConfigurationBuilder(
             Path(config),
