@@ -163,6 +163,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("adapters")
 
 
+# Half a minute: seven engines with adapters for each of five kinds.
 @pytest.fixture(scope="module")
 def facts(root: Path) -> list[dict[str, Any]]:
     base: Any = bare_model(0)

@@ -152,6 +152,7 @@ def failures(world: World, root: Path) -> dict[str, Any]:
     return {"write": write, "poisoned": poisoned, "published": published}
 
 
+# Half a minute: ten engines train, save, and resume in twenty pairs.
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_ranks(everything, 2, str(tmp_path_factory.mktemp("engines")), timeout_s=400)

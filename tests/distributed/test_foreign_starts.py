@@ -115,6 +115,7 @@ def start_all(folder: str) -> dict[str, Any]:
     return found
 
 
+# Some twenty seconds: every engine starts from every form of weights, on one rank and on two.
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     root = tmp_path_factory.mktemp("foreign")

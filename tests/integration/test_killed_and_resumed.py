@@ -16,7 +16,7 @@ from phaseline.session.records import read_records
 
 CONFIG = Path(__file__).parent / "two_ranks.yaml"
 SHORTER = ("-o", "phases[first].duration=7 steps", "-o", "phases[second].duration=5 steps")
-# A smooth session and three starts of the rough one.
+# A minute or more: a smooth session and three starts of the rough one, on two ranks each.
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -225,6 +225,7 @@ def run_session(name: str, config: Path, session: Path, *overrides: str) -> str:
     return done.stdout
 
 
+# Some twenty seconds each: whole sessions, by the real `accelerate launch`.
 def test_phaseline_run_trains_every_phase_when_started_with_cpu_1(tmp_path: Path) -> None:
     session = tmp_path / "session"
     short = ["phases[*].duration=2 steps", "phases[*].schedule.warmup=null"]
