@@ -52,10 +52,9 @@ quickstart: $(STAMP)
 	@gpus=$$($(VENV)/bin/python -c 'from phaseline.cluster.accelerators import count_gpus; print(count_gpus())'); \
 	$(VENV)/bin/phaseline launch configs/quickstart.yaml $$([ "$$gpus" != 1 ] || echo --processes 1) $(ARGS)
 
-# Tests that start ranks want both cores for themselves. Of the others many wait, for wandb or
-# for a process that is to end: three at a time keep two cores at work.
+# Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 3 -m 'not (distributed or extended or slurm or nightly)' tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or extended or slurm or nightly)' tests
 	$(VENV)/bin/pytest -m 'distributed and not (extended or slurm or nightly)' tests
 
 $(LM_EVAL): $(STAMP)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from contextlib import suppress
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,14 @@ def test_folder_that_goes_away_meanwhile_is_no_matter(
     assert not gone.exists()
 
 
-def test_deep_folders_are_looked_through(layout: SessionLayout) -> None:
-    layout.root.mkdir(parents=True)
-    top = os.open(layout.root, os.O_RDONLY)
-    for _ in range(1100):
-        os.mkdir("d", dir_fd=top)
-        deeper = os.open("d", os.O_RDONLY, dir_fd=top)
-        os.close(top)
-        top = deeper
-    os.close(top)
-    # Deeper than the kernel takes a path: said, or looked through, and no endless recursion.
-    with suppress(OSError):
-        require_confined(layout)
+def test_deep_folders_take_no_deep_stack(layout: SessionLayout, outside: Path) -> None:
+    deep = layout.root.joinpath(*["d"] * 150)
+    deep.mkdir(parents=True)
+    (deep / "link").symlink_to(outside)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        with pytest.raises(LeadsOutError, match=r"d/link is a link that leads to .*outside"):
+            require_confined(layout)
+    finally:
+        sys.setrecursionlimit(limit)

@@ -21,6 +21,8 @@ from phaseline.errors import DataError, ExitCode, SessionError
 from phaseline.training.phases.reference_files import ReferenceFiles
 from unit.training.pipeline.preference_session import Place, write_answers
 
+pytestmark = pytest.mark.extended("a dozen sessions of preferences")
+
 MEMORY = "phases[1].objective_arguments={reference: memory}"
 LORA = "phases[1].trainable={lora: {rank: 2}}"
 KEPT = "phases[0].trainable={lora: {rank: 2}}"
