@@ -8,11 +8,15 @@ written to wherever it points.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.layout import SessionLayout
+
+_WANDB_RUN = re.compile(r"(wandb|synced/wandb)/(offline-)?run-[^/]+")
+"""Folders that wandb makes anew for each run, and in which it links a log in the user's cache."""
 
 
 class LeadsOutError(SessionError):
@@ -59,8 +63,12 @@ def _links_below(root: Path) -> Iterator[Path]:
         for entry in found:
             if entry.is_symlink():
                 yield Path(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
+            elif entry.is_dir(follow_symlinks=False) and not _is_wandbs(Path(entry.path), root):
                 folders.append(Path(entry.path))
+
+
+def _is_wandbs(folder: Path, root: Path) -> bool:
+    return _WANDB_RUN.fullmatch(folder.relative_to(root).as_posix()) is not None
 
 
 def _target(link: Path) -> Path | None:

@@ -73,6 +73,8 @@ def test_links_inside_and_the_way_to_the_session_are_its_owners_choice(
     (layout.root / "attempts" / "newest").symlink_to("0001")
     (layout.root / "wandb" / "run-1").mkdir(parents=True)
     (layout.root / "wandb" / "latest-run").symlink_to("run-1")
+    # As wandb itself links a log of its own.
+    (layout.root / "wandb" / "run-1" / "debug-core.log").symlink_to(outside / "file")
     (layout.root / "wandb" / "debug.log").symlink_to("run-0/logs/debug.log")  # long gone
     require_confined(layout)
     (tmp_path / "short").symlink_to(layout.root)
