@@ -90,9 +90,10 @@ def wait_for_follower(session_dir: Path, timeout_s: float, name: str = WANDB) ->
 
 
 def finish_feeding(session_dir: Path, timeout_s: float, name: str = WANDB, *, attempt: int) -> bool:
-    """Waits until a tracker has all of an attempt that has ended; returns whether it has.
+    """Waits until a tracker's follower has ended by itself; returns whether it has.
 
-    A follower that is killed meanwhile is replaced, a few times. **Ranks:** main.
+    It ends when it has sent all of the attempt, or has given up and said so in its log. One that
+    is killed meanwhile is replaced, a few times. **Ranks:** main.
 
     Args:
         session_dir: The session's directory.

@@ -118,7 +118,7 @@ def test_place_of_records_that_is_a_folder_holds_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"checkpoint": "/root/.ssh"},
+        {"checkpoint": "/etc/ssh"},
         {"checkpoint": "../../../keys"},
         {"checkpoint": "step-1/../../keys"},
         {"phase": "/etc"},

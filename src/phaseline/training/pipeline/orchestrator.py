@@ -214,8 +214,8 @@ class PipelineOrchestrator:
 
     def _validate(self, task: Task, runtime: PhaseRuntime) -> None:
         name = runtime.section.name
-        what = "its worst batch, a checkpoint and back" if task.tries_checkpoint else "worst batch"
-        self._display.note(f"validating {name}: {what}, the disk")
+        checkpoint = "a checkpoint and back, " if task.tries_checkpoint else ""
+        self._display.note(f"validating {name}: its worst batch, {checkpoint}the disk")
         trial = PhaseValidation(
             runtime, self._session.attempt, tries_checkpoint=task.tries_checkpoint
         )
