@@ -99,7 +99,7 @@ def _open(shape: Shape, side: SplitData, arguments: argparse.Namespace) -> Phase
     )
     layout = BatchLayout.derive(micro_size, micro_size, 1)
     stream = SampleStream([rows.num_rows], [1.0], seed=0, phase_idx=0, global_size=micro_size)
-    source = PhaseRows("made up", Store(shape, side, side, {}, {}), rows, rows)
+    source = PhaseRows("made up", "made up", Store(shape, side, side, {}, {}), rows, rows)
     phase = _phase(shape, 0, length, layout)
     return PhaseData(phase, [source], stream, layout, Tokenizer.of_bytes())
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from phaseline.checkpoint.manifest import list_published, verify
-from phaseline.checkpoint.reader import CheckpointReader
+from phaseline.checkpoint.reader import CheckpointReader, weights_name
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.attempts import Outcome
 from phaseline.session.layout import SessionLayout
@@ -77,7 +78,8 @@ class SessionPlace:
         folder = list_published(self.layout(name).phase(self.last_phase).checkpoints_dir)[-1]
         assert verify(folder).final
         with CheckpointReader(folder) as reader:
-            [file] = reader._ranks
+            assert reader.manifest.world_size == 1
+        with safe_open(folder / weights_name(0), framework="pt") as file:
             return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
 
     def metrics(self, name: str) -> list[dict[str, Any]]:

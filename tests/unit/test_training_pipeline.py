@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from phaseline.checkpoint.manifest import Manifest, Parent, list_kept
+from phaseline.config.resolved import from_yaml
 from phaseline.errors import (
     AnomalyError,
     ConfigurationError,
     DamagedDataError,
+    DataError,
     ExitCode,
     SessionChangedError,
 )
 from phaseline.session.identity import load_identity
 from phaseline.session.records import read_records
+from phaseline.session.stored_config import load_stored_config
 from unit.session_place import SessionPlace
 
 _TEXT = """\
@@ -118,6 +123,17 @@ def test_damaged_data_trains_no_other_weights(
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_data_that_were_prepared_with_another_result_are_refused(place: SessionPlace) -> None:
+    assert place.run_until("other", 3).code is ExitCode.STOPPED
+    [saved] = list_kept(place.layout("other").phase("first"))[-1:]
+    manifest = Manifest.load(saved)
+    [name] = manifest.data
+    other = replace(manifest, data={name: "0" * 32})
+    (saved / "manifest.json").write_bytes(other.to_bytes())
+    with pytest.raises(DataError, match=f"prepared anew with another result: {name} does not"):
+        place.run("other")
+
+
 def test_pipeline_finishes_in_place_and_leaves_everything(
     place: SessionPlace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +167,18 @@ def test_pipeline_finishes_in_place_and_leaves_everything(
     ]
     assert [one["phase"] for one in prepared["sources"]] == ["first", "second"]
     assert prepared["sources"][0]["train"]["documents"] > 0
+    assert from_yaml(layout.attempt(1).config_file.read_text()) == load_stored_config(layout)
+    saved = {
+        phase: Manifest.load(list_kept(layout.phase(phase))[-1]) for phase in ("first", "second")
+    }
+    assert saved["first"].parents == ()
+    assert saved["second"].parents == (Parent("first", 1, saved["first"].identity),)
+    assert [one.clock for one in saved.values()] == [6, 11]
+    # Both phases train on the same documents, so on the same store.
+    assert saved["first"].data == saved["second"].data
+    assert [len(one) for one in saved["first"].data.values()] == [32]
+    digests = [record["sample_ids"] for record in metrics if record["kind"] == "train"]
+    assert len(set(digests)) == len(train)
 
     again = place.run("whole")  # nothing is left to do
     assert again.code is ExitCode.FINISHED

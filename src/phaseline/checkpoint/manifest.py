@@ -18,6 +18,7 @@ from phaseline.errors import (
     CheckpointFormatError,
     CheckpointUnreachableError,
 )
+from phaseline.session.committed import CommittedLines
 from phaseline.session.layout import PhaseLayout
 from phaseline.session.stored import (
     Count,
@@ -32,7 +33,7 @@ MANIFEST_NAME = "manifest.json"
 ASIDE = ".aside-"
 """How the name of a folder begins that is not published yet."""
 
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,9})", re.ASCII)
 _BLOCK_BYTES = 1 << 22
 _REMEDY = "Use another one."
@@ -44,10 +45,33 @@ _UNREACHABLE = frozenset(
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and xxh3-128 of one file of a checkpoint."""
+    """Size in bytes and xxh3-128 of one file of a checkpoint.
+
+    Attributes:
+        size: In bytes.
+        hash: Of its contents, hexadecimal.
+        shared: The name of the copy that the file is a link to, where checkpoints share one;
+            None: the file is this checkpoint's alone.
+    """
 
     size: Count
     hash: str
+    shared: PlainName | None = None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint that a phase began from.
+
+    Attributes:
+        phase: Name of its phase.
+        run: Which run of that phase, from 1.
+        digest: Its manifest's `identity`.
+    """
+
+    phase: PlainName
+    run: Count
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +80,13 @@ class Manifest:
 
     Attributes:
         phase: Name of the phase.
+        run: Which run of the phase, from 1.
+        parents: The checkpoints that the phase began from: of the phase before it, and of the one
+            that its weights are of.
+        decisions: Numbers of the session's decisions that the phase was trained under.
         phase_step: Optimizer steps of the phase that are done.
         global_step: Optimizer steps of the session that are done.
+        clock: Pieces of work of the session that are done, of which an optimizer step is one.
         tokens: Tokens that the session has consumed.
         final: Whether the phase is finished with it.
         attempt: The attempt that wrote it.
@@ -65,16 +94,23 @@ class Manifest:
         engine: The engine's name, as `zero1`.
         session: Identity of the session that it belongs to.
         config_fingerprint: Fingerprint of the resolved configuration.
-        committed: Per attempt, how many lines of its metrics this state stands on.
+        committed: Per attempt, the lines of its metrics that this state stands on.
+        data: Per source of the phase, a digest of the prepared data that it was trained on.
         files: Every other file of the folder, by name.
         created: Unix time, seconds.
         validation: What a validation at this very step measured, by name; empty without one.
         weights_only: Whether the optimizer's state was left out.
+        reduced_from: The digest of the whole checkpoint that it was left out of; None: this is
+            the whole one.
     """
 
     phase: PlainName
+    run: Count
+    parents: tuple[Parent, ...]
+    decisions: tuple[Count, ...]
     phase_step: Count
     global_step: Count
+    clock: Count
     tokens: Count
     final: bool
     attempt: Count
@@ -82,15 +118,33 @@ class Manifest:
     engine: str
     session: str
     config_fingerprint: str
-    committed: tuple[tuple[Count, Count], ...]
+    committed: tuple[CommittedLines, ...]
+    data: dict[str, str]
     files: dict[PlainName, FileRecord]
     created: float
     validation: dict[str, float] = field(default_factory=dict)
     weights_only: bool = False
+    reduced_from: str | None = None
 
     def with_files(self, files: dict[str, FileRecord], *, created: float) -> Manifest:
         """The same, with what is known once everything is written."""
         return replace(self, files=files, created=created)
+
+    def of_weights(self, files: dict[str, FileRecord], *, attempt: int, created: float) -> Manifest:
+        """The same without the optimizer's state, as an attempt publishes it."""
+        return replace(
+            self,
+            files=files,
+            attempt=attempt,
+            created=created,
+            weights_only=True,
+            reduced_from=self.identity,
+        )
+
+    @property
+    def identity(self) -> str:
+        """Names the state for good: it stays when the state is reduced to its weights."""
+        return self.reduced_from or _digest({"format": FORMAT, **asdict(self)})
 
     def to_bytes(self) -> bytes:
         """The file's contents; every file that it names must be on the disk before it is."""
@@ -125,7 +179,7 @@ class Manifest:
             raise CheckpointError(f"{path} was changed after it was written. Use another one.")
         if found_format != FORMAT:
             raise CheckpointFormatError(
-                f"{path} has format {found_format}; this version reads {FORMAT}. "
+                f"{path} has format {found_format!r}; this version reads {FORMAT}. "
                 "Use the version that wrote it.",
                 session=str(content.get("session")),
             )

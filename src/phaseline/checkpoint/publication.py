@@ -16,7 +16,8 @@ from typing import Any
 
 from phaseline.checkpoint.disk import Disk
 from phaseline.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest
-from phaseline.checkpoint.writer import RankSnapshot
+from phaseline.checkpoint.reader import INDEX
+from phaseline.checkpoint.writer import RankSnapshot, merge_indexes
 from phaseline.distributed.world import World
 from phaseline.errors import AnomalyError, CheckpointError, LostRankError, PhaselineError
 
@@ -160,7 +161,8 @@ class Publication:
         self, content: Content, files: dict[str, FileRecord], fence: Callable[[], None]
     ) -> int:
         """Makes the whole appear at once: the manifest last, then the name."""
-        for name, data in content.files.items():
+        index = merge_indexes(self._aside, self._world.dp_world_size)
+        for name, data in {**content.files, INDEX: index}.items():
             files[name] = self._disk.write_file(self._aside / name, [memoryview(data)])
         manifest = content.manifest.with_files(files, created=time.time())
         self._disk.write_file(self._aside / MANIFEST_NAME, [memoryview(manifest.to_bytes())])

@@ -15,7 +15,8 @@ from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, wh
 from phaseline.errors import CheckpointError
 from phaseline.session.stored import StoredFileError, parse_object, read_file
 
-_MOST_JSON_BYTES = 1 << 30
+MOST_JSON_BYTES = 1 << 30
+"""Largest index that is read, 1 GiB."""
 _REMEDY = "Use another checkpoint."
 
 WEIGHT = "weight"
@@ -42,6 +43,10 @@ def index_name(dp_rank: int) -> str:
     return f"rank-{dp_rank:05d}.json"
 
 
+INDEX = "index.json"
+"""The file that says the same of all ranks' tensors, and which rank's files hold each."""
+
+
 class CheckpointReader:
     """An opened checkpoint; a context manager. Its files are memory-mapped."""
 
@@ -57,25 +62,23 @@ class CheckpointReader:
         """What `model.json` says: parameters, which names are tied, adapters."""
         self.parameters: dict[str, dict[str, Any]] = self.model["parameters"]
         self.state: dict[str, Any] = self._json("state.json")
-        self._pieces: dict[str, list[tuple[int, int, Any]]] = {}
+        self._pieces: dict[str, list[tuple[int, int, int]]] = {}
         self._scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}
-        self._ranks: list[Any] = []
+        self._files: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> CheckpointReader:  # noqa: PYI034 - Self is newer than Python 3.10
-        for rank in range(self.manifest.world_size):
-            index = self._json(index_name(rank))
-            weights = self._open(weights_name(rank))
-            optimizer = None if self.manifest.weights_only else self._open(optimizer_name(rank))
-            self._ranks.append(weights)
-            for key, (start, numel) in index["fragments"].items():
-                file = weights if key.startswith(f"{WEIGHT}/") else optimizer
-                if file is not None:
-                    self._pieces.setdefault(key, []).append((start, numel, file))
-            for name, scalars in index["scalars"].items():
-                self._add_scalars(name, {key: tuple(pair) for key, pair in scalars.items()})
-        for pieces in self._pieces.values():
-            pieces.sort(key=lambda piece: piece[0])
+        index = self._json(INDEX)
+        left_out = self.manifest.weights_only
+        self._pieces = {
+            key: [(start, numel, rank) for start, numel, rank in pieces]
+            for key, pieces in index["fragments"].items()
+            if not left_out or key.startswith(f"{WEIGHT}/")
+        }
+        self._scalars = {
+            name: {key: (value, in_tensor) for key, (value, in_tensor) in scalars.items()}
+            for name, scalars in index["scalars"].items()
+        }
         return self
 
     def __exit__(
@@ -108,9 +111,10 @@ class CheckpointReader:
             CheckpointError: The checkpoint does not hold all of them.
         """
         numel, filled = out.numel(), 0
-        for piece_start, piece_numel, file in self._pieces.get(key, ()):
+        for piece_start, piece_numel, rank in self._pieces.get(key, ()):
             low, high = max(start, piece_start), min(start + numel, piece_start + piece_numel)
             if low < high:
+                file = self._file_of(key, rank)
                 part = file.get_slice(key)[low - piece_start : high - piece_start]
                 out.narrow(0, low - start, high - low).copy_(part)
                 filled += high - low
@@ -122,16 +126,16 @@ class CheckpointReader:
 
     def dtype(self, key: str) -> torch.dtype:
         """The dtype of a saved tensor."""
-        _, _, file = self._pieces[key][0]
-        empty: torch.Tensor = file.get_slice(key)[0:0]
+        _, _, rank = self._pieces[key][0]
+        empty: torch.Tensor = self._file_of(key, rank).get_slice(key)[0:0]
         return empty.dtype
 
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         """The buffers that rank 0 saved, by name; they are kept flat."""
-        names = [key for key in self._ranks[0].keys() if key.startswith(_BUFFER)]  # noqa: SIM118
+        file = self._open(weights_name(0))
+        names = [key for key in file.keys() if key.startswith(_BUFFER)]  # noqa: SIM118
         return {
-            name.removeprefix(_BUFFER): tuple(self._ranks[0].get_slice(name).get_shape())
-            for name in names
+            name.removeprefix(_BUFFER): tuple(file.get_slice(name).get_shape()) for name in names
         }
 
     def read_buffers(self, module: torch.nn.Module, rank: int) -> None:
@@ -139,7 +143,7 @@ class CheckpointReader:
 
         A rank that the saving world did not have takes those of rank 0.
         """
-        file = self._ranks[rank if rank < len(self._ranks) else 0]
+        file = self._open(weights_name(rank if rank < self.manifest.world_size else 0))
         saved = set(file.keys())
         for name, buffer in persistent_buffers(module).items():
             key = f"{_BUFFER}{name}"
@@ -148,24 +152,24 @@ class CheckpointReader:
             with torch.no_grad():
                 buffer.copy_(file.get_tensor(key).view(buffer.shape))
 
+    def _file_of(self, key: str, rank: int) -> Any:
+        is_weight = key.startswith(f"{WEIGHT}/")
+        return self._open(weights_name(rank) if is_weight else optimizer_name(rank))
+
     def _open(self, name: str) -> Any:
-        return self._stack.enter_context(safe_open(self.folder / name, framework="pt"))
+        """A file of tensors, opened once, when something in it is first asked for."""
+        if name not in self._files:
+            opened = safe_open(self.folder / name, framework="pt")
+            self._files[name] = self._stack.enter_context(opened)
+        return self._files[name]
 
     def _json(self, name: str) -> Any:
         path = self.folder / name
         try:
-            data = read_file(path, remedy=_REMEDY, max_bytes=_MOST_JSON_BYTES)
+            data = read_file(path, remedy=_REMEDY, max_bytes=MOST_JSON_BYTES)
             return parse_object(data, path, remedy=_REMEDY)
         except StoredFileError as error:
             raise CheckpointError(str(error)) from error
-
-    def _add_scalars(self, name: str, scalars: dict[str, tuple[Scalar, bool]]) -> None:
-        known = self._scalars.setdefault(name, scalars)
-        if known != scalars:
-            raise CheckpointError(
-                f"{self.folder}: ranks saved different optimizer numbers for {name}: "
-                f"{known} and {scalars}. Use another checkpoint."
-            )
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.checkpoint.disk import Disk
@@ -168,9 +168,7 @@ def keep_weights(path: Path, final: Path, *, attempt: int, disk: Disk) -> Path:
     disk.make_folder(aside)
     for file_name in files:
         disk.link(path / file_name, aside / file_name)
-    reduced = replace(
-        manifest, files=files, attempt=attempt, weights_only=True, created=time.time()
-    )
+    reduced = manifest.of_weights(files, attempt=attempt, created=time.time())
     disk.write_file(aside / MANIFEST_NAME, [memoryview(reduced.to_bytes())])
     disk.flush_folder(aside)
     if target.exists():

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from threading import Event
@@ -15,28 +15,33 @@ from typing import Any
 
 from phaseline.checkpoint.background_save import BackgroundSave
 from phaseline.checkpoint.disk import Disk
-from phaseline.checkpoint.manifest import ASIDE, Manifest, checkpoint_name, parse_name
+from phaseline.checkpoint.manifest import ASIDE, Manifest, Parent, checkpoint_name, parse_name
 from phaseline.checkpoint.publication import Content, Publication
 from phaseline.checkpoint.retention import Retention, Rotation
 from phaseline.checkpoint.writer import RankSnapshot, describe_model
 from phaseline.distributed.engines.base import SavedEngine
 from phaseline.distributed.guards import main_process_only
 from phaseline.distributed.world import World
+from phaseline.session.committed import CommittedLines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Who writes a checkpoint.
+    """Who writes a phase's checkpoints, and what all of them come from.
 
     Attributes:
         session: Identity of the session.
         attempt: The attempt; part of every name.
         config_fingerprint: Of the resolved configuration.
+        parents: The checkpoints that the phase began from.
+        data: Per source, a digest of the prepared data.
     """
 
     session: str
     attempt: int
     config_fingerprint: str
+    parents: tuple[Parent, ...] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ class SavedPosition:
         global_step: Optimizer steps of the session that are done.
         tokens: Tokens that the session has consumed.
         final: Whether the phase is finished.
-        committed: Per attempt, how many lines of metrics this state stands on.
+        committed: Per attempt, the lines of metrics that this state stands on.
         validation: What a validation at this very step measured, by name.
     """
 
@@ -58,7 +63,7 @@ class SavedPosition:
     global_step: int
     tokens: int
     final: bool
-    committed: tuple[tuple[int, int], ...]
+    committed: tuple[CommittedLines, ...]
     validation: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -272,7 +277,11 @@ class CheckpointStore:
         """Main rank: everything that must be read from the live session now."""
         manifest = Manifest(
             **{**vars(position), "validation": dict(position.validation)},
-            **asdict(self._origin),
+            **{**vars(self._origin), "data": dict(self._origin.data)},
+            # One run of each phase, and one piece of work per step, until there are others.
+            run=1,
+            clock=position.global_step,
+            decisions=(),
             world_size=self._world.dp_world_size,
             engine=engine.settings.name,
             files={},

@@ -8,10 +8,13 @@ was left over somewhere cannot change what is resumed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from phaseline.checkpoint.manifest import list_kept
+from phaseline.checkpoint.manifest import Manifest, list_kept
+from phaseline.errors import CheckpointError
 from phaseline.session.attempts import Adopted, read_adopted
+from phaseline.session.committed import CommittedLines
 from phaseline.session.layout import SessionLayout
 
 
@@ -31,6 +34,25 @@ def list_inherited(layout: SessionLayout, attempt: int) -> list[Path]:
         if adopted is not None:
             return list_trusted(layout, number, adopted)
     return []
+
+
+def newest_committed(layout: SessionLayout) -> tuple[CommittedLines, ...]:
+    """The metrics that the session stands on, by the checkpoint that got furthest.
+
+    Without one that can be read it is what the last attempt adopted.
+    """
+    for number in reversed(layout.attempt_numbers()):
+        adopted = read_adopted(layout.attempt(number))
+        if adopted is None:
+            continue
+        found = []
+        for path in list_trusted(layout, number, adopted):
+            with suppress(CheckpointError):
+                found.append(Manifest.load(path))
+        if not found:
+            return adopted.committed
+        return max(found, key=lambda manifest: (manifest.clock, manifest.attempt)).committed
+    return ()
 
 
 def _existing(layout: SessionLayout, adopted: Adopted) -> Iterator[Path]:

@@ -11,6 +11,7 @@ import torch
 from phaseline.checkpoint.disk import Disk
 from phaseline.checkpoint.manifest import FileRecord
 from phaseline.checkpoint.reader import (
+    MOST_JSON_BYTES,
     WEIGHT,
     index_name,
     optimizer_name,
@@ -20,7 +21,8 @@ from phaseline.checkpoint.reader import (
 from phaseline.checkpoint.snapshot import Snapshot
 from phaseline.distributed.adapter_record import record_of
 from phaseline.distributed.engines.base import SavedEngine, Scalar, StateFragment, whole_shape
-from phaseline.errors import AnomalyError
+from phaseline.errors import AnomalyError, CheckpointError
+from phaseline.session.stored import parse_object, read_file
 
 
 class RankState:
@@ -121,6 +123,39 @@ class RankSnapshot:
                     f"{name} holds weights that are not finite, so they are not saved. The last "
                     "checkpoint is kept; lower optimizer.lr or set optimizer.clip_norm."
                 )
+
+
+def merge_indexes(folder: Path, num_ranks: int) -> bytes:
+    """Joins the indexes that all ranks wrote into a folder: one file tells where everything is.
+
+    Args:
+        folder: A checkpoint that is not published yet.
+        num_ranks: Ranks that wrote their part.
+
+    Returns:
+        JSON: `fragments`, by key a list of (first element, length, rank) in order, and `scalars`.
+
+    Raises:
+        CheckpointError: Ranks have different optimizer numbers for one parameter.
+    """
+    fragments: dict[str, list[tuple[int, int, int]]] = {}
+    scalars: dict[str, Any] = {}
+    for rank in range(num_ranks):
+        path = folder / index_name(rank)
+        data = read_file(path, remedy="", max_bytes=MOST_JSON_BYTES)
+        index = parse_object(data, path, remedy="")
+        for key, (start, numel) in index["fragments"].items():
+            fragments.setdefault(key, []).append((start, numel, rank))
+        for name, numbers in index["scalars"].items():
+            known = scalars.setdefault(name, numbers)
+            if known != numbers:
+                raise CheckpointError(
+                    f"rank {rank} has other optimizer numbers for {name} than a rank before it: "
+                    f"{numbers} and {known}. No checkpoint can hold both"
+                )
+    for pieces in fragments.values():
+        pieces.sort()
+    return json.dumps({"fragments": fragments, "scalars": scalars}).encode()
 
 
 def describe_model(module: torch.nn.Module) -> dict[str, Any]:

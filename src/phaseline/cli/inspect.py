@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from phaseline.checkpoint.trust import newest_committed
 from phaseline.cli.job_status import find_waiting, gather_jobs
 from phaseline.cli.session_status import (
     AttemptStatus,
@@ -24,7 +25,8 @@ from phaseline.cli.session_status import (
     is_session,
 )
 from phaseline.cli.showing import show
-from phaseline.errors import PhaselineError, UsageError
+from phaseline.errors import ExitCode, PhaselineError, UsageError
+from phaseline.session.committed import find_lost_lines
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
@@ -88,7 +90,8 @@ def metrics(
 ) -> None:
     """Write the session's metrics to standard output: every step once, in order.
 
-    What an interrupted attempt recorded and a later one replayed is left out.
+    What an interrupted attempt recorded and a later one replayed is left out. Ends with 1 if
+    lines that a checkpoint stands on are gone or changed, after what is there was written.
     """
     layout = SessionLayout(directory)
     if not is_session(layout):
@@ -100,6 +103,11 @@ def metrics(
             sys.stdout.write(json.dumps(record) + "\n")
     else:
         _write_csv(lambda: map(_csv_row, read_metrics(layout, phase)))
+    lost_lines = list(find_lost_lines(layout, newest_committed(layout)))
+    for problem in lost_lines:
+        show(problem, err=True)
+    if lost_lines:
+        raise typer.Exit(int(ExitCode.FAILED))
 
 
 def _require_phase(layout: SessionLayout, phase: str) -> None:

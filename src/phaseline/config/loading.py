@@ -18,6 +18,7 @@ from phaseline.config.partial import partial_config
 from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node
+from phaseline.config.upgrades import FORMAT, with_old_defaults
 from phaseline.config.yaml_reading import read_file
 from phaseline.errors import ConfigurationError, Fault
 
@@ -52,6 +53,7 @@ def load_config(
     *,
     session_dir: Path | None = None,
     rules: Sequence[PhaseRule] = (),
+    session_format: int = FORMAT,
 ) -> LoadedConfig:
     """Reads, merges and checks a session file.
 
@@ -60,6 +62,7 @@ def load_config(
         overrides: Each `path=value`, as `phases[pretrain].optimizer.lr=1e-3`.
         session_dir: The session directory; None: `<session.root>/<session.name>`.
         rules: What phases are held against besides: rules that look at more than the file.
+        session_format: The format that the session began with, whose defaults it keeps.
 
     Raises:
         ConfigurationError: The file cannot be used; every fault that was found.
@@ -67,6 +70,7 @@ def load_config(
     path = Path(path)
     root, faults_of_overrides = apply_overrides(read_file(path), overrides)
     root, faults_of_defaults = merge_defaults(root)
+    root = with_old_defaults(root, session_format)
     config, faults = _validate(root, rules)
     faults = [*faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:

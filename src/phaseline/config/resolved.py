@@ -6,12 +6,14 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
+from phaseline.config.upgrades import FORMAT, require_readable, upgraded
 from phaseline.config.yaml_reading import read_text
 from phaseline.errors import SessionError
 
@@ -21,6 +23,7 @@ _SAFE_ANYWHERE = frozenset(
 )
 _SAFE_OF_DATA = frozenset({("num_workers",), ("prefetch",)})
 _SAFE_OF_SESSION = frozenset({"notes", "root"})
+_FORMAT_KEY = "format"
 
 
 def to_yaml(config: Config) -> str:
@@ -31,22 +34,24 @@ def to_yaml(config: Config) -> str:
     writer.width = 2**20
     writer.allow_unicode = True
     buffer = io.StringIO()
-    writer.dump(config.model_dump(mode="json"), buffer)
+    writer.dump({_FORMAT_KEY: FORMAT, **config.model_dump(mode="json")}, buffer)
     return buffer.getvalue()
 
 
 def from_yaml(text: str) -> Config:
-    """Reads what `to_yaml` wrote.
+    """Reads what `to_yaml` wrote, in this version or in an earlier one.
 
     Raises:
         ConfigurationError: It is no YAML.
-        SessionError: It is no resolved configuration of this version.
+        SessionError: It is no resolved configuration that this version can read.
     """
     root = read_text(text, lambda line: f"config.yaml:{line}")
+    settings = root.plain() if root is not None else None
+    if isinstance(settings, dict):
+        found = require_readable(settings.pop(_FORMAT_KEY, None), Path("config.yaml"))
+        settings = upgraded(settings, found)
     try:
-        return Config.model_validate_json(
-            json.dumps(root.plain() if root is not None else None), strict=True
-        )
+        return Config.model_validate_json(json.dumps(settings), strict=True)
     except ValueError as error:
         raise SessionError(
             f"config.yaml of the session is no configuration that this version can read: {error}. "

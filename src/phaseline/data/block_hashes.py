@@ -83,6 +83,11 @@ class CheckedFile:
         if len(self._hashes) != self._num_left:
             raise self._damage(0)
 
+    @property
+    def digest(self) -> str:
+        """Names what was written, hexadecimal; nothing is read for it."""
+        return xxhash.xxh3_64_hexdigest(self._hashes.tobytes())
+
     def require(self, first: Ids | int, end: Ids | int) -> None:
         """Compares what has not been compared of some ranges of items.
 

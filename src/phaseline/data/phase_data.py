@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import xxhash
 
 from phaseline.data.batch import AnyBatch, build_batch
 from phaseline.data.batch_arrays import (
@@ -71,6 +72,7 @@ class PhaseData:
     the number of ranks nor on the micro-batch size. Nothing here communicates.
 
     Attributes:
+        phase: Name of the phase.
         shape: What its samples are.
         sequence_length: Positions of a row; None of images and features.
         form: Of these images or features; None where rows hold tokens.
@@ -81,6 +83,7 @@ class PhaseData:
             row of features counts as one.
         fingerprint: Names the content of all sources. If it differs between two ranks or two
             attempts, they do not train on the same data.
+        contents: Of each source by its name, a digest of what was prepared of it.
         tokenizer: What the data was tokenised with.
         token_bytes: Bytes of text that each token stands for, `[vocabulary]`, int32.
         source_names: Of each source, as metrics are named.
@@ -97,6 +100,7 @@ class PhaseData:
         tokenizer: Tokenizer,
     ) -> None:
         """Puts the opened parts together; `open_phase_data` opens them."""
+        self.phase = phase.name
         self.shape = sources[0].store.shape
         self.sequence_length = phase.data.sequence_length
         self.samples_per_epoch = sources[0].train.num_rows if len(sources) == 1 else None
@@ -108,6 +112,7 @@ class PhaseData:
         self.tokenizer = tokenizer
         self.token_bytes: NDArray[np.int32] = tokenizer.token_bytes
         self.source_names = phase.data.source_names
+        self.contents = dict(zip(self.source_names, (one.contents for one in sources), strict=True))
         self.layout = layout
         self._rows = [source.train for source in sources]
         self._stream = stream
@@ -139,6 +144,10 @@ class PhaseData:
     def sample_ids(self, step: int) -> Ids:
         """(source index, row id) of every row of a step, `[global_size, 2]`, int64."""
         return self._stream.sample_ids(step)
+
+    def samples_digest(self, step: int) -> str:
+        """Names the samples of a step in their order: xxh3-64 of `sample_ids`, hexadecimal."""
+        return xxhash.xxh3_64_hexdigest(self.sample_ids(step).data)
 
     def unit_counts(self, step: int, unit: Unit) -> Ids:
         """Units in the whole global batch of a step, by source. `[sources]`

@@ -25,7 +25,8 @@ class PhaseRows:
     """Rows of one source in one phase.
 
     Attributes:
-        fingerprint: Names the store's content.
+        fingerprint: Names what the store was made of.
+        contents: A digest of what was made of it; of two where another source is held out.
         store: Where the rows are cut from.
         train: Rows of the phase's sequence length.
         held_out: Rows of its evaluation's sequence length. Where a source of its own is held
@@ -33,6 +34,7 @@ class PhaseRows:
     """
 
     fingerprint: str
+    contents: str
     store: Store
     train: AnyRows
     held_out: AnyRows
@@ -63,20 +65,23 @@ def cut_rows(
     _require_one_list_of_classes(phase, every, stores)
     trained = list(stores[: len(training)])
     fingerprints = [request.fingerprint for request in training]
+    contents = [store.contents for store in trained]
     if held_out is not None:
         apart = stores[-1]
         num_classes = max(trained[0].num_classes, apart.num_classes)
         facts = {**trained[0].facts, "classes": num_classes}
         trained[0] = replace(trained[0], held_out=apart.held_out, facts=facts)
         fingerprints[0] = fingerprint_of(fingerprints[0], held_out.fingerprint)
+        contents[0] = fingerprint_of(contents[0], apart.contents)
     rows = [
         PhaseRows(
             fingerprint,
+            content,
             store,
             _build_rows(phase, store, store.train),
             _build_rows(phase, store, store.held_out, is_held_out=True),
         )
-        for fingerprint, store in zip(fingerprints, trained, strict=True)
+        for fingerprint, content, store in zip(fingerprints, contents, trained, strict=True)
     ]
     _require_rows(phase, rows, training, ", ".join(request.name for request in every))
     return rows

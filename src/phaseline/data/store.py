@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from phaseline.data.block_hashes import CheckedFile
 from phaseline.data.encoded_chunk import SPLITS, Split
 from phaseline.data.encoding import SEQUENCES_PER_SAMPLE
+from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.labels import Form
 from phaseline.session.stored import parse_object, read_file
 
@@ -131,6 +132,8 @@ class Store:
         held_out: What is only validated on; no document is on both sides.
         dropped: Samples that were left out, by reason.
         facts: What else is known of it, as `store.json` says it.
+        contents: A digest of all that was written of both sides, hexadecimal; empty where a
+            store lies in memory alone.
     """
 
     shape: Shape
@@ -138,6 +141,7 @@ class Store:
     held_out: SplitData
     dropped: dict[str, int]
     facts: Mapping[str, Any]
+    contents: str = ""
 
     @property
     def form(self) -> Form | None:
@@ -165,21 +169,30 @@ def read_store(folder: Path) -> Store:
     path = folder / STORE_FILE
     header = parse_object(read_file(path, remedy=_REMEDY), path, remedy=_REMEDY)
     dtype = np.dtype(header["dtype"])
-    train, held_out = (_read_split(folder, split, dtype, header["shape"]) for split in SPLITS)
-    return Store(header["shape"], train, held_out, header["dropped"], header)
+    digests: dict[str, str] = {}
+    train, held_out = (
+        _read_split(folder, split, dtype, header["shape"], digests) for split in SPLITS
+    )
+    contents = fingerprint_of(sorted(digests.items()))
+    return Store(header["shape"], train, held_out, header["dropped"], header, contents)
 
 
 def _read_split(
-    folder: Path, split: Split, dtype: np.dtype[np.unsignedinteger], shape: Shape
+    folder: Path,
+    split: Split,
+    dtype: np.dtype[np.unsignedinteger],
+    shape: Shape,
+    digests: dict[str, str],
 ) -> SplitData:
-    contents = _map_array(contents_file(folder, split))
-    labels = _map_array(labels_file(folder, split)) if shape == "labelled" else None
+    """Maps one side's files, and adds the digest of each to `digests` by its name."""
+    contents = _map_array(contents_file(folder, split), digests)
+    labels = _map_array(labels_file(folder, split), digests) if shape == "labelled" else None
     path = numbers_file(folder, split)
     if path.exists():
         nothing = np.zeros(0, dtype), np.zeros(1, np.int64), None
         numbers = np.load(path, mmap_mode="r")
         item_bytes = numbers.dtype.itemsize * prod(numbers.shape[1:])
-        checked = CheckedFile(path, item_bytes=item_bytes, offset=numbers.offset)
+        checked = _check(path, item_bytes, digests, numbers.offset)
         return SplitData(
             *nothing,
             contents=contents,
@@ -189,15 +202,15 @@ def _read_split(
         )
     path = tokens_file(folder, split)
     tokens: Tokens = _map(path, dtype)
-    checks = [CheckedFile(path, item_bytes=dtype.itemsize)]
+    checks = [_check(path, dtype.itemsize, digests)]
     learnt = None
     if shape not in UNMASKED:
         path = learnt_file(folder, split)
         learnt = _map(path, np.dtype(np.uint8))
-        checks.append(CheckedFile(path, item_bytes=1))
+        checks.append(_check(path, 1, digests))
     return SplitData(
         tokens,
-        _map_array(offsets_file(folder, split)),
+        _map_array(offsets_file(folder, split), digests),
         learnt,
         SEQUENCES_PER_SAMPLE[shape],
         contents,
@@ -206,16 +219,22 @@ def _read_split(
     )
 
 
+def _check(path: Path, item_bytes: int, digests: dict[str, str], offset: int = 0) -> CheckedFile:
+    file = CheckedFile(path, item_bytes=item_bytes, offset=offset)
+    digests[path.name] = file.digest
+    return file
+
+
+def _map_array(path: Path, digests: dict[str, str]) -> NDArray[Any]:
+    _check(path, 1, digests).require_all()
+    array = np.load(path, mmap_mode="r")
+    return np.asarray(array)
+
+
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     # An empty file cannot be mapped. The plain array view spares numpy's memmap overhead.
     is_empty = path.stat().st_size == 0
     return np.zeros(0, dtype) if is_empty else np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-def _map_array(path: Path) -> NDArray[Any]:
-    CheckedFile(path, item_bytes=1).require_all()
-    array = np.load(path, mmap_mode="r")
-    return np.asarray(array)
 
 
 def tokens_file(folder: Path, split: Split) -> Path:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from phaseline.errors import ExitCode, SessionError
+from phaseline.session.committed import CommittedLines
 from phaseline.session.files import fsync_folder, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.records import read_events, read_metric_records
-from phaseline.session.stored import CheckpointPath, Count, read_stored
+from phaseline.session.stored import CheckpointPath, read_stored
 
 _Record = TypeVar("_Record")
 
@@ -43,12 +44,12 @@ class Adopted:
     Attributes:
         checkpoints: Checkpoints that it trusts, as paths relative to the session directory.
         resumed_from: The one of them that it went on from; None if it began anew.
-        committed: (attempt, records) pairs in order: the metrics that this one stands on.
+        committed: The metrics that this one stands on, in order.
     """
 
     checkpoints: tuple[CheckpointPath, ...]
     resumed_from: CheckpointPath | None
-    committed: tuple[tuple[Count, Count], ...]
+    committed: tuple[CommittedLines, ...]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phaseline.config.upgrades import FORMAT, require_readable
 from phaseline.errors import UsageError
 from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
-from phaseline.session.stored import read_stored
+from phaseline.session.stored import Count, check, parse_object, read_file
+
+_REMEDY = "Use the version that wrote it, or restore it from a copy."
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class SessionIdentity:
         state: finished: there is nothing left to do.
         validated: Phases that were tried, as {"phase", "key", "engine"}: digests of what the
             trial and its checkpoint depend on.
+        first_format: The session format that it began with, whose defaults it keeps; see
+            `config/upgrades.py`.
     """
 
     id: str
@@ -36,24 +41,27 @@ class SessionIdentity:
     phaseline_version: str
     state: Literal["open", "finished"]
     validated: list[dict[str, Any]]
+    first_format: Count = FORMAT
 
 
 def load_identity(layout: SessionLayout) -> SessionIdentity | None:
     """Reads who the session is; None if the directory holds none yet.
 
     Raises:
-        SessionError: The file is damaged, or of another version.
+        SessionError: The file is damaged, or of a format that this version does not read.
     """
-    remedy = "Use the version that wrote it, or restore it from a copy."
+    path = layout.session_file
     try:
-        return read_stored(layout.session_file, SessionIdentity, remedy=remedy)
+        data = read_file(path, remedy=_REMEDY)
     except FileNotFoundError:
         return None
+    require_readable(parse_object(data, path, remedy=_REMEDY).get("format"), path)
+    return check(data, SessionIdentity, path, remedy=_REMEDY)
 
 
 def save_identity(layout: SessionLayout, identity: SessionIdentity) -> None:
     """Puts the identity in place of the one before."""
-    write_json(layout.session_file, asdict(identity))
+    write_json(layout.session_file, {**asdict(identity), "format": FORMAT})
 
 
 def require_session(directory: Path) -> SessionLayout:

@@ -53,6 +53,11 @@ class AttemptLayout:
         return self.dir / "environment.json"
 
     @property
+    def config_file(self) -> Path:
+        """The resolved configuration that the attempt ran with."""
+        return self.dir / "config.yaml"
+
+    @property
     def metrics_file(self) -> Path:
         """Metric records."""
         return self.dir / "metrics.jsonl"

@@ -44,7 +44,7 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
     for number in reversed(layout.attempt_numbers()):
         adopted = read_adopted(layout.attempt(number))
         if adopted is not None:
-            parts = [*adopted.committed, (number, None)]
+            parts = [*((part.attempt, part.lines) for part in adopted.committed), (number, None)]
             break
     else:
         return

@@ -26,6 +26,7 @@ def is_metric_record(record: Mapping[str, Any]) -> bool:
         and all(_are_numbers(record.get(name)) for name in ("metrics", "timing"))
         and _is_number(record["timing"].get("time"))
         and _are_samples(record.get("samples", ()))
+        and _is_text(record.get("sample_ids", ""))
     )
 
 
@@ -101,6 +102,8 @@ _FIELDS: Final[Mapping[str, Mapping[str, Callable[[object], bool]]]] = {
         "duration_s": lambda value: value is None or _is_number(value),
     },
     "checkpoint_rejected": {"problem": _is_text},
+    "metrics_damaged": {"problem": _is_text},
+    "environment_changed": {"problem": _is_text},
     "exported": {"phase": _is_name},
     "attempt_ended": {
         "code": lambda value: _is_count(value) and value in _CODES,

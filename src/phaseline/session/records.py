@@ -12,14 +12,29 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+import xxhash
 
 from phaseline.session.record_checks import is_event, is_metric_record
 
 _LONGEST_LINE_BYTES = 1 << 24
 """No record is longer, 16 MiB: what is, is damage, and would fill the memory."""
+_BLOCK_BYTES = 1 << 20
+_END = b"\n"
+
+
+class WrittenLines(NamedTuple):
+    """The lines of a file of records, as far as they go, and the hash that proves them.
+
+    Attributes:
+        lines: How many.
+        hash: xxh3-128 of their bytes, each line with its end.
+    """
+
+    lines: int
+    hash: str
 
 
 class RecordWriter:
@@ -27,28 +42,39 @@ class RecordWriter:
 
     def __init__(self, path: Path) -> None:
         """Opens the file at its end, and makes it if need be."""
-        self._is_torn = _has_torn_end(path)
-        self._num_lines = 0 if not path.exists() else sum(1 for _ in _lines(path))
+        self._num_ends = 0
+        self._is_torn = False
+        self._digest = xxhash.xxh3_128()
+        if path.exists():
+            for block in _blocks(path):
+                self._take(block)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._is_open = True
 
     @property
     def num_lines(self) -> int:
         """Lines in the file, those of earlier writers and torn ones included."""
-        return self._num_lines
+        return self._num_ends + self._is_torn
+
+    @property
+    def written(self) -> WrittenLines:
+        """The lines in the file, with their hash; a torn last one counts as ended."""
+        digest = self._digest.copy()
+        if self._is_torn:
+            digest.update(_END)
+        return WrittenLines(self.num_lines, digest.hexdigest())
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Adds records at the end, all in one write. NaN and infinities become strings."""
         if not records:
             return
-        lines = b"".join([_encode(record) for record in records])
-        rest = memoryview(b"\n" + lines if self._is_torn else lines)
-        # Until all of it is written, whatever comes next must begin on a line of its own.
-        self._is_torn = True
+        rest = b"".join([_encode(record) for record in records])
+        if self._is_torn:
+            rest = _END + rest  # whatever comes next begins on a line of its own
         while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
-        self._is_torn = False
-        self._num_lines += len(records)
+            size = os.write(self._descriptor, rest)
+            self._take(rest[:size])
+            rest = rest[size:]
 
     def sync(self) -> None:
         """Makes what was appended survive a power cut."""
@@ -59,6 +85,48 @@ class RecordWriter:
         if self._is_open:
             self._is_open = False
             os.close(self._descriptor)
+
+    def _take(self, data: bytes) -> None:
+        """Counts bytes that are in the file now."""
+        self._num_ends += data.count(_END)
+        self._is_torn = not data.endswith(_END)
+        self._digest.update(data)
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file, a torn last one too; none if there is no file."""
+    num_ends, is_torn = 0, False
+    for block in _blocks(path) if path.is_file() else ():
+        num_ends += block.count(_END)
+        is_torn = not block.endswith(_END)
+    return num_ends + is_torn
+
+
+def first_lines(path: Path, limit: int) -> WrittenLines:
+    """The first so many lines of a file, or as many as it has. Reads no more than they are.
+
+    Args:
+        path: The file; one that is not there has no lines.
+        limit: How many are asked for.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest, num_lines, is_torn = xxhash.xxh3_128(), 0, False
+    for block in _blocks(path) if limit and path.is_file() else ():
+        num_ends = block.count(_END)
+        if num_lines + num_ends >= limit:
+            end = 0
+            for _ in range(limit - num_lines):
+                end = block.index(_END, end) + 1
+            digest.update(block[:end])
+            return WrittenLines(limit, digest.hexdigest())
+        digest.update(block)
+        num_lines += num_ends
+        is_torn = not block.endswith(_END)
+    if is_torn:
+        digest.update(_END)
+    return WrittenLines(num_lines + is_torn, digest.hexdigest())
 
 
 def read_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -116,12 +184,10 @@ def _lines(path: Path) -> Iterator[bytes]:
             is_begun = not is_whole
 
 
-def _has_torn_end(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from phaseline.session.records import WrittenLines
+
 
 class MetricRecorder(Protocol):
     """Appends metric records; `session.records.RecordWriter` is one."""
 
     @property
-    def num_lines(self) -> int:
-        """Whole lines that were written to this attempt's file so far."""
+    def written(self) -> WrittenLines:
+        """The lines that were written to this attempt's file so far."""
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Adds records at the end."""
@@ -26,7 +28,7 @@ class MetricRecorder(Protocol):
 class NullRecorder:
     """Writes nothing: what every rank but the main one has."""
 
-    num_lines = 0
+    written = WrittenLines(0, "")
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Forgets the records."""

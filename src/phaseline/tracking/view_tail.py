@@ -43,9 +43,9 @@ class ViewTail:
     def _begin(self, number: int, adopted: Adopted) -> Iterator[dict[str, Any]]:
         self._attempt = number
         self._tail = FileTail(self._layout.attempt(number).metrics_file)
-        for earlier, num_lines in adopted.committed:
-            path = self._layout.attempt(earlier).metrics_file
-            yield from _numbered(read_metric_records(path, num_lines), earlier)
+        for part in adopted.committed:
+            path = self._layout.attempt(part.attempt).metrics_file
+            yield from _numbered(read_metric_records(path, part.lines), part.attempt)
 
 
 class FileTail:

@@ -14,6 +14,7 @@ from phaseline.config.sections import OptimizerSection
 from phaseline.distributed.engines import Engine, EngineSettings, build_engine
 from phaseline.distributed.world import World
 from phaseline.models.optimizers import build_optimizer
+from unit.covered_lines import covered
 
 
 class Odd(torch.nn.Module):
@@ -123,5 +124,5 @@ def at(step: int, *, final: bool = False) -> SavedPosition:
         global_step=100 + step,
         tokens=64 * step,
         final=final,
-        committed=((1, 3), (2, step)),
+        committed=covered((1, 3), (2, step)),
     )

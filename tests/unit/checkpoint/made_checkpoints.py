@@ -34,6 +34,11 @@ def make_checkpoint(
     (path / file).write_bytes(content)
     known: dict[str, Any] = {
         "phase": "only",
+        "run": 1,
+        "parents": (),
+        "decisions": (),
+        "clock": step,
+        "data": {},
         "phase_step": step,
         "global_step": step,
         "tokens": 64 * step,

@@ -14,11 +14,12 @@ from phaseline.checkpoint.manifest import (
 )
 from phaseline.errors import CheckpointError
 from unit.checkpoint.made_checkpoints import make_checkpoint
+from unit.covered_lines import covered
 
 
 def make(folder: Path, *, step: int = 5, attempt: int = 1) -> Path:
     return make_checkpoint(
-        folder, step, attempt, world_size=2, engine="zero1", committed=((1, 3), (2, 4))
+        folder, step, attempt, world_size=2, engine="zero1", committed=covered((1, 3), (2, 4))
     )
 
 
@@ -26,8 +27,18 @@ def test_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = make(tmp_path)
     manifest = verify(path)
     assert manifest == Manifest.load(path)
-    assert manifest.committed == ((1, 3), (2, 4))
+    assert manifest.committed == covered((1, 3), (2, 4))
     assert manifest.files["a.bin"].size == 10
+
+
+def test_identity_stays_when_the_state_is_reduced_to_its_weights(tmp_path: Path) -> None:
+    whole = verify(make(tmp_path))
+    reduced = whole.of_weights({}, attempt=7, created=9.5)
+    assert (reduced.weights_only, reduced.attempt) == (True, 7)
+    assert reduced.identity == whole.identity != verify(make(tmp_path, step=6)).identity
+    (tmp_path / "manifest.json").write_bytes(reduced.to_bytes())
+    assert Manifest.load(tmp_path) == reduced
+    assert Manifest.load(tmp_path).identity == whole.identity
 
 
 def test_verify_refuses_when_a_bit_is_flipped(tmp_path: Path) -> None:

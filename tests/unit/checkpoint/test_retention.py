@@ -19,8 +19,12 @@ LOSS = Best("loss", "min")
 def manifest(step: int, *, loss: float | None = None, final: bool = False) -> Manifest:
     return Manifest(
         phase="only",
+        run=1,
+        parents=(),
+        decisions=(),
         phase_step=step,
         global_step=step,
+        clock=step,
         tokens=0,
         final=final,
         attempt=1,
@@ -29,6 +33,7 @@ def manifest(step: int, *, loss: float | None = None, final: bool = False) -> Ma
         session="s",
         config_fingerprint="f",
         committed=(),
+        data={},
         files={},
         created=0.0,
         validation={} if loss is None else {"loss": loss},

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from phaseline.checkpoint.writer import RankState, describe_model
+from phaseline.checkpoint.reader import index_name
+from phaseline.checkpoint.writer import RankState, describe_model, merge_indexes
 from phaseline.distributed.engines.base import StateFragment
 from phaseline.distributed.world import World
+from phaseline.errors import CheckpointError
 from unit.checkpoint.live_engines import Odd, build, train
 
 
@@ -70,3 +74,31 @@ def test_rank_state_keeps_a_fragment_whole_when_it_is_this_ranks_own(world: Worl
 
     state = RankState(Parted(), dp_rank=1, dp_world_size=2)  # type: ignore[arg-type]  # only these two are used
     assert state.fragments["weight/mix.bias"] == (100, 5)
+
+
+def write_indexes(folder: Path, steps: list[int]) -> None:
+    for rank, step in enumerate(steps):
+        index = {
+            "fragments": {"weight/a": [10 - 5 * rank, 5], f"exp_avg/{rank}": [0, 3]},
+            "scalars": {"a": {"step": [step, True]}},
+        }
+        (folder / index_name(rank)).write_text(json.dumps(index))
+
+
+def test_merged_index_says_in_order_which_rank_holds_what(tmp_path: Path) -> None:
+    write_indexes(tmp_path, [7, 7, 7])
+    assert json.loads(merge_indexes(tmp_path, 3)) == {
+        "fragments": {
+            "weight/a": [[0, 5, 2], [5, 5, 1], [10, 5, 0]],
+            "exp_avg/0": [[0, 3, 0]],
+            "exp_avg/1": [[0, 3, 1]],
+            "exp_avg/2": [[0, 3, 2]],
+        },
+        "scalars": {"a": {"step": [7, True]}},
+    }
+
+
+def test_ranks_with_other_optimizer_numbers_make_no_checkpoint(tmp_path: Path) -> None:
+    write_indexes(tmp_path, [7, 7, 8])
+    with pytest.raises(CheckpointError, match="rank 2 has other optimizer numbers for a"):
+        merge_indexes(tmp_path, 3)

@@ -33,6 +33,7 @@ from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
 from unit.checkpoint.made_checkpoints import make_checkpoint
+from unit.covered_lines import covered_of
 
 HOLD = """
 import sys
@@ -70,7 +71,10 @@ class Session:
     def begin(self, *committed: tuple[int, int], resumed_from: Path | None = None) -> AttemptLayout:
         attempt = take_attempt(self.layout)
         names = () if resumed_from is None else (str(resumed_from.relative_to(self.layout.root)),)
-        write_adopted(attempt, Adopted(names, names[0] if names else None, committed))
+        write_adopted(
+            attempt,
+            Adopted(names, names[0] if names else None, covered_of(self.layout, *committed)),
+        )
         return attempt
 
     def train(self, attempt: AttemptLayout, phase: str, steps: range, *, of: int) -> None:
@@ -101,7 +105,7 @@ class Session:
             attempt.number,
             phase=phase,
             final=final,
-            committed=((attempt.number, step),),
+            committed=covered_of(self.layout, (attempt.number, step)),
         )
 
 
@@ -296,6 +300,26 @@ def test_metrics_writes_every_step_once_when_attempts_overlap(
     assert [record["seq"] for record in records] == list(range(5, 51, 5))
     assert records[2]["metrics"] == {"pretrain/train/loss": "nan"}
     assert records[0]["samples"]
+
+
+def test_metrics_says_which_attempt_lost_lines_that_a_checkpoint_stands_on(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = session.begin()
+    session.train(attempt, "pretrain", range(1, 5), of=4)
+    session.save(attempt, "pretrain", 4, final=True)
+    assert _run("metrics", session.layout.root) == 0
+    lines = attempt.metrics_file.read_bytes().splitlines(keepends=True)
+    attempt.metrics_file.write_bytes(lines[0] + lines[3])
+    capsys.readouterr()
+    assert _run("metrics", session.layout.root) == ExitCode.FAILED
+    told = capsys.readouterr()
+    assert [json.loads(line)["phase_step"] for line in told.out.splitlines()] == [1, 4]
+    assert "attempts/0001/metrics.jsonl has lost 2 of the 4 line(s)" in told.err
+    assert _run("verify", session.layout.root) == ExitCode.FAILED
+    told = capsys.readouterr()
+    assert "BAD   attempts/0001/metrics.jsonl has lost 2 of the 4 line(s)" in told.out
+    assert "1 of 1 checkpoints are whole" in told.out
 
 
 def test_metrics_writes_a_column_per_metric_when_csv_is_asked_for(

@@ -90,7 +90,7 @@ def open_data(setting: Setting) -> PhaseData:
             is_packed=phase.data.packing,
             is_ordered=phase.data.order == "sequential",
         )
-        sources.append(PhaseRows("f", Store(setting.shape, side, side, {}, {}), rows, rows))
+        sources.append(PhaseRows("f", "c", Store(setting.shape, side, side, {}, {}), rows, rows))
     counts = [source.train.num_rows for source in sources]
     stream = SampleStream(
         counts,

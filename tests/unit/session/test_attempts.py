@@ -19,6 +19,7 @@ from phaseline.session.attempts import (
     write_outcome,
 )
 from phaseline.session.layout import SessionLayout
+from unit.covered_lines import covered
 from unit.session.conftest import StartPython
 
 TAKE_TEN = """
@@ -75,7 +76,9 @@ def test_outcome_comes_back_as_written(layout: SessionLayout) -> None:
 def test_adopted_comes_back_as_written(layout: SessionLayout) -> None:
     attempt = take_attempt(layout)
     assert read_adopted(attempt) is None
-    adopted = Adopted(("phases/a/run-1/checkpoints/step-00000005.a0001",), None, ((1, 5), (2, 7)))
+    adopted = Adopted(
+        ("phases/a/run-1/checkpoints/step-00000005.a0001",), None, covered((1, 5), (2, 7))
+    )
     write_adopted(attempt, adopted)
     assert read_adopted(attempt) == adopted
 

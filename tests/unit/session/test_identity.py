@@ -31,8 +31,19 @@ def test_identity_comes_back_as_last_saved(layout: SessionLayout) -> None:
     assert load_identity(layout) == replace(IDENTITY, state="finished")
 
 
-def test_identity_names_the_file_when_it_is_of_another_version(layout: SessionLayout) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 2, "id": "00ff", "colour": "red"}', "does not hold what this version writes"),
+        ('{"id": "00ff"}', r"has no format: .* Finish the session with the version that wrote it"),
+        ('{"format": 3}', "has format 3, of a newer version; this one reads 2 to 2"),
+        ('{"format": "2"}', "has the format '2', which no version writes"),
+    ],
+)
+def test_identity_names_the_file_when_it_is_of_another_format(
+    layout: SessionLayout, content: str, message: str
+) -> None:
     layout.root.mkdir(parents=True)
-    layout.session_file.write_text('{"id": "00ff", "colour": "red"}')
-    with pytest.raises(SessionError, match=r"session\.json does not hold what this version writes"):
+    layout.session_file.write_text(content)
+    with pytest.raises(SessionError, match=rf"session\.json {message}"):
         load_identity(layout)

@@ -4,11 +4,12 @@ from phaseline.session.attempts import Adopted, take_attempt, write_adopted
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.metrics_view import number_of, read_metrics
 from phaseline.session.records import RecordWriter
+from unit.covered_lines import covered
 
 
 def _begin(layout: SessionLayout, *committed: tuple[int, int]) -> AttemptLayout:
     attempt = take_attempt(layout)
-    write_adopted(attempt, Adopted((), None, committed))
+    write_adopted(attempt, Adopted((), None, covered(*committed)))
     return attempt
 
 

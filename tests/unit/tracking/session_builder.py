@@ -20,6 +20,7 @@ from phaseline.session.attempts import (
 from phaseline.session.identity import SessionIdentity, save_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import RecordWriter
+from unit.covered_lines import covered
 
 TOKENS_PER_STEP = 2048
 
@@ -55,7 +56,7 @@ class SessionBuilder:
     def attempt(self, *committed: tuple[int, int], resumed_from: str | None = None) -> int:
         """Takes an attempt that stands on so many lines of earlier ones."""
         attempt = take_attempt(self.layout)
-        write_adopted(attempt, Adopted((), resumed_from, committed))
+        write_adopted(attempt, Adopted((), resumed_from, covered(*committed)))
         return attempt.number
 
     def train(self, attempt: int, steps: range, *, phase_idx: int = 0) -> None:

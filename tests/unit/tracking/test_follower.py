@@ -212,7 +212,7 @@ def test_end_of_a_session_waits_for_no_follower_that_gave_up(session: SessionBui
     root = session.layout.root
     attempt = session.attempt()
     session.train(attempt, range(1, 3))
-    session.layout.config_file.write_text("phases: 3\n", encoding="utf-8")
+    session.layout.config_file.write_text("format: 2\nphases: 3\n", encoding="utf-8")
     start_follower(root)
     session.end(attempt)
     assert finish_feeding(root, PATIENCE_S, attempt=attempt)
@@ -225,7 +225,7 @@ def test_follower_leaves_one_line_when_wandb_fails(
     root = session.layout.root
     attempt = session.attempt()
     session.train(attempt, range(1, 3))
-    session.layout.config_file.write_text("phases: 3\n", encoding="utf-8")
+    session.layout.config_file.write_text("format: 2\nphases: 3\n", encoding="utf-8")
     start_follower(root, parent.pid)
 
     assert wait_for_follower(root, PATIENCE_S)

@@ -12,6 +12,7 @@ from phaseline.checkpoint.retention import Best
 from phaseline.checkpoint.store import SavedPosition, SavedReport
 from phaseline.config.sections import SamplesSection
 from phaseline.errors import AnomalyError
+from phaseline.session.committed import CommittedLines
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.position import Unfinished
@@ -117,6 +118,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             lr=lr,
             report=report,
             counters=(position.phase_step, position.global_step, position.tokens),
+            samples=runtime.data.samples_digest(step) if self.is_main else "",
         )
         runtime.callbacks.step_ended(runtime)
         if report.skipped:
@@ -203,7 +205,10 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 global_step=position.global_step,
                 tokens=position.tokens,
                 final=final,
-                committed=(*runtime.committed, (runtime.attempt, runtime.recorder.num_lines)),
+                committed=(
+                    *runtime.committed,
+                    CommittedLines(runtime.attempt, *runtime.recorder.written),
+                ),
                 validation=position.validation,
             ),
             {"stateful": runtime.stateful.state_dict()},

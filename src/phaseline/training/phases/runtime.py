@@ -16,6 +16,7 @@ from phaseline.distributed.world import World
 from phaseline.objectives import Objective
 from phaseline.objectives.validation_metric import ValidationMetric
 from phaseline.resilience.stop import StopVote
+from phaseline.session.committed import CommittedLines
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder
 from phaseline.training.phases.callbacks import Callback
@@ -84,7 +85,7 @@ class PhaseRuntime:
     utilization: Utilization
     recorder: MetricRecorder
     attempt: int
-    committed: tuple[tuple[int, int], ...]
+    committed: tuple[CommittedLines, ...]
     store: CheckpointStore
     stop: StopVote
     display: Display

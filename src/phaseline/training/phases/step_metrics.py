@@ -26,6 +26,7 @@ class StepRow(NamedTuple):
         lr: Learning rate that the update used.
         grad_norm: 2-norm of the gradient before clipping.
         skipped: Whether the update was left out.
+        samples: A digest of its sample ids, on the main rank.
         ended: Unix time at its end, seconds.
     """
 
@@ -38,6 +39,7 @@ class StepRow(NamedTuple):
     lr: float
     grad_norm: float
     skipped: bool
+    samples: str
     ended: float
 
     def metrics_of(self, objective: Objective, prefix: str) -> dict[str, float]:
@@ -71,6 +73,9 @@ def sums_of(
     return torch.cat([by_source.view(-1), losses.measures])
 
 
+_Facts = tuple[int, int, int, list[int], float, StepReport, str, float]
+
+
 class StepMetrics:
     """Collects rows; the losses are summed over ranks in one collective when they are read.
 
@@ -83,7 +88,7 @@ class StepMetrics:
         self.beside: list[float] = []
         self._world = world
         self._sums: list[torch.Tensor] = []
-        self._facts: list[tuple[int, int, int, list[int], float, StepReport, float]] = []
+        self._facts: list[_Facts] = []
 
     def add(
         self,
@@ -93,6 +98,7 @@ class StepMetrics:
         lr: float,
         report: StepReport,
         counters: tuple[int, int, int],
+        samples: str = "",
     ) -> None:
         """Keeps one step; nothing is read from the device.
 
@@ -103,9 +109,10 @@ class StepMetrics:
             lr: Learning rate that the update used.
             report: What the engine did.
             counters: Phase step, global step and tokens after the step.
+            samples: A digest of the step's sample ids, where it is recorded.
         """
         self._sums.append(sums)
-        self._facts.append((*counters, num_units, lr, report, time.time()))
+        self._facts.append((*counters, num_units, lr, report, samples, time.time()))
 
     @property
     def is_empty(self) -> bool:
@@ -135,11 +142,12 @@ class StepMetrics:
                 lr=lr,
                 grad_norm=report.grad_norm,
                 skipped=report.skipped,
+                samples=samples,
                 ended=ended,
             )
-            for of_step, (phase_step, global_step, tokens, num_units, lr, report, ended) in zip(
-                sums, self._facts, strict=True
-            )
+            for of_step, (
+                (phase_step, global_step, tokens, num_units, lr, report, samples, ended)
+            ) in zip(sums, self._facts, strict=True)
         ]
         self._sums.clear()
         self._facts.clear()

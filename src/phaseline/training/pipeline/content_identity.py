@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from phaseline.errors import DataError, PhaselineError
@@ -52,6 +53,29 @@ class ContentIdentity:
             f"The {self.what} of phase {self._phase} is not the one that the checkpoint was "
             f"written with (fingerprint {state['fingerprint']}, now {self._fingerprint}){which}. "
             "Put it back as it was, or start a new session."
+        )
+
+
+def require_same_contents(manifest: Manifest, contents: Mapping[str, str]) -> None:
+    """Raises if data that were prepared anew are not those that a checkpoint was trained on.
+
+    What they were made of has been compared before; this compares what became of it, which
+    another version of a library may have made otherwise.
+
+    Args:
+        manifest: Of the checkpoint.
+        contents: Of each source of the phase, a digest of what is prepared now.
+
+    Raises:
+        DataError: A source has other contents.
+    """
+    changed = [name for name, digest in contents.items() if manifest.data.get(name) != digest]
+    if changed:
+        raise DataError(
+            f"The data of phase {manifest.phase} were prepared anew with another result: "
+            f"{', '.join(changed)} does not hold what its checkpoints were trained on, though its "
+            "source and settings are the same. Prepare them with the versions that are in the "
+            "environment.json of the attempt that began the phase, or start a new session."
         )
 
 

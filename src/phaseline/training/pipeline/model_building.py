@@ -39,9 +39,14 @@ from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
-from phaseline.training.pipeline.content_identity import ContentIdentity, tokenizer_identity
+from phaseline.training.pipeline.content_identity import (
+    ContentIdentity,
+    require_same_contents,
+    tokenizer_identity,
+)
 from phaseline.training.pipeline.engine_building import build_phase_engine, engine_settings
 from phaseline.training.pipeline.event_log import EventLog
+from phaseline.training.pipeline.lineage import parents_of
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
 from phaseline.training.pipeline.phase_start import PhaseStart, StartContext, find_phase_start
 from phaseline.training.pipeline.reference_building import ReferenceBuilding
@@ -114,7 +119,7 @@ class ModelBuilding:
         find_start = partial(self._find_start, context, point)
         start = find_start() if point is None or point.manifest.phase != section.name else None
         engine = self._engine(context, point, start)
-        self._go_on_from(point, section.name, engine, stateful, position)
+        self._go_on_from(point, data, engine, stateful, position)
         plan.require_not_over(position.phase_step, path=f"phases[{phase_idx}]")
         self._world.require_agreement("where training goes on", position.state_dict())
         reference = (
@@ -134,6 +139,7 @@ class ModelBuilding:
             stateful=stateful,
             callbacks=callbacks,
             reference=reference,
+            store=self._store(phase_idx, plan, data, point, start),
         )
 
     def _put_together(
@@ -148,6 +154,7 @@ class ModelBuilding:
         stateful: StatefulRegistry,
         callbacks: CallbackList,
         reference: Reference,
+        store: CheckpointStore,
     ) -> PhaseRuntime:
         config = self._configuration.config
         section = config.phases[phase_idx]
@@ -173,7 +180,7 @@ class ModelBuilding:
             recorder=self._recorder(),
             attempt=self._session.attempt.number,
             committed=self._session.adopted.committed,
-            store=self._store(phase_idx, plan),
+            store=store,
             stop=StopVote(self._stop_flag, self._world),
             display=self._display,
             clock=self._clock(phase_idx, plan),
@@ -282,7 +289,7 @@ class ModelBuilding:
     def _go_on_from(
         self,
         point: ResumePoint | None,
-        phase: str,
+        data: PhaseData,
         engine: Engine,
         stateful: StatefulRegistry,
         position: PhasePosition,
@@ -290,9 +297,10 @@ class ModelBuilding:
         """Within a phase takes up everything that was saved, after another one only the counts."""
         if point is None:
             return
-        if point.manifest.phase != phase:
+        if point.manifest.phase != data.phase:
             position.follow(point.manifest.global_step, point.manifest.tokens)
             return
+        require_same_contents(point.manifest, data.contents)
         with CheckpointReader(point.folder) as reader:
             load_engine(reader, engine, dp_rank=self._world.dp_rank)
             stateful.load_state_dict(reader.state["stateful"])
@@ -347,8 +355,17 @@ class ModelBuilding:
             return RecordWriter(self._session.attempt.metrics_file)
         return NullRecorder()
 
-    def _store(self, phase_idx: int, plan: PhasePlan) -> CheckpointStore:
+    def _store(
+        self,
+        phase_idx: int,
+        plan: PhasePlan,
+        data: PhaseData,
+        point: ResumePoint | None,
+        start: PhaseStart | None,
+    ) -> CheckpointStore:
         session, section = self._session, self._configuration.config.phases[phase_idx]
+        weights = None if start is None else start.parent
+        parents = parents_of(section.name, point, weights) if self._world.is_main else ()
         return CheckpointStore(
             session.layout.phase(section.name).checkpoints_dir,
             self._world,
@@ -356,6 +373,8 @@ class ModelBuilding:
                 session="" if session.identity is None else session.identity.id,
                 attempt=session.attempt.number,
                 config_fingerprint=self._configuration.fingerprint,
+                parents=parents,
+                data=data.contents,
             ),
             self._retention(phase_idx, plan),
             fence=session.require_lease,

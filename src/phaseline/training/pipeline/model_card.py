@@ -15,7 +15,8 @@ from phaseline.session.files import fsync_file
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
-from phaseline.session.stored import parse_object, read_file
+from phaseline.session.stored import read_stored
+from phaseline.training.pipeline.environment_record import StartedWith
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 
 _NAME = "README.md"
@@ -143,7 +144,7 @@ def _versions(layout: SessionLayout, attempt: int) -> str:
     told = {}
     if path.is_file():
         remedy = "Remove it: only versions are told from it."
-        told = parse_object(read_file(path, remedy=remedy), path, remedy=remedy)
+        told = read_stored(path, StartedWith, remedy=remedy).versions
     trained_with = [
         f"{name} {told[name]}" for name in ("phaseline", "python", "torch") if name in told
     ]

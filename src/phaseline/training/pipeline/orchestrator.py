@@ -30,7 +30,7 @@ from phaseline.resilience.stop_flag import StopFlag
 from phaseline.resilience.stop_notice import StopNotice
 from phaseline.session import linux
 from phaseline.session.attempts import Outcome
-from phaseline.session.records import read_records
+from phaseline.session.records import count_lines
 from phaseline.session.stop_request import StopRequestWatch
 from phaseline.tracking.console import Display, build_display
 from phaseline.tracking.follower import finish_feeding, start_follower
@@ -324,9 +324,9 @@ class PipelineOrchestrator:
         A new attempt, which the same command begins, takes the older checkpoint cleanly.
         """
         attempt = self._session.attempt
-        recorded = sum(1 for _ in read_records(attempt.metrics_file))
-        committed = {} if point is None else dict(point.manifest.committed)
-        if recorded > committed.get(attempt.number, 0):
+        committed = () if point is None else point.manifest.committed
+        covered = sum(part.lines for part in committed if part.attempt == attempt.number)
+        if count_lines(attempt.metrics_file) > covered:
             raise CheckpointError(
                 f"The last checkpoint of attempt {attempt.number} cannot be read any more, so it "
                 "ends here. Run the same command to go on from the one before."

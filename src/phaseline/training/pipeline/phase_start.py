@@ -128,6 +128,11 @@ class PhaseStart:
         """Where the weights are."""
         return self._weights.path
 
+    @property
+    def parent(self) -> Path | None:
+        """The checkpoint that the weights are of, if it is one of this session."""
+        return self._weights.checkpoint if self._is_ours else None
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the weights. Reads every file of theirs, or a checkpoint's hashes, once."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -34,6 +31,7 @@ from phaseline.session.attempts import (
     write_adopted,
     write_outcome,
 )
+from phaseline.session.committed import CommittedLines, find_lost_lines
 from phaseline.session.confinement import require_confined
 from phaseline.session.files import PASSING, write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
@@ -45,6 +43,11 @@ from phaseline.session.sweep import SweepTrial
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.environment_record import (
+    changed_since,
+    describe_environment,
+    read_started_with,
+)
 from phaseline.training.pipeline.lost_records import require_records
 from phaseline.training.pipeline.resume_point import (
     SetAside,
@@ -235,7 +238,7 @@ class SessionManager:
             adopted=Adopted(
                 checkpoints=tuple(adopted["checkpoints"]),
                 resumed_from=adopted["resumed_from"],
-                committed=tuple((attempt, lines) for attempt, lines in adopted["committed"]),
+                committed=tuple(CommittedLines(**part) for part in adopted["committed"]),
             ),
         )
 
@@ -250,12 +253,19 @@ class SessionManager:
                 adopted = read_adopted(attempt)
                 assert adopted is not None
                 put_aside: list[SetAside] = []
+                found: list[tuple[str, str]] = []
             else:
                 require_records(layout)
                 attempt = take_attempt(layout)
                 adopted, put_aside = self._adopt(attempt)
                 changes = self._with_ranks(changes, adopted)
-                write_json(attempt.environment_file, describe_environment(environment))
+                found = [
+                    *(
+                        ("metrics_damaged", one)
+                        for one in find_lost_lines(layout, adopted.committed)
+                    ),
+                    *(("environment_changed", one) for one in self._describe(attempt)),
+                ]
             events = RecordWriter(attempt.events_file)
         except BaseException:
             lease.release()
@@ -268,11 +278,20 @@ class SessionManager:
             adopted=adopted,
             lease=lease,
             events=events,
-            notes=(*map(str, put_aside), *changes.notes()),
+            notes=(*map(str, put_aside), *(line for _, line in found), *changes.notes()),
         )
-        self._record_start(session, put_aside, changes)
+        self._record_start(session, put_aside, found, changes)
         session.identity = self._identify()
         return session
+
+    def _describe(self, attempt: AttemptLayout) -> list[str]:
+        """Records what the attempt runs with; returns what of it is not as at the last start."""
+        config = self._configuration.config
+        facts = describe_environment(self._environment, config)
+        before = read_started_with(self._layout, attempt.number)
+        write_text(attempt.config_file, to_yaml(config))
+        write_json(attempt.environment_file, facts)
+        return [] if before is None else list(changed_since(before, facts))
 
     def _take_lease(self) -> Lease:
         root = self._layout.root
@@ -293,7 +312,11 @@ class SessionManager:
             ) from error
 
     def _record_start(
-        self, session: OpenSession, put_aside: list[SetAside], changes: ChangedSettings
+        self,
+        session: OpenSession,
+        put_aside: list[SetAside],
+        found: list[tuple[str, str]],
+        changes: ChangedSettings,
     ) -> None:
         session.event(
             "image_started",
@@ -303,6 +326,8 @@ class SessionManager:
         )
         for one in put_aside:
             session.event("checkpoint_rejected", **asdict(one))
+        for name, problem in found:
+            session.event(name, problem=problem)
         # Recorded before they are stored: after a kill in between they are found again.
         for name, facts in changes.events():
             session.event(name, changes=facts)
@@ -389,21 +414,3 @@ class SessionManager:
         )
         write_adopted(attempt, adopted)
         return adopted, done
-
-
-def describe_environment(environment: RankEnvironment) -> dict[str, Any]:
-    """Versions and coordinates, for people who ask later why numbers differ. No secrets."""
-    import torch
-
-    return {
-        "phaseline": __version__,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "started_in": str(Path.cwd()),
-        "world_size": environment.world_size,
-        "threads": torch.get_num_threads(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        "started": time.time(),
-    }

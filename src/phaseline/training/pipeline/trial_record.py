@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import torch
 
-from phaseline import __version__
 from phaseline.config.inheritance import source_phase, teacher_of, teacher_phase
 from phaseline.config.sections import Config
 from phaseline.distributed.world import World
+from phaseline.training.pipeline.environment_record import find_versions
 
 _LIBRARIES = ("accelerate", "deepspeed", "peft", "torch", "transformers")
 _DIGEST_CHARS = 16
@@ -45,7 +43,7 @@ class TrialPlace:
         """The place of a started world."""
         is_cuda = world.device.type == "cuda"
         device = torch.cuda.get_device_name(world.device) if is_cuda else world.device.type
-        return cls(world.dp_world_size, device, _versions())
+        return cls(world.dp_world_size, device, find_versions(_LIBRARIES))
 
 
 class TrialRecord:
@@ -143,13 +141,3 @@ def _shape_of(config: Config, idx: int) -> dict[str, Any]:
         "trainable": phase.trainable.model_dump(mode="json"),
         "inherit": phase.inherit.model_dump(mode="json"),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "phaseline": __version__}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -33,6 +33,7 @@ from phaseline.training.phases.progress_clock import ProgressClock
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.phases.step_metrics import StepMetrics
 from phaseline.training.phases.utilization import Utilization
+from unit.covered_lines import covered
 from unit.training.pipeline.preference_session import write_answers
 
 
@@ -149,7 +150,7 @@ class RuntimeMaker:
             utilization=Utilization(flops_per_token=1e6, peak_flops=1e12),
             recorder=RecordWriter(folder / "metrics.jsonl"),
             attempt=2,
-            committed=((1, 3),),
+            committed=covered((1, 3)),
             store=CheckpointStore(
                 folder / "checkpoints",
                 self.world,

@@ -108,7 +108,7 @@ def test_phase_saves_and_ends_when_it_is_asked_to_stop_and_goes_on_bit_for_bit(
     [folder] = list_published(runtime.store.folder)
     manifest = verify(folder)
     assert (manifest.final, manifest.phase_step) == (False, 3)
-    assert manifest.committed == ((1, 3), (2, 3))
+    assert [(part.attempt, part.lines) for part in manifest.committed] == [(1, 3), (2, 3)]
 
     resumed = resume(folder, maker.make())
     assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED

@@ -13,6 +13,7 @@ from phaseline.training.pipeline.configuration_builder import (
 )
 from phaseline.training.pipeline.session_manager import OpenSession, SessionManager
 from unit.checkpoint.made_checkpoints import make_checkpoint
+from unit.covered_lines import covered_of
 
 TEXT = """\
 session: {name: test, root: runs}
@@ -46,8 +47,11 @@ def open_session(configuration: TrainingConfiguration) -> OpenSession:
 def publish(
     layout: SessionLayout, phase: str, step: int, attempt: int, *, final: bool = False
 ) -> Path:
-    """A checkpoint that verifies, and holds nothing of use."""
+    """A checkpoint that verifies, stands on that many lines, and holds nothing of use."""
     identity = load_identity(layout)
+    metrics = layout.attempt(attempt).metrics_file
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_text("{}\n" * step)
     return make_checkpoint(
         layout.phase(phase).checkpoints_dir,
         step,
@@ -55,5 +59,5 @@ def publish(
         phase=phase,
         final=final,
         session="s" if identity is None else identity.id,
-        committed=((attempt, step),),
+        committed=covered_of(layout, (attempt, step)),
     )

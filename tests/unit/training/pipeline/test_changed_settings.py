@@ -15,6 +15,7 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
 from phaseline.training.pipeline.session_manager import OpenSession, SessionManager
 from unit.checkpoint.made_checkpoints import make_checkpoint
+from unit.covered_lines import covered
 from unit.training.pipeline.sessions import TEXT, configure, publish
 
 MODEL = "{model_type: llama, hidden_size: 8, intermediate_size: 8, num_hidden_layers: 1, "
@@ -69,7 +70,7 @@ def describe(layout: SessionLayout, name: str, content: dict[str, Any], attempt:
         file=name,
         content=json.dumps(content).encode(),
         phase="first",
-        committed=((1, 0),),
+        committed=covered((1, 0)),
     )
 
 

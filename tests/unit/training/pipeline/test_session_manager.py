@@ -26,6 +26,7 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
 from phaseline.training.pipeline.session_manager import SessionManager
 from unit.checkpoint.made_checkpoints import make_checkpoint
+from unit.covered_lines import covered_of
 from unit.training.pipeline.sessions import TEXT, THIRD, configure, open_session, publish
 
 
@@ -78,7 +79,7 @@ def test_resumed_session_keeps_its_identity_and_goes_on_from_what_got_furthest(
     assert session.attempt.number == 2
     assert session.trusted_checkpoints() == paths
     assert session.adopted.resumed_from == "phases/second/run-1/checkpoints/step-00000003.a0001"
-    assert session.adopted.committed == ((1, 3),)
+    assert session.adopted.committed == covered_of(layout, (1, 3))
     assert read_adopted(session.attempt) == session.adopted
     session.abandon()
     session.close()
@@ -123,6 +124,56 @@ def test_checkpoint_that_lost_its_manifest_is_told_once_and_put_aside(
     [note] = session.notes
     assert "It is kept as damaged-step-00000008.a0001. 3 step(s) are trained" in note
     session.end(ExitCode.STOPPED, "a test")
+
+
+def test_committed_metrics_that_are_gone_or_changed_are_told_at_the_start(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    path = layout.attempt(1).metrics_file
+    whole = path.read_text()
+    for damaged, words in (
+        (whole[:6], "attempts/0001/metrics.jsonl has lost 3 of the 5 line(s)"),
+        (whole.replace("{}", "[]", 1), "was changed after it was written, within the 5 line(s)"),
+        (None, "has lost 5 of the 5 line(s)"),
+    ):
+        path.unlink() if damaged is None else path.write_text(damaged)
+        session = open_session(configure(tmp_path))
+        [note] = session.notes
+        assert words in note
+        session.end(ExitCode.STOPPED, "a test")
+        events = read_records(session.attempt.events_file)
+        assert [one["problem"] for one in events if one["event"] == "metrics_damaged"] == [note]
+
+
+def test_changed_versions_and_own_code_are_told_at_the_next_start(
+    tmp_path: Path, layout: SessionLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own_objective.py"
+    own.write_text("class Own: ...\n")
+    text = TEXT.replace(
+        "objective: causal_lm, duration", "objective: 'own_objective:Own', duration"
+    )
+
+    def notes() -> tuple[str, ...]:
+        session = open_session(configure(tmp_path, text=text))
+        session.end(ExitCode.STOPPED, "a test")
+        return session.notes
+
+    assert notes() == ()
+    assert notes() == ()
+    own.write_text("class Own: pass\n")
+    [note] = notes()
+    assert note.startswith("own code changed since the last start: own_objective.py; the session")
+    assert notes() == ()
+    path = layout.attempt(4).environment_file
+    facts = json.loads(path.read_text())
+    facts["versions"]["torch"] = "1.13"
+    path.write_text(json.dumps(facts))
+    [note] = notes()
+    assert note.startswith("versions changed since the last start: torch 1.13 -> 2.")
 
 
 def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(

@@ -74,6 +74,7 @@ class MetricsMixin(PhaseHost):
         for row, values in zip(rows, metrics, strict=True):
             counters = (row.phase_step, row.global_step, row.tokens)
             record = self._record_at("train", counters, values)
+            record["sample_ids"] = row.samples
             record["timing"] = {"time": row.ended}
             records.append(record)
         # Once, as it is of all these steps: repeated it would be most of the file.

@@ -91,7 +91,7 @@ def test_metrics_flush_writes_every_step_once(runtime: PhaseRuntime) -> None:
     assert host.flush_metrics() == []
     first, second = records_of(runtime)
     assert set(first) == {
-        "kind", "phase", "phase_step", "global_step", "tokens", "metrics", "timing",
+        "kind", "phase", "phase_step", "global_step", "tokens", "sample_ids", "metrics", "timing",
     }  # fmt: skip
     assert (second["kind"], second["phase"], second["phase_step"]) == ("train", "only", 2)
     assert (second["global_step"], second["tokens"]) == (2, 256)
