@@ -26,7 +26,7 @@ ONE_PHASE = HERE / "session.yaml"
 TWO_PHASES = HERE / "two_phases.yaml"
 STEP_S = 0.25
 LIMIT_S = 240.0
-_LAUNCHER = "accelerate.commands.launch"
+_LAUNCHER = "phaseline.cluster.agent"
 _PROGRAM = "phaseline.cluster.batch"
 _OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
 

@@ -1,4 +1,4 @@
-"""Why SLURM ends or interrupts a job, in words for the record."""
+"""Why a session is asked to stop, and why SLURM ends a job, in words for the record."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CANCELLED = "cancelled (scancel)"
 PREEMPTED = "preempted: another job needs the nodes"
 TIME_LIMIT = "the job's time limit"
 REQUEUED = "requeued from outside (scontrol requeue)"
+_BY_TERMINAL = {signal.SIGINT: "Ctrl-C", signal.SIGHUP: "the terminal was closed"}
 _NODE_FAILURE = re.compile(r"Node failure on (?P<node>\S+)")
 _DUE_TO = re.compile(r"CANCELLED AT \S+ DUE TO (?P<why>[A-Z ]+)")
 _WORDS = {
@@ -37,9 +38,8 @@ def cause_of_stop(number: int, place: JobPlace | None, *, lead_s: float) -> str:
     """
     name = signal.Signals(number).name
     state = None if place is None else slurm.ask(place.name, timeout_s=_ASK_TIMEOUT_S)
-    if place is None or state is None:
-        return name
-    cause = _cause(number, place, state, lead_s)
+    cause = "" if place is None or state is None else _cause(number, place, state, lead_s)
+    cause = cause or _BY_TERMINAL.get(signal.Signals(number), "")
     return f"{cause}, {name}" if cause else name
 
 

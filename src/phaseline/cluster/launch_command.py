@@ -64,7 +64,7 @@ def build_launch_command(
         variables: The environment to start from. What the user set there stays.
     """
     argv = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *(sys.executable, "-m", "phaseline.cluster.agent"),
         *("--config_file", str(_ACCELERATE_CONFIG)),
         # Ranks on CPUs too: accelerate refuses --cpu with DeepSpeed, and without DeepSpeed
         # starts one process whatever number was asked for.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +21,19 @@ from typing import NamedTuple
 
 import psutil
 
+from phaseline.cluster.agent import AGENT_VARIABLE
 from phaseline.cluster.agent_output import AgentOutput
+from phaseline.cluster.agent_record import keep_agent_output
 from phaseline.cluster.launch_command import LaunchCommand
 from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
 from phaseline.cluster.verdict import judge, newest_attempt
 from phaseline.errors import ExitCode
 from phaseline.session import linux
 from phaseline.session.layout import SessionLayout
-from phaseline.session.second_press import PAIR_S, Press, SecondPress
+from phaseline.session.second_press import LEAVE_HINT, Press, SecondPress
 
-_USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 _LOOK_EVERY_S = 0.5
 _LAST_WORDS_S = 5.0
-_LEAVE_HINT = f"Ctrl-C twice within {PAIR_S:g} s leaves at once, without saving."
 
 
 class Launch(NamedTuple):
@@ -47,28 +48,40 @@ class Launch(NamedTuple):
     was_interrupted: bool
 
 
-def launch(command: LaunchCommand, layout: SessionLayout, *, say: Callable[[str], None]) -> Launch:
+def launch(
+    command: LaunchCommand,
+    layout: SessionLayout,
+    *,
+    say: Callable[[str], None],
+    flash: Callable[[str], None] | None = None,
+) -> Launch:
     """Runs the ranks until they end, and tells a person how that was.
 
     Args:
         command: What starts the ranks.
         layout: The directory of the session that they run.
         say: Shows a text to a person.
+        flash: Shows a line while the ranks draw on the same terminal; None: as `say`.
     """
     since = newest_attempt(layout)
     with TemporaryDirectory(prefix="phaseline-") as folder:
         refusal_file = Path(folder) / "refusal"
         command.environment[REFUSAL_VARIABLE] = str(refusal_file)
-        launcher = Launcher(command, say=say)
-        launcher.run()
+        launcher = Launcher(command, flash=flash or say)
+        code = launcher.run()
         refusal = read_refusal(refusal_file)
+    if not launcher.left_at_once:
+        keep_agent_output(launcher.output, code, layout, since=since, host=socket.gethostname())
     verdict = judge(
         layout,
         since=since,
         stop_requested=launcher.stop_requested,
         left_at_once=launcher.left_at_once,
         refusal=refusal,
+        death=launcher.output.first_death,
     )
+    if verdict.code is ExitCode.FAILED and launcher.output.own_trouble:
+        say(launcher.output.own_trouble.rstrip())
     say(verdict.message)
     return Launch(verdict.code, launcher.stop_requested or launcher.left_at_once)
 
@@ -80,25 +93,25 @@ class Launcher:
         self,
         command: LaunchCommand,
         *,
-        say: Callable[[str], None],
-        output: AgentOutput | None = None,
+        flash: Callable[[str], None],
         is_told_alone: bool = True,
     ) -> None:
         """Takes what is run.
 
         Args:
             command: What starts the ranks.
-            say: Shows a text to a person.
-            output: Reads what the launcher and the ranks print; None: they print by themselves.
+            flash: Shows a line while the ranks run.
             is_told_alone: Whether a stop signal reaches this process only. SLURM sends them to
                 every process of a step; then the agent, which would end with a failure and
                 kill ranks that take long to save, must not hear of it.
         """
         self._command = command
-        self._say = say
-        self._output = output
+        self._flash = flash
         self._is_told_alone = is_told_alone
-        self._blocked = _USER_SIGNALS if is_told_alone else (*_USER_SIGNALS, signal.SIGTERM)
+        # The agent hears SIGTERM alone: it ends while there are no ranks that could.
+        self._blocked = [
+            number for number in linux.STOP_SIGNALS if number != signal.SIGTERM or not is_told_alone
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         self._presses = SecondPress()
         self._told: set[int] = set()
@@ -108,38 +121,41 @@ class Launcher:
         """Whether a signal has asked the ranks to stop."""
         self.left_at_once = False
         """Whether a second Ctrl-C has killed them."""
+        self.output = AgentOutput()
+        """What torch's agent says; the ranks' own output goes where this process's goes."""
 
     def run(self) -> int:
         """Starts the ranks and returns their launcher's exit code; -N: signal N ended it."""
-        with self._listening():
+        with self._listening(), self._reading() as agent_fd:
             process = subprocess.Popen(
                 self._command.argv,
-                env=self._command.environment,
+                env={**self._command.environment, AGENT_VARIABLE: str(agent_fd)},
                 stdin=subprocess.DEVNULL,
-                stderr=None if self._output is None else subprocess.PIPE,
+                pass_fds=(agent_fd,),
                 # A Ctrl-C at the terminal reaches us alone: the agent would meet it by
                 # killing the ranks, which we ask to save first.
                 start_new_session=True,
                 preexec_fn=partial(_prepare_child, os.getpid(), self._blocked),
             )
             self._process = process
-            with self._reading(process):
-                if self.stop_requested:
-                    self._ask_to_stop(process)
-                code = process.wait()
-                self._ended.set()
-                return code
+            if self.stop_requested:
+                self._ask_to_stop(process)
+            code = process.wait()
+            self._ended.set()
+            return code
 
     @contextmanager
-    def _reading(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        if self._output is None or process.stderr is None:
-            yield
-            return
-        thread = threading.Thread(target=self._output.read, args=(process.stderr,), daemon=True)
-        thread.start()
-        yield
-        # What feeds wandb may outlive the ranks, and keep the other end open.
-        thread.join(_LAST_WORDS_S)
+    def _reading(self) -> Iterator[int]:
+        """Reads what the agent writes to the descriptor that is yielded."""
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as stream:
+            thread = threading.Thread(target=self.output.read, args=(stream,), daemon=True)
+            thread.start()
+            try:
+                yield writer
+            finally:
+                os.close(writer)
+                thread.join(_LAST_WORDS_S)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -161,15 +177,17 @@ class Launcher:
         press = self._presses.count() if number == signal.SIGINT else None
         if not self.stop_requested:
             self.stop_requested = True
-            # A rank puts on record what it was sent; a Ctrl-C is no matter of its own.
-            if not self._is_told_alone and number in _USER_SIGNALS:
+            # A rank puts on record what it was sent; SLURM's own SIGINT to it is no press.
+            if self._is_told_alone or number != signal.SIGINT:
                 self._number = signal.Signals(number)
-            hint = f" {_LEAVE_HINT}" if self._is_told_alone else ""
-            self._say(f"{signal.Signals(number).name}: stopping, saving at the next step.{hint}")
+            what = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            who = "" if number == signal.SIGINT else "Ctrl-C "
+            hint = f"; {who}{LEAVE_HINT}" if self._is_told_alone else ""
+            self._flash(f"{what}: saving at the next step{hint}")
             if self._process is not None:
                 self._ask_to_stop(self._process)
         elif press is Press.FIRST:
-            self._say(f"Still stopping. {_LEAVE_HINT}")
+            self._flash(f"Still saving; Ctrl-C {LEAVE_HINT}")
         elif press is Press.SECOND:
             self.left_at_once = True
             if self._process is not None:

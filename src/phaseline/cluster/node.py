@@ -10,7 +10,6 @@ import argparse
 import os
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from pathlib import Path
 
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.addresses import interface_towards
-from phaseline.cluster.agent_output import AgentOutput, Death
+from phaseline.cluster.agent_record import keep_agent_output
 from phaseline.cluster.launch_command import LaunchCommand, Machines, build_launch_command
 from phaseline.cluster.launcher import Launcher
 from phaseline.cluster.refusal import REFUSAL_VARIABLE
 from phaseline.errors import ExitCode, PhaselineError, UsageError
-from phaseline.session.attempts import ErrorRecord, last_place, write_error
 from phaseline.session.files import write_json_once
 from phaseline.session.layout import SessionLayout
 
@@ -90,15 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PhaselineError as error:
         return _refuse(error)
     command = _command(options, place, has_gpu=num_visible > 0)
-    output = AgentOutput(sys.stderr)
-    launcher = Launcher(command, say=_say, output=output, is_told_alone=False)
+    launcher = Launcher(command, flash=_say, is_told_alone=False)
     code = launcher.run()
-    layout = SessionLayout(options.session)
-    deaths = list(reversed(output.deaths))
-    if code < 0:
-        deaths.append(Death.of_launcher(place.idx * options.processes, -code))
-    for death in deaths[:1]:
-        _record(death, place, layout, since=options.since)
+    if code and launcher.output.own_trouble:
+        _say(launcher.output.own_trouble.rstrip())
+    keep_agent_output(
+        launcher.output,
+        code,
+        SessionLayout(options.session),
+        since=options.since,
+        host=place.name,
+        node_idx=place.idx,
+        first_rank=place.idx * options.processes,
+    )
     return int(ExitCode.FINISHED if code == 0 else ExitCode.FAILED)
 
 
@@ -135,30 +137,6 @@ def _refuse(error: PhaselineError) -> int:
             write_json_once(Path(path), {"code": int(error.exit_code), "message": str(error)})
     _say(f"phaseline: {error}")
     return int(ExitCode.FAILED)
-
-
-def _record(death: Death, place: NodePlace, layout: SessionLayout, *, since: int) -> None:
-    """Puts on record what died without leaving a word; what was recorded before stays."""
-    numbers = [number for number in layout.attempt_numbers() if number > since]
-    if not numbers:
-        return
-    attempt = layout.attempt(numbers[-1])
-    phase, step = last_place(attempt)
-    with suppress(OSError, PhaselineError):
-        write_error(
-            attempt,
-            ErrorRecord(
-                rank=death.rank,
-                host=place.name,
-                phase=phase,
-                step=step,
-                kind="Killed",
-                message=death.message,
-                traceback="",
-                consequence=False,
-                time=time.time(),
-            ),
-        )
 
 
 def _say(text: str) -> None:

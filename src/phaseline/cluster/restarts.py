@@ -21,6 +21,7 @@ def launch_again(
     layout: SessionLayout,
     *,
     say: Callable[[str], None],
+    flash: Callable[[str], None] | None = None,
     max_restarts: int,
     max_without_progress: int,
 ) -> ExitCode:
@@ -34,6 +35,7 @@ def launch_again(
         command: What starts the ranks.
         layout: The directory of the session that they run.
         say: Shows a text to a person.
+        flash: Shows a line while the ranks draw on the same terminal; None: as `say`.
         max_restarts: Starts after the first, at most.
         max_without_progress: So many starts in a row without a new checkpoint are enough.
 
@@ -43,7 +45,7 @@ def launch_again(
     starts: list[EndedStart] = []
     while True:
         since, checkpoint = newest_attempt(layout), newest_checkpoint(layout)
-        ended: Launch = launch(command, layout, say=say)
+        ended: Launch = launch(command, layout, say=say, flash=flash)
         starts.append(EndedStart(f"start {len(starts) + 1}", since, checkpoint, ""))
         if ended.code is not ExitCode.FAILED or ended.was_interrupted or not max_restarts:
             return ended.code

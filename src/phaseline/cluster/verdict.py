@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from phaseline.cluster.agent_output import Death
 from phaseline.cluster.progress import newest_checkpoint
 from phaseline.cluster.refusal import Refusal
 from phaseline.errors import ExitCode
@@ -39,6 +40,7 @@ def judge(
     stop_requested: bool = False,
     left_at_once: bool = False,
     refusal: Refusal | None = None,
+    death: Death | None = None,
 ) -> Verdict:
     """Says how what was started after attempt `since` ended.
 
@@ -48,13 +50,14 @@ def judge(
         stop_requested: Whether the ranks were asked to stop.
         left_at_once: Whether they were killed because they were asked twice.
         refusal: What the main rank left because it would not begin an attempt.
+        death: The rank that failed first, as torch's agent tells it.
     """
     if refusal is not None:
         # An attempt that came since is another start's.
         return Verdict(refusal.code, f"phaseline: {refusal.message}")
     number = newest_attempt(layout)
     if number <= since:
-        return _never_begun(layout, stop_requested=stop_requested)
+        return _never_begun(layout, death, stop_requested=stop_requested)
     attempt = layout.attempt(number)
     outcome = read_outcome(attempt)
     if outcome is None and left_at_once:
@@ -76,7 +79,7 @@ _OUTCOMES = {
     ExitCode.USAGE: "Refused",
     ExitCode.GATE: "Stopped by a gate",
     ExitCode.NO_PROGRESS: "Given up without progress",
-    ExitCode.STOPPED: "Stopped on request, everything is saved",
+    ExitCode.STOPPED: "Everything is saved",
 }
 
 
@@ -90,14 +93,17 @@ def describe_finished(layout: SessionLayout) -> str:
     return "\n".join(["The session is finished.", *_rows(rows)])
 
 
-def _never_begun(layout: SessionLayout, *, stop_requested: bool) -> Verdict:
+def _never_begun(layout: SessionLayout, death: Death | None, *, stop_requested: bool) -> Verdict:
     if stop_requested:
         return Verdict(
             ExitCode.STOPPED, f"Stopped before anything was begun in {layout.root}. {RESUME}"
         )
+    reason = "the reason is above."
+    if death is not None and death.is_killed:
+        reason = f"rank {death.rank} was {death.message}."
     return Verdict(
         ExitCode.FAILED,
-        f"The ranks ended before they began an attempt in {layout.root}; the reason is above.",
+        f"The ranks ended before they began an attempt in {layout.root}; {reason}",
     )
 
 
@@ -115,6 +121,10 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
             ("error", f"{error.kind}: {error.message}"),
             ("log", str(attempt.rank_log(error.rank))),
         ]
+        launcher_log = attempt.launcher_log(0)
+        if not error.traceback and launcher_log.exists():
+            # Of a rank that could write nothing itself.
+            rows.append(("launcher", str(launcher_log)))
         if error.consequence:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
     rows += _saved_row(layout)

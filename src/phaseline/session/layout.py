@@ -81,6 +81,10 @@ class AttemptLayout:
         """What a rank and its libraries printed."""
         return self.dir / f"rank-{rank:05d}.log"
 
+    def launcher_log(self, node_idx: int) -> Path:
+        """What torch's agent on a node said of ranks that failed."""
+        return self.dir / f"launcher-{node_idx:05d}.log"
+
 
 @dataclass(frozen=True)
 class PhaseLayout:
@@ -137,6 +141,11 @@ class SessionLayout:
     def lease_dir(self) -> Path:
         """Who may write to the session; see `lease.py`."""
         return self.root / "lease"
+
+    @property
+    def launcher_file(self) -> Path:
+        """Who starts its ranks now; see `starting.py`."""
+        return self.root / "launcher.json"
 
     @property
     def attempts_dir(self) -> Path:

@@ -10,6 +10,8 @@ SAME_PRESS_S = 0.5
 """One key press may reach a process twice: from the terminal, and handed on by its parent."""
 PAIR_S = 2.0
 """Presses further apart are no pair: whoever waits for a long save must not lose it."""
+LEAVE_HINT = f"twice in {PAIR_S:g} s leaves at once"
+"""What a person who presses Ctrl-C should know."""
 
 
 class Press(Enum):

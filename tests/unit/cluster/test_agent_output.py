@@ -30,24 +30,38 @@ Root Cause (first observed failure):
 """
 
 
-def read(text: str) -> tuple[str, list[Death]]:
-    out = io.StringIO()
-    output = AgentOutput(out)
+def read(text: str) -> AgentOutput:
+    output = AgentOutput()
     output.read(io.BytesIO(text.encode()))
-    return out.getvalue(), output.deaths
+    return output
 
 
-def test_output_is_passed_on_unchanged() -> None:
+def test_words_of_an_agent_that_fails_by_itself_are_its_own_trouble() -> None:
     text = "a line\nrank : of something else\nno end"
-    assert read(text) == (text, [])
+    output = read(text)
+    assert output.own_trouble == text
+    assert output.first_death is None
 
 
 def test_killed_rank_is_found_and_those_that_the_agent_ended_are_not() -> None:
-    text, [death] = read(BOX)
-    assert text == BOX
+    output = read(BOX)
+    assert output.own_trouble == ""
+    assert output.text == BOX
+    [death] = output.deaths
     assert death.rank == 2
     assert death.message.startswith("killed by SIGKILL")
 
 
-def test_rank_that_failed_by_itself_is_left_to_its_own_record() -> None:
-    assert read(BOX.replace("exitcode  : -9 ", "exitcode  : 1 "))[1] == []
+def test_rank_that_ended_by_itself_is_told_with_its_exit_code() -> None:
+    output = read(BOX.replace("exitcode  : -9 ", "exitcode  : 7 "))
+    assert output.first_death == Death(2, "ended with exit code 7", is_killed=False)
+    assert output.own_trouble == ""
+
+
+def test_killed_rank_comes_before_those_that_ended_by_themselves() -> None:
+    box = BOX.replace("exitcode  : -15", "exitcode  : -11").replace(
+        "exitcode  : -9 ", "exitcode  : 1 "
+    )
+    death = read(box).first_death
+    assert death is not None
+    assert (death.rank, death.is_killed) == (3, True)

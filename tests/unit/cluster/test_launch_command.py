@@ -34,7 +34,7 @@ def test_build_launch_command_ends_with_the_command_of_every_rank() -> None:
         overrides=["a=1", "b.c=x y"], session_dir=Path("runs/s"), take_over=True, num_processes=4
     )
     start = command.argv.index("-m", 2)
-    assert command.argv[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert command.argv[:3] == [sys.executable, "-m", "phaseline.cluster.agent"]
     assert command.argv[start:] == [
         *("-m", "phaseline", "run", "configs/a.yaml"),
         *("-o", "a=1", "-o", "b.c=x y", "--session", "runs/s", "--take-over"),

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from phaseline.errors import ExitCode
+from phaseline.session.layout import SessionLayout
 
 pytestmark = pytest.mark.distributed
 
@@ -32,16 +33,20 @@ layout, mode = SessionLayout(Path(sys.argv[1])), sys.argv[2]
 rank = int(os.environ["RANK"])
 attempt = take_attempt(layout) if rank == 0 else None
 stops = []
-signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
+for number in linux.STOP_SIGNALS:
+    signal.signal(number, lambda number, _: stops.append(signal.Signals(number).name))
+linux.unblock_stop_signals()
 layout.root.mkdir(parents=True, exist_ok=True)
 ready = layout.root / f"ready-{rank}"
 ready.with_suffix(".new").write_text(f"{os.getpid()} {os.getppid()}")
 ready.with_suffix(".new").rename(ready)
+if mode == "leaves" and rank == 1:
+    os._exit(5)
 while not stops or mode == "deaf":
     time.sleep(0.02)
 (layout.root / f"stops-{rank}").write_text(str(len(stops)))
-if attempt is not None:
-    write_outcome(attempt, Outcome(code=ExitCode.STOPPED, reason="asked to", time=time.time()))
+if attempt is not None and mode != "leaves":
+    write_outcome(attempt, Outcome(code=ExitCode.STOPPED, reason=f"asked by {stops[0]}", time=time.time()))
 """
 
 LAUNCHER = """
@@ -55,6 +60,8 @@ rank, session, mode = sys.argv[1:]
 built = build_launch_command(Path("unused"), num_processes=2, has_gpu=False)
 argv = [*built.argv[: built.argv.index("-m", 2)], rank, session, mode]
 say = lambda text: print(text, flush=True)
+if mode == "misled":
+    argv[3:3] = ["--no_such_option"]
 command = LaunchCommand(argv, built.environment)
 sys.exit(launch(command, SessionLayout(Path(session)), say=say).code)
 """
@@ -74,6 +81,7 @@ class Job:
             cwd=folder,
             env={**os.environ, "TMPDIR": str(self.temporary)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self._tree: set[psutil.Process] = set()
@@ -132,8 +140,8 @@ def test_launcher_asks_every_rank_once_when_it_gets_a_stop_signal(
     code, output = job.end()
     assert code == ExitCode.STOPPED
     assert list(job.temporary.iterdir()) == []
-    assert "SIGUSR1: stopping, saving at the next step." in output
-    assert "everything is saved: asked to" in output
+    assert "SIGUSR1: saving at the next step; Ctrl-C twice in 2 s leaves at once" in output
+    assert "Everything is saved: asked by SIGUSR1" in output
     assert [(job.session / f"stops-{rank}").read_text() for rank in range(2)] == ["1", "1"]
     job.require_no_survivor()
 
@@ -150,6 +158,30 @@ def test_launcher_leaves_at_once_when_interrupted_twice(start: Callable[[str], J
     assert code == ExitCode.FAILED
     assert "Left at once" in output
     job.require_no_survivor()
+
+
+def test_launcher_says_which_rank_died_and_keeps_the_agents_words_in_a_log(
+    start: Callable[[str], Job],
+) -> None:
+    job = start("leaves")
+    code, output = job.end()
+    assert code == ExitCode.FAILED
+    assert output.splitlines()[0] == "Attempt 1 failed."
+    assert "rank 1 on" in output
+    assert "Ended: ended with exit code 5" in output
+    log = SessionLayout(job.session).attempt(1).launcher_log(0)
+    assert "ChildFailedError" in log.read_text()
+    assert f"launcher {log}" in output
+    assert len(output.splitlines()) < 8, output
+
+
+def test_launcher_passes_on_what_the_agent_says_when_it_fails_by_itself(
+    start: Callable[[str], Job],
+) -> None:
+    code, output = start("misled").end()
+    assert code == ExitCode.FAILED
+    assert "no_such_option" in output
+    assert "before they began an attempt" in output
 
 
 def test_no_process_is_left_when_the_launcher_is_killed(start: Callable[[str], Job]) -> None:

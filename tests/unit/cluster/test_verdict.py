@@ -58,7 +58,7 @@ def test_judge_passes_the_outcome_on(layout: SessionLayout, code: ExitCode) -> N
 def test_judge_tells_how_to_go_on_when_the_session_was_stopped(layout: SessionLayout) -> None:
     _attempt(layout, ExitCode.STOPPED)
     message = judge(layout, since=0, stop_requested=True).message
-    assert "everything is saved: because" in message
+    assert "Everything is saved: because" in message
     assert "Run the same command to resume." in message
 
 

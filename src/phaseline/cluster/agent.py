@@ -1,0 +1,33 @@
+"""The process that hosts torch's agent: `accelerate launch`, with its own words kept apart.
+
+What the agent says of ranks that failed is some thirty lines that the session's own record
+says in one. The ranks inherit this process's standard error, so that a display can draw on
+the terminal. So the agent's lines leave it at the level of Python, for a pipe that the
+launcher reads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+AGENT_VARIABLE = "PHASELINE_AGENT_FD"
+"""Names the descriptor that the agent's lines go to."""
+
+
+def main() -> None:
+    """Runs `accelerate launch` with this process's arguments."""
+    descriptor = os.environ.pop(AGENT_VARIABLE, "")
+    if descriptor:
+        os.set_inheritable(int(descriptor), False)
+        # Before anything is imported: loggers keep the stream that they find.
+        sys.stderr = os.fdopen(
+            int(descriptor), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+        )
+    from accelerate.commands.launch import main as launch
+
+    launch()
+
+
+if __name__ == "__main__":
+    main()
