@@ -9,6 +9,7 @@ launcher reads.
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 
 AGENT_VARIABLE = "PHASELINE_AGENT_FD"
@@ -24,9 +25,7 @@ def main() -> None:
         sys.stderr = os.fdopen(
             int(descriptor), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
         )
-    from accelerate.commands.launch import main as launch
-
-    launch()
+    runpy.run_module("accelerate.commands.launch", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
