@@ -40,6 +40,7 @@ class Change:
         new: Its value in the new one, as JSON.
         effect: What going on with the new one does.
         remark: With NUMBERS what would happen, if that needs saying; with STATE why not.
+        said: The change in words, where it is of a whole phase.
     """
 
     loc: Loc
@@ -47,6 +48,7 @@ class Change:
     new: str
     effect: Effect
     remark: str = ""
+    said: str = ""
 
     @property
     def path(self) -> str:
@@ -59,7 +61,7 @@ class Change:
         return self.effect not in (Effect.NUMBERS, Effect.STATE)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.old} -> {self.new}"
+        return self.said or f"{self.path}: {self.old} -> {self.new}"
 
 
 _ROUNDS = {
@@ -123,16 +125,67 @@ def compare(old: Config, new: Config, begun: Mapping[str, bool]) -> list[Change]
     old_settings, new_settings = settings_of(old), settings_of(new)
     found = list(_displaced(old, new, judge.num_begun))
     displaced = {change.loc[1] for change in found}
-    for loc in [*old_settings, *(loc for loc in new_settings if loc not in old_settings)]:
-        if loc[0] == "phases" and loc[1] in displaced:
+    places = _places(old, new, judge.num_begun)
+    found += _phases_come_and_gone(old, new, places, displaced)
+    before = {new_idx: old_idx for old_idx, new_idx in places.items()}
+    # Phases are compared by their names: one that is added in between changes no other.
+    old_locs = [loc for loc in old_settings if _moved(loc, places) is not None]
+    new_locs = [loc for loc in (_moved(loc, before) for loc in new_settings) if loc]
+    for loc in [*old_locs, *(loc for loc in new_locs if loc not in old_settings)]:
+        new_loc = _moved(loc, places)
+        assert new_loc is not None
+        old_value, new_value = old_settings.get(loc, _ABSENT), new_settings.get(new_loc, _ABSENT)
+        if old_value == new_value and type(old_value) is type(new_value):
             continue
-        before, after = old_settings.get(loc, _ABSENT), new_settings.get(loc, _ABSENT)
-        if before == after and type(before) is type(after):
+        if _is_filled(old_value, new_value) or _is_filled(new_value, old_value):
             continue
-        if _is_filled(before, after) or _is_filled(after, before):
-            continue
-        found.append(Change(loc, _text(before), _text(after), *judge.effect_of(loc)))
+        effect, remark = judge.effect_of(loc)
+        found.append(Change(new_loc, _text(old_value), _text(new_value), effect, remark))
     return found
+
+
+def _places(old: Config, new: Config, num_begun: int) -> dict[int, int]:
+    """Which phase of the old configuration is which of the new one, by their indexes."""
+    old_names = [phase.name for phase in old.phases]
+    new_names = [phase.name for phase in new.phases]
+    places = {
+        idx: new_names.index(name)
+        for idx, name in enumerate(old_names)
+        if name in new_names and (idx >= num_begun or new_names.index(name) == idx)
+    }
+    for idx in range(num_begun, min(len(old_names), len(new_names))):
+        if idx not in places and new_names[idx] not in old_names:
+            places[idx] = idx  # it has another name
+    return places
+
+
+def _moved(loc: Loc, places: Mapping[int, int]) -> Loc | None:
+    """A setting's path in the other configuration; None: its phase is not there."""
+    if loc[0] != "phases" or len(loc) < 2 or not isinstance(loc[1], int):
+        return loc
+    return ("phases", places[loc[1]], *loc[2:]) if loc[1] in places else None
+
+
+def _phases_come_and_gone(
+    old: Config, new: Config, places: Mapping[int, int], displaced: set[str | int]
+) -> Iterator[Change]:
+    """Phases that are added, left out or in another order, each as one change."""
+    gone = [idx for idx in range(len(old.phases)) if idx not in places and idx not in displaced]
+    come = set(range(len(new.phases))) - set(places.values()) - displaced
+    for idx in gone:
+        name = old.phases[idx].name
+        text = f"phase {name} removed"
+        yield Change(("phases", idx), _text(name), _ABSENT, Effect.AHEAD, said=text)
+    for idx in sorted(come):
+        name = new.phases[idx].name
+        text = f"phase {name} added"
+        yield Change(("phases", idx), _ABSENT, _text(name), Effect.AHEAD, said=text)
+    kept = [places[idx] for idx in sorted(places)]
+    for rank, idx in enumerate(kept):
+        if sorted(kept)[rank] != idx:
+            name = new.phases[idx].name
+            text = f"phase {name} moved to place {idx + 1}"
+            yield Change(("phases", idx), _text(name), _text(name), Effect.AHEAD, said=text)
 
 
 class _Judge:

@@ -174,6 +174,43 @@ def test_compare_passes_when_phases_are_added_or_removed_behind_what_has_begun(
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ((0, 1), (0, "mid", 1), ["phase mid added"]),
+        ((0,), (0, 1), ["phase second added"]),
+        ((0, 1), (0,), ["phase second removed"]),
+        ((0, "mid", 1), (0, 1), ["phase mid removed"]),
+        (
+            (0, "mid", 1),
+            (0, 1, "mid"),
+            ["phase mid moved to place 3", "phase second moved to place 2"],
+        ),
+        ((0, "mid"), (0, "other", "mid"), ["phase other added"]),
+        ((0, "mid"), (0, "other"), ['phases[1].name: "mid" -> "other"']),
+    ],
+)
+def test_compare_says_in_words_which_phases_come_and_go(
+    tmp_path: Path,
+    before: tuple[int | str, ...],
+    after: tuple[int | str, ...],
+    said: list[str],
+) -> None:
+    two = load(tmp_path)
+    old, new = with_phases(two, *before), with_phases(two, *after)
+    for begun in (UNDER_WAY, {}):
+        changes = compare(old, new, begun)
+        assert list(map(str, changes)) == said
+        assert {change.effect for change in changes} == {Effect.AHEAD}
+
+
+def test_compare_finds_what_changed_in_a_phase_that_has_another_place(tmp_path: Path) -> None:
+    two, changed = load(tmp_path), load(tmp_path, "phases[1].optimizer.lr=1")
+    added, rate = compare(two, with_phases(changed, 0, "mid", 1), UNDER_WAY)
+    assert str(added) == "phase mid added"
+    assert str(rate) == "phases[2].optimizer.lr: 0.0001 -> 1.0"
+
+
+@pytest.mark.parametrize(
     ("phases", "found", "remark"),
     [
         ((1, 0), '"second"', "keep their places"),
