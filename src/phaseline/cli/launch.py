@@ -25,8 +25,12 @@ from phaseline.errors import UsageError, printable
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stack_request import request_stacks
+from phaseline.session.starting import announced
 from phaseline.session.stored_config import load_stored_config
 from phaseline.session.sweep import SweepTrial
+from phaseline.tracking.console import can_redraw
+
+_FRESH_LINE = "\r\x1b[K"
 
 
 def launch(
@@ -60,8 +64,8 @@ def launch(
     """Start, resume or continue a session on this machine.
 
     The same command again goes on where the session stands, after Ctrl-C, a crash or a
-    reboot; a finished session says so. Ctrl-C saves at the next step, a second one leaves
-    at once.
+    reboot; a finished session says so. Ctrl-C saves at the next step, and a second one within
+    two seconds leaves at once. A closed terminal saves and stops as well.
 
     Under `wandb agent` each trial is a session of its own, in <session.name>-<run id>.
 
@@ -98,11 +102,13 @@ def launch(
         # Launches that begin at the same moment each look at other ports first.
         machines=Machines(port=next(ports_of(os.getpid()), 0)),
     )
-    with _stacks_on_quit(layout):
+    _say(f"Starting {num_processes} rank(s) for {layout.root}; this takes some seconds.")
+    with _stacks_on_quit(layout), announced(layout):
         code = launch_again(
             command,
             layout,
             say=_say,
+            flash=_flash if loaded.config.tracking.console in ("auto", "rich") else None,
             max_restarts=max_restarts,
             max_without_progress=loaded.config.resilience.max_starts_without_progress,
         )
@@ -166,7 +172,22 @@ def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
 
 
 def _say(text: str) -> None:
+    # What was flashed goes.
+    _write(f"{_FRESH_LINE if can_redraw(sys.stderr) else ''}{printable(text)}\n")
+
+
+def _flash(text: str) -> None:
+    """Shows a line below what a rank draws, without moving the cursor down: it counts lines."""
+    if not can_redraw(sys.stderr):
+        _say(text)
+        return
+    with suppress(OSError, ValueError):
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        _write(f"{_FRESH_LINE}{printable(text)[: width - 1]}")
+
+
+def _write(text: str) -> None:
     # Whoever read it may be gone, as after `launch | head`: the session is not to end with them.
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()

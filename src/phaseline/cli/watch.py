@@ -12,8 +12,9 @@ import typer
 from phaseline.cli.session_status import is_session
 from phaseline.errors import UsageError
 from phaseline.session.layout import SessionLayout
-from phaseline.tracking.console import build_display
-from phaseline.tracking.watching import Watching
+from phaseline.session.starting import is_starting
+from phaseline.tracking.console import Display, build_display
+from phaseline.tracking.watching import Watching, is_between_attempts
 
 _LOOK_EVERY_S = 0.5
 
@@ -31,15 +32,17 @@ def watch(
 
     An attempt whose process is gone without a word counts as ended, and is said to have crashed.
 
+    While `phaseline launch` starts the session's ranks, it waits for their attempt.
+
     It reads the session's folder only: from any machine that sees it, for batch jobs too.
     Ctrl-C ends the watching, never the session.
     """
     layout = SessionLayout(directory)
-    if not is_session(layout):
-        raise UsageError(f"{directory} is no session. Name a session's folder, as runs/quickstart.")
     display = build_display("auto", sys.stdout, interval_s)
-    watching = Watching(layout, display)
     try:
+        _await_start(layout, display)
+        _require_session(layout)
+        watching = Watching(layout, display)
         is_over = False
         while not is_over:
             # Asked before looking: what was recorded before the end is shown.
@@ -51,3 +54,21 @@ def watch(
         pass
     finally:
         display.close()
+
+
+def _await_start(layout: SessionLayout, display: Display) -> None:
+    """Waits for the attempt that a launcher is about to begin; the one before is over."""
+    is_told = False
+    before = max(layout.attempt_numbers(), default=0)
+    while is_starting(layout) and is_between_attempts(layout):
+        if not is_told:
+            display.note(f"waiting for attempt {before + 1}, which is being started")
+            is_told = True
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _require_session(layout: SessionLayout) -> None:
+    if not is_session(layout):
+        raise UsageError(
+            f"{layout.root} is no session. Name a session's folder, as runs/quickstart."
+        )

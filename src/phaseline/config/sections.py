@@ -293,6 +293,11 @@ class PhaseSection(Section):
         return self.global_size * self.data.tokens_per_row
 
     @property
+    def unit(self) -> str:
+        """What it counts as tokens: those of texts, and of images and features the samples."""
+        return "samples" if self.data.sequence_length is None else "tokens"
+
+    @property
     def step_text(self) -> str:
         """What one optimizer step consumes, for people."""
         length = self.data.sequence_length

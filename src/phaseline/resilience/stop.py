@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 
 import torch
@@ -84,6 +85,11 @@ class StopVote:
         Nothing is agreed by it: the others may hear of it later. See `StopNotice`.
         """
         return self._is_agreed or self._notice.heard()
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a Ctrl-C asked this rank."""
+        return self._flag.number == signal.SIGINT
 
     def close(self) -> None:
         """Takes part in the last vote that was started, so that no rank is left waiting."""

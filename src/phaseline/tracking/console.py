@@ -43,10 +43,11 @@ class Progress:
         validation_loss: Newest loss on held-out data.
         lr: Learning rate of that step.
         grad_norm: 2-norm of its gradient before clipping.
-        tokens_per_s: Speed over all ranks.
+        tokens_per_s: Speed over all ranks, in the unit.
         mfu: Share of the devices' peak that the model's arithmetic uses.
         phase_left_s: Time to the end of the phase.
         session_left_s: Time to the end of the session.
+        unit: What the phase counts: tokens, or of images and features samples.
     """
 
     phase: str
@@ -63,6 +64,7 @@ class Progress:
     mfu: float | None = None
     phase_left_s: float | None = None
     session_left_s: float | None = None
+    unit: str = "tokens"
 
     @property
     def is_complete(self) -> bool:
@@ -82,6 +84,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Shows a line that stays."""
 
+    def phase_ended(self) -> None:
+        """Shows for good how far the phase has come. Calling it again does nothing."""
+
     def close(self) -> None:
         """Shows the last state for good. Calling it again does nothing."""
 
@@ -98,6 +103,9 @@ class NullDisplay:
     def note(self, text: str) -> None:
         """Forgets it."""
 
+    def phase_ended(self) -> None:
+        """Nothing was shown."""
+
     def close(self) -> None:
         """Nothing to end."""
 
@@ -112,7 +120,7 @@ def build_display(kind: DisplayKind, stream: TextIO, plain_interval_s: float = 1
     """
     if kind == "off":
         return NullDisplay()
-    if kind == "rich" or (kind == "auto" and _can_redraw(stream)):
+    if kind == "rich" or (kind == "auto" and can_redraw(stream)):
         from phaseline.tracking.rich_display import RichDisplay
 
         return RichDisplay(stream)
@@ -121,7 +129,8 @@ def build_display(kind: DisplayKind, stream: TextIO, plain_interval_s: float = 1
     return PlainDisplay(stream, interval_s=plain_interval_s)
 
 
-def _can_redraw(stream: TextIO) -> bool:
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
     try:
         is_terminal = stream.isatty()
     except ValueError:  # The stream is closed.

@@ -49,6 +49,9 @@ class LiveRegion:
         self._drawn = lines
 
     def _rewind(self, width: int) -> str:
-        """Moves to the first drawn line; terminals wrap drawn lines when they get narrower."""
+        """Moves to the first drawn line; terminals wrap drawn lines when they get narrower.
+
+        What another process wrote on the free line, as the launcher does on a Ctrl-C, goes.
+        """
         num_rows = sum(max(1, -(-line.num_cells // max(1, width))) for line in self._drawn)
-        return f"\x1b[{num_rows}A\r" if num_rows else ""
+        return f"\x1b[{num_rows}A\r" if num_rows else "\r"

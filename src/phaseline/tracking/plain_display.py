@@ -57,6 +57,10 @@ class PlainDisplay:
         clock = time.strftime("%H:%M:%S")
         self._stream.write("".join(f"{clock} {line}\n" for line in printable(text).splitlines()))
 
+    def phase_ended(self) -> None:
+        """Writes where the phase stood, unless that is written already."""
+        self._show_rest()
+
     def close(self) -> None:
         """Writes where the phase stood, unless that is written already."""
         if not self._closed:
@@ -78,7 +82,7 @@ def progress_line(progress: Progress) -> str:
         ("val", format_loss(progress.validation_loss), progress.validation_loss),
         ("lr", format_rate(progress.lr), progress.lr),
         ("grad norm", format_norm(progress.grad_norm), progress.grad_norm),
-        ("tokens/s", format_quantity(progress.tokens_per_s), progress.tokens_per_s),
+        (f"{progress.unit}/s", format_quantity(progress.tokens_per_s), progress.tokens_per_s),
         ("mfu", format_share(progress.mfu), progress.mfu),
         ("left", format_seconds(progress.phase_left_s), progress.phase_left_s),
         ("session left", format_seconds(progress.session_left_s), progress.session_left_s),

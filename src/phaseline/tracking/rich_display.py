@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -52,14 +53,15 @@ class RichDisplay:
 
     def phase_started(self, banner: PhaseBanner) -> None:
         """Ends the lines of the phase before and writes a heading that stays."""
-        self._end_phase()
+        self.phase_ended()
         heading = Text.assemble(
             (f"Phase {banner.idx + 1} of {banner.num_phases}", "dim"),
             "  ",
             (banner.name, f"bold {_ACCENT}"),
             (f"  {banner.num_steps:,} steps", "dim"),
         )
-        self._draw(above=[Text(""), heading, Text(banner.description, style="dim")])
+        description = [Text(line, style="dim") for line in self._lines(banner.description)]
+        self._draw(above=[Text(""), heading, *description])
 
     def update(self, progress: Progress) -> None:
         """Draws the state, a few times a second at most; a finished phase at once."""
@@ -70,19 +72,32 @@ class RichDisplay:
 
     def note(self, text: str) -> None:
         """Writes the text above the moving lines, where it stays."""
-        self._draw(above=[Text(line) for line in printable(text).splitlines()])
+        self._draw(above=[Text(line) for line in self._lines(text)])
 
     def close(self) -> None:
         """Replaces the moving lines by one that says how the phase ended."""
         if not self._closed:
             self._closed = True
-            self._end_phase()
+            self.phase_ended()
 
-    def _end_phase(self) -> None:
+    def phase_ended(self) -> None:
+        """Replaces the moving lines by one that says how the phase ended."""
         if self._progress is not None:
-            last = closing_line(self._progress)
+            last = closing_line(self._progress, _width(self._target) - 1)
             self._progress = None
             self._draw(above=[last])
+
+    def _lines(self, text: str) -> Iterator[str]:
+        """The text in lines that break between words; what is longer, as a path, stays whole."""
+        width = max(20, _width(self._target) - 1)
+        for line in printable(text).splitlines():
+            yield from textwrap.wrap(
+                line,
+                width,
+                break_long_words=False,
+                break_on_hyphens=False,
+                drop_whitespace=False,
+            ) or [""]
 
     def _draw(self, above: Sequence[RenderableType] = ()) -> None:
         self._drawn_at = time.monotonic()
@@ -123,40 +138,44 @@ def _bar(progress: Progress, width: int) -> Table:
     return row
 
 
-def _labelled(columns: Sequence[tuple[str, str, str]], width: int) -> tuple[Text, Text]:
-    """Names above values; on a narrow terminal the last columns are left out."""
-    cell = max(_NARROWEST_CELL, min(_WIDEST_CELL, width // len(columns)))
-    names, values = Text(), Text()
-    for name, value, style in columns[: max(1, width // cell)]:
-        names.append(name.ljust(cell), style="dim")
-        values.append(value.ljust(cell), style=style)
-    return names, values
+def _labelled(columns: Sequence[tuple[str, str, str]], width: int) -> Iterator[Text]:
+    """Names above values; on a narrow terminal in several rows of columns."""
+    num_rows = -(-len(columns) // max(1, width // _NARROWEST_CELL))
+    num_columns = -(-len(columns) // num_rows)
+    cell = max(_NARROWEST_CELL, min(_WIDEST_CELL, width // num_columns))
+    for start in range(0, len(columns), num_columns):
+        names, values = Text(), Text()
+        for name, value, style in columns[start : start + num_columns]:
+            names.append(name.ljust(cell), style="dim")
+            values.append(value.ljust(cell), style=style)
+        yield from (names, values)
 
 
-def closing_line(progress: Progress) -> Text:
-    """How a phase ended, in one line that fits 80 columns."""
+def closing_line(progress: Progress, width: int) -> Text:
+    """How a phase ended, in one line; what does not fit a narrow terminal is left out."""
     losses = [("loss", progress.loss), ("val", progress.validation_loss)]
     facts = [f"{name} {format_loss(value)}" for name, value in losses if value is not None]
     if progress.is_complete:
         head = Text.assemble(("done ", "bold green"), (progress.phase, "bold"))
         facts.insert(0, f"{progress.num_steps:,} steps")
         if progress.tokens_per_s is not None:
-            facts.append(f"tokens/s {format_quantity(progress.tokens_per_s)}")
+            facts.append(f"{progress.unit}/s {format_quantity(progress.tokens_per_s)}")
     else:
         head = Text.assemble(("stopped ", "bold yellow"), (progress.phase, "bold"))
         facts.insert(0, f"at step {progress.step:,} of {progress.num_steps:,}")
+    while len(facts) > 1 and head.cell_len + 2 + len(", ".join(facts)) > width:
+        facts.pop()
     return head.append("  " + ", ".join(facts), style="not bold")
 
 
 def _columns(progress: Progress) -> list[tuple[str, str, str]]:
-    # What comes last goes first where the terminal is narrow.
     utilization = [] if progress.mfu is None else [("mfu", format_share(progress.mfu), "")]
     return [
         ("loss", format_loss(progress.loss), "bold"),
         ("val loss", format_loss(progress.validation_loss), "bold"),
         ("lr", format_rate(progress.lr), ""),
         ("grad norm", format_norm(progress.grad_norm), ""),
-        ("tokens/s", format_quantity(progress.tokens_per_s), ""),
+        (f"{progress.unit}/s", format_quantity(progress.tokens_per_s), ""),
         ("phase left", format_seconds(progress.phase_left_s), ""),
         ("all left", format_seconds(progress.session_left_s), ""),
         *utilization,

@@ -77,7 +77,7 @@ class SessionBuilder:
 
     def event(self, attempt: int, name: str, **facts: Any) -> None:
         writer = RecordWriter(self.layout.attempt(attempt).events_file)
-        writer.append([{"time": 1.76e9, "event": name, **facts}])
+        writer.append([{"time": 1.76e9, "event": name} | facts])
         writer.close()
 
     def end(self, attempt: int, code: ExitCode = ExitCode.FINISHED, reason: str = "done") -> None:

@@ -153,12 +153,55 @@ def test_rich_display_fits_its_lines_when_the_terminal_has_80_columns(terminal: 
     assert values == ["2.1000", "2.5000", "3.00e-04", "0.847", "12.4k", "0s", "1h 02m"]
 
 
-def test_rich_display_leaves_out_columns_when_the_terminal_is_narrow(terminal: Terminal) -> None:
-    terminal.resize(40)
-    RichDisplay(terminal.stream).update(END)
+@pytest.mark.parametrize(("width", "num_rows"), [(60, 2), (40, 3), (24, 4)])
+def test_rich_display_shows_every_value_in_rows_when_the_terminal_is_narrow(
+    terminal: Terminal, width: int, num_rows: int
+) -> None:
+    terminal.resize(width)
+    RichDisplay(terminal.stream).update(MIDDLE)
     shown = _plain_text(terminal.read()).strip("\n").splitlines()
-    assert all(len(line) < 40 for line in shown)
-    assert re.split(r" {2,}", shown[1].strip()) == ["loss", "val loss", "lr"]
+    assert all(len(line) < width for line in shown)
+    assert len(shown) == 1 + 2 * num_rows
+    values = " ".join(shown[2::2]).split()
+    assert values == ["2.3457", "2.5000", "3.00e-04", "0.847", "12.4k", "3m", "12s", "1h", "02m"]
+
+
+def test_rich_display_ends_a_phase_in_one_line_when_the_terminal_is_narrow(
+    terminal: Terminal,
+) -> None:
+    terminal.resize(60)
+    display = RichDisplay(terminal.stream)
+    display.update(END)
+    terminal.read()
+    display.close()
+    [shown] = _plain_text(terminal.read()).splitlines()
+    assert shown == "done long_context  1,200 steps, loss 2.1000, val 2.5000"
+
+
+def test_rich_display_breaks_notes_between_words_and_keeps_paths_whole(terminal: Terminal) -> None:
+    terminal.resize(40)
+    path = "/a/path/that/is/longer/than/the/terminal/is/wide"
+    RichDisplay(terminal.stream).note(f"everything that was ever written lies in {path}")
+    shown = [line.rstrip() for line in _plain_text(terminal.read()).splitlines()]
+    assert shown == ["everything that was ever written lies", "in", path]
+
+
+def test_rich_display_wipes_what_the_launcher_wrote_below_it(terminal: Terminal) -> None:
+    display = RichDisplay(terminal.stream)
+    display.note("before anything is drawn")
+    # On the free line, which it leaves where it is.
+    terminal.stream.write("\r\x1b[KCtrl-C: saving at the next step")
+    terminal.stream.flush()
+    terminal.read()
+    display.note("a note")
+    assert terminal.read() == "\ra note\x1b[K\n\x1b[J"
+
+
+def test_displays_count_samples_where_no_tokens_are() -> None:
+    stream = io.StringIO()
+    PlainDisplay(stream, interval_s=3600).update(replace(MIDDLE, unit="samples"))
+    assert "| samples/s 12.4k |" in stream.getvalue()
+    assert "tokens" not in stream.getvalue()
 
 
 def test_rich_display_goes_up_over_wrapped_rows_when_the_terminal_shrinks(

@@ -9,6 +9,7 @@ import sys
 from typer.testing import CliRunner
 
 from phaseline.cli import build_app
+from phaseline.session.starting import announced
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.tracking.watching import Watching
 from unit.tracking.session_builder import SessionBuilder, make_record
@@ -26,6 +27,9 @@ class Seen:
 
     def note(self, text: str) -> None:
         self.shown.append(text)
+
+    def phase_ended(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -104,6 +108,63 @@ def test_watching_draws_the_newest_record_alone_and_goes_back_with_a_replay(
     assert (progress.step, progress.num_steps) == (102, 400)
     assert str(note).startswith("attempt 1 crashed: it was killed")
     assert dataclasses.replace(progress, step=400).is_complete
+
+
+def test_watching_ends_a_phase_with_its_last_values_before_the_next_begins(
+    session: SessionBuilder,
+) -> None:
+    seen = Seen()
+    watching = Watching(session.layout, seen)
+    attempt = _start(session, "pretrain")
+    session.train(attempt, range(1, 11))
+    watching.look()
+    seen.take()
+    session.validate(attempt, 10)
+    watching.look()
+    [progress] = seen.take()
+    assert isinstance(progress, Progress)
+    assert (progress.step, progress.validation_loss) == (10, 2.9)
+    session.train(attempt, range(11, 401))
+    session.event(
+        attempt, "phase_started", time=1.76e9 + 400.5, phase="instruct", num_steps=50, engine="e"
+    )
+    later = make_record("train", "instruct", 1, {"train/loss": 1.0})
+    later["timing"]["time"], later["global_step"] = 1.76e9 + 401, 401
+    session.append(attempt, [later])
+    watching.look()
+    last, banner, first = seen.take()
+    assert isinstance(last, Progress)
+    assert isinstance(first, Progress)
+    assert last.phase == "pretrain"
+    assert last.is_complete
+    assert isinstance(banner, PhaseBanner)
+    assert (first.phase, first.step, first.num_steps) == ("instruct", 1, 50)
+
+
+def test_watching_goes_on_while_a_launcher_is_at_work(session: SessionBuilder) -> None:
+    watching = Watching(session.layout, Seen())
+    session.end(_start(session))
+    with announced(session.layout):
+        assert not watching.is_over
+    assert watching.is_over
+
+
+def test_watch_command_waits_for_the_attempt_that_is_being_started(
+    session: SessionBuilder,
+) -> None:
+    session.end(_start(session), reason="the old one")
+    command = [sys.executable, "-m", "phaseline", "watch", str(session.layout.root)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with announced(session.layout):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        assert "waiting for attempt 2" in process.stdout.readline()
+        session.end(_start(session, "pretrain"), reason="the new one")
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "phase 1/2 pretrain" in rest
+    assert "attempt 2 ended: the new one" in rest
+    assert "the old one" not in rest
 
 
 def test_watching_ends_when_the_process_is_gone_without_a_word(session: SessionBuilder) -> None:

@@ -13,6 +13,7 @@ from phaseline.checkpoint.store import SavedPosition, SavedReport
 from phaseline.config.sections import SamplesSection
 from phaseline.errors import AnomalyError
 from phaseline.session.committed import CommittedLines
+from phaseline.session.second_press import LEAVE_HINT
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.mixins import ComponentSetupMixin, MetricsMixin, ProgressMixin
 from phaseline.training.phases.position import Unfinished
@@ -52,10 +53,20 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         if ending is PhaseEnding.FINISHED:
             ending = self._finish()
         runtime.stop.close()
+        if ending is PhaseEnding.STOPPED:
+            self._show_stop()
         self.save(final=ending is PhaseEnding.FINISHED)
         self._report_saves(runtime.store.wait())
         runtime.callbacks.phase_ended(runtime, finished=ending is PhaseEnding.FINISHED)
         return ending
+
+    def _show_stop(self) -> None:
+        """Shows the step that is saved, which is not the one that was last read."""
+        runtime = self.runtime
+        self.flush_metrics()
+        self.show_progress()
+        hint = f"; Ctrl-C {LEAVE_HINT}, without it" if runtime.stop.is_by_hand else ""
+        self.say(f"{runtime.section.name}: saving at step {runtime.position.phase_step:,}{hint}")
 
     def _train(self) -> PhaseEnding:
         runtime = self.runtime
@@ -66,13 +77,16 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
             return PhaseEnding.STOPPED
         self.begin_training()
         runtime.stop.begin()
+        start = position.phase_step
         while position.phase_step < plan.num_steps:
             self.train_step()
             self.collect_saves()
             step = position.phase_step
             is_last = step == plan.num_steps
-            if plan.reading.due(step):
+            if plan.reading.due_early(step, since=start):
                 self.flush_metrics()
+                self.show_progress()
+            elif runtime.clock.is_silent():
                 self.show_progress()
             is_best = False
             if plan.validation.due(step) and not is_last:

@@ -10,6 +10,8 @@ from phaseline.training.phases.plan import PhasePlan
 
 _NUM_RECENT = 8
 """Readings that the time left goes by: enough to be calm, few enough to follow a change."""
+_LONGEST_SILENCE_S = 0.5
+"""Between two showings of the step at hand, where steps are slower than readings are far apart."""
 
 
 class ProgressClock:
@@ -40,6 +42,7 @@ class ProgressClock:
         self._recent: deque[tuple[int, float]] = deque(maxlen=_NUM_RECENT)
         self._evaluation_s = 0.0
         self._save_s = 0.0
+        self._shown_at = time.monotonic()
         self.step_s = 0.0
         self.elapsed_s = 0.0
         self.phase_left_s: float | None = None
@@ -49,6 +52,14 @@ class ProgressClock:
     def tokens_per_s(self) -> float:
         """Over all ranks, at the last reading; 0 before the first."""
         return self._plan.tokens_per_step / self.step_s if self.step_s else 0.0
+
+    def is_silent(self) -> bool:
+        """Whether nothing was shown for a while."""
+        return time.monotonic() - self._shown_at > _LONGEST_SILENCE_S
+
+    def note_shown(self) -> None:
+        """Takes note that the step at hand is shown now."""
+        self._shown_at = time.monotonic()
 
     def update(self, phase_step: int, gauges: Gauges | None = None) -> None:
         """Takes note that so many steps of the phase are done now.
@@ -71,11 +82,13 @@ class ProgressClock:
         num_steps = phase_step - last_step
         # The slowest rank's waits may be longer than this rank's span.
         steps_s = max(now - last_time - away_s, 1e-9)
+        is_first = self.step_s == 0
         self.step_s = steps_s / num_steps
         self.elapsed_s = now - self._began
-        self._recent.append((num_steps, steps_s))
         self._last = (now, phase_step)
-        self._estimate(phase_step)
+        if num_steps > 1 or not is_first:  # a first step alone pays for what starts with it
+            self._recent.append((num_steps, steps_s))
+            self._estimate(phase_step)
 
     def _note_costs(self, gauges: Gauges, after: int, until: int) -> None:
         plan = self._plan

@@ -65,6 +65,9 @@ class SeenDisplay:
     def update(self, progress: Progress) -> None:
         self.progress.append(progress)
 
+    def phase_ended(self) -> None:
+        pass
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

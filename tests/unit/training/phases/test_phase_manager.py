@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from phaseline.tracking.metric_keys import CATALOGUE, DEVICE_PEAK_BYTES, DEVICE_
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
+from phaseline.training.phases.schedule import Schedule
 from unit.training.phases.phase_runtimes import RuntimeMaker, records_of, seen, weights_of
 
 
@@ -109,12 +112,37 @@ def test_phase_saves_and_ends_when_it_is_asked_to_stop_and_goes_on_bit_for_bit(
     manifest = verify(folder)
     assert (manifest.final, manifest.phase_step) == (False, 3)
     assert [(part.attempt, part.lines) for part in manifest.committed] == [(1, 3), (2, 3)]
+    # The screen ends at the step that is saved, though metrics were last read at another one.
+    assert seen(runtime).progress[-1].step == 3
+    assert seen(runtime).notes[-1] == "only: saving at step 3"
 
     resumed = resume(folder, maker.make())
     assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED
     assert torch.equal(weights_of(resumed), weights_of(whole))
     first, rest = records_of(runtime), records_of(resumed)
     assert [_bare(r) for r in first + rest] == [_bare(r) for r in records_of(whole)]
+
+
+def test_phase_says_that_a_second_press_leaves_at_once_when_ctrl_c_stops_it(
+    maker: RuntimeMaker,
+) -> None:
+    flag = StopFlag()
+    flag.set(signal.SIGINT)
+    runtime = maker.make(stop_flag=flag)
+    assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.STOPPED
+    [note] = [note for note in seen(runtime).notes if "saving" in note]
+    assert note == "only: saving at step 1; Ctrl-C twice in 2 s leaves at once, without it"
+
+
+def test_phase_shows_its_first_step_and_then_slow_ones_between_readings(
+    maker: RuntimeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = maker.make(duration="8 steps")
+    runtime.plan = replace(runtime.plan, reading=Schedule(100))
+    monkeypatch.setattr(runtime.clock, "is_silent", lambda: runtime.position.phase_step == 5)
+    TrainingPhaseManager(runtime=runtime).run()
+    shown = [(one.step, one.loss is not None) for one in seen(runtime).progress]
+    assert shown == [(1, True), (2, True), (4, True), (5, True), (8, True), (8, True)]
 
 
 @pytest.mark.parametrize("micro_size", [1, 2, 8])

@@ -55,6 +55,27 @@ def test_clock_gives_the_latest_speed_and_the_time_left_by_recent_steps(now: lis
     assert clock.session_left_s == pytest.approx(2 * 70 + 2 * 10)
 
 
+def test_clock_leaves_the_time_left_open_after_a_first_step_alone(now: list[float]) -> None:
+    clock = ProgressClock(PLAN, later_tokens=0)
+    clock.update(10)
+    now[0] += 500
+    clock.update(11)  # compiled
+    assert clock.step_s == pytest.approx(500)
+    assert clock.phase_left_s is None
+    now[0] += 1
+    clock.update(12)
+    assert clock.phase_left_s == pytest.approx(88)
+
+
+def test_clock_is_silent_when_nothing_was_shown_for_a_while(now: list[float]) -> None:
+    clock = ProgressClock(PLAN, later_tokens=0)
+    assert not clock.is_silent()
+    now[0] += 1
+    assert clock.is_silent()
+    clock.note_shown()
+    assert not clock.is_silent()
+
+
 def test_clock_forgets_how_slow_the_first_steps_were(now: list[float]) -> None:
     clock = ProgressClock(PLAN, later_tokens=0)
     clock.update(0)

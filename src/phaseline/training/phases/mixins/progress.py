@@ -33,8 +33,9 @@ class ProgressMixin(PhaseHost):
 
     @main_process_only
     def show_progress(self) -> None:
-        """Shows the latest metrics that were read."""
+        """Shows the step at hand, and the latest metrics that were read."""
         runtime = self.runtime
+        runtime.clock.note_shown()
         position, clock, metrics = runtime.position, runtime.clock, runtime.last_metrics
         phase = runtime.section.name
         runtime.display.update(
@@ -53,6 +54,7 @@ class ProgressMixin(PhaseHost):
                 mfu=runtime.last_timing.get(keys.MFU.key(phase)),
                 phase_left_s=clock.phase_left_s,
                 session_left_s=clock.session_left_s,
+                unit=runtime.section.unit,
             )
         )
 
