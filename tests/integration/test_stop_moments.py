@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -170,7 +171,7 @@ def stop_in_turn(session: Path, engine: str, *names: str) -> None:
     for name in names:
         launched = start(session, engine, stop_at=f"1:{name}")
         assert launched.wait() == ExitCode.STOPPED, launched.output
-        assert "Stopped on request, everything is saved" in launched.output
+        assert "Everything is saved: stopped on request" in launched.output
         require_saved(session, name, attempt=max(SessionLayout(session).attempt_numbers()))
     launched = start(session, engine)
     assert launched.wait() == 0, launched.output
@@ -247,7 +248,7 @@ def require_saved(session: Path, name: str, *, attempt: int) -> None:
     outcome = read_outcome(layout.attempt(attempt))
     assert outcome is not None
     assert outcome.code is ExitCode.STOPPED
-    assert outcome.reason.startswith("stopped on request (SIG")
+    assert re.match(r"stopped on request \(.*SIG", outcome.reason)
     assert read_error(layout.attempt(attempt)) is None
     saved = [
         folder

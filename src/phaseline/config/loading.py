@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from phaseline.config.cross_checks import PhaseRule, find_contradictions
+from phaseline.config.environment import apply_environment
 from phaseline.config.faults import faults_of
 from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
@@ -54,6 +56,7 @@ def load_config(
     session_dir: Path | None = None,
     rules: Sequence[PhaseRule] = (),
     session_format: int = FORMAT,
+    variables: Mapping[str, str] = os.environ,
 ) -> LoadedConfig:
     """Reads, merges and checks a session file.
 
@@ -63,16 +66,18 @@ def load_config(
         session_dir: The session directory; None: `<session.root>/<session.name>`.
         rules: What phases are held against besides: rules that look at more than the file.
         session_format: The format that the session began with, whose defaults it keeps.
+        variables: The environment, which decides a few settings over the file.
 
     Raises:
         ConfigurationError: The file cannot be used; every fault that was found.
     """
     path = Path(path)
-    root, faults_of_overrides = apply_overrides(read_file(path), overrides)
+    root, faults_of_variables = apply_environment(read_file(path), variables)
+    root, faults_of_overrides = apply_overrides(root, overrides)
     root, faults_of_defaults = merge_defaults(root)
     root = with_old_defaults(root, session_format)
     config, faults = _validate(root, rules)
-    faults = [*faults_of_overrides, *faults_of_defaults, *faults]
+    faults = [*faults_of_variables, *faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:
         raise ConfigurationError(_in_file_order(faults))
     directory = session_dir or Path(config.session.root) / config.session.name

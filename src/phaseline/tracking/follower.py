@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from phaseline.errors import PhaselineError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
+from phaseline.tracking.feed_problem import leave_problem
 from phaseline.tracking.follower_lock import (
     FeedState,
     LockOwner,
@@ -53,7 +54,7 @@ def start_follower(
     name: str = WANDB,
     *,
     attempt: int | None = None,
-) -> None:
+) -> str:
     """Starts a tracker's follower, unless the one of this parent still lives.
 
     The lock on `follower.lock` is taken here and handed over, so that of two starts only one
@@ -67,18 +68,22 @@ def start_follower(
         name: The tracker.
         attempt: The attempt whose end ends the follower; None: the newest, or the one to come
             if that has ended already.
+
+    Returns:
+        What kept it from starting, for people; empty if nothing did.
     """
     parent = os.getpid() if parent_pid is None else parent_pid
     try:
         number = _attempt_at_hand(session_dir) if attempt is None else attempt
         _start_unless_alive(_Order(session_dir, name, parent, number))
     except (OSError, PhaselineError) as error:
-        warnings.warn(
+        problem = (
             f"{name} is not fed, the records stay in {session_dir}: the follower did not start: "
-            f"{error}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{error}"
         )
+        warnings.warn(problem, RuntimeWarning, stacklevel=2)
+        return problem
+    return ""
 
 
 def wait_for_follower(session_dir: Path, timeout_s: float, name: str = WANDB) -> bool:
@@ -200,6 +205,8 @@ def _goes_on_after(error: Exception, order: _Order, following: Following, lock: 
     """
     what = f"the feed to {order.name} broke, "
     why = f": {type(error).__name__}: {_first_line(error)}"
+    if order.breakdowns == 0:
+        leave_problem(order.session_dir, order.name, error)
     if isinstance(error, PhaselineError):
         _say(f"{what}the records stay in the session{why}")
         return False

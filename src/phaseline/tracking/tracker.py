@@ -72,6 +72,25 @@ def tracker_names(section: TrackingSection) -> tuple[str, ...]:
     return (*names, *section.trackers)
 
 
+def describe_wandb(section: TrackingSection, session_dir: Path, where: str) -> str:
+    """One line on what becomes of the session's wandb run.
+
+    Args:
+        section: What is configured.
+        session_dir: The session's directory.
+        where: The place that decided the mode, where it is not the session file; may be empty.
+    """
+    mode = section.wandb.mode
+    text = f"wandb: {mode}"
+    if mode == "online":
+        text += f", project {section.wandb.project}"
+    if where:
+        text += f", by {where}"
+    if mode == "offline":
+        text += f"; `phaseline sync {session_dir}` sends the run"
+    return text
+
+
 def tracker_folder(session_dir: Path, name: str) -> Path:
     """Where a tracker, and the process that feeds it, keep their files."""
     if name in (WANDB, TENSORBOARD):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from phaseline.errors import ExitCode
+from phaseline.tracking.feed_problem import take_problem
 from phaseline.tracking.follower import finish_feeding, start_follower, wait_for_follower
 from phaseline.tracking.follower_lock import FeedState, LockOwner, open_lock, write_owner
 from unit.tracking.followers import (
@@ -235,12 +236,17 @@ def test_follower_leaves_one_line_when_wandb_fails(
         "the feed to wandb broke, the records stay in the session: SessionError: config.yaml"
         in lines[0]
     )
+    problem = take_problem(root, "wandb")
+    assert problem.startswith("wandb is not fed: config.yaml of the session is no configuration")
+    assert problem.endswith(f"`phaseline sync {root}` sends them.")
+    assert take_problem(root, "wandb") == ""
 
 
 def test_start_follower_only_warns_when_it_cannot_start(session: SessionBuilder) -> None:
     (session.layout.root / "wandb").write_text("in the way")
     with pytest.warns(RuntimeWarning, match="wandb is not fed, the records stay in"):
-        start_follower(session.layout.root)
+        problem = start_follower(session.layout.root)
+    assert problem.startswith("wandb is not fed")
 
 
 def _samples_record(phase: str, step: int) -> dict[str, Any]:

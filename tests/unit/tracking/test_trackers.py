@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from phaseline.config.tracking_section import TrackingSection
 from phaseline.tracking import follower
+from phaseline.tracking.console import Display
 from phaseline.tracking.follower import start_follower, wait_for_follower
-from phaseline.tracking.tracker import TENSORBOARD, tracker_folder, tracker_names
+from phaseline.tracking.tracker import TENSORBOARD, describe_wandb, tracker_folder, tracker_names
+from phaseline.training.pipeline.feed_notices import FeedNotices
 from unit.tracking.followers import PATIENCE_S, follower_of, log_of, until
 from unit.tracking.session_builder import SessionBuilder
 
@@ -30,6 +34,19 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def _lines(root: Path, name: str, file: str = "lines.jsonl") -> list[list[object]]:
     text = (tracker_folder(root, name) / file).read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("mode", "where", "line"),
+    [
+        ("offline", "", "wandb: offline; `phaseline sync runs/a` sends the run"),
+        ("online", "", "wandb: online, project mine"),
+        ("disabled", "WANDB_MODE", "wandb: disabled, by WANDB_MODE"),
+    ],
+)
+def test_start_says_what_becomes_of_the_wandb_run(mode: str, where: str, line: str) -> None:
+    section = TrackingSection.model_validate({"wandb": {"mode": mode, "project": "mine"}})
+    assert describe_wandb(section, Path("runs/a"), where) == line
 
 
 def test_tracker_names_are_those_that_are_asked_for() -> None:
@@ -87,6 +104,14 @@ def test_follower_tries_later_and_later_until_the_attempt_is_over(
     session.train(attempt, range(1, 3))
     start_follower(root, parent.pid, NEVER_OPENING)
     until(lambda: "tries again in 5 s" in log_of(root, NEVER_OPENING))
+    # It broke four times, which is said once.
+    shown: list[str] = []
+    notices = FeedNotices(root, [NEVER_OPENING], cast(Display, SimpleNamespace(note=shown.append)))
+    notices.look()
+    notices.look()
+    assert shown == [
+        f"{NEVER_OPENING} is not fed: the server of demo is down. The records stay in {root}."
+    ]
     session.end(attempt)
     assert wait_for_follower(root, PATIENCE_S, NEVER_OPENING)
     lines = [line.partition(" ")[2] for line in log_of(root, NEVER_OPENING).splitlines()]

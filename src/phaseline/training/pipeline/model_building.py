@@ -28,6 +28,7 @@ from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
 from phaseline.tracking.console import Display
 from phaseline.tracking.recorder import MetricRecorder, NullRecorder
+from phaseline.tracking.tracker import tracker_names
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.meter import Meter
 from phaseline.training.phases.plan import PhasePlan
@@ -46,6 +47,7 @@ from phaseline.training.pipeline.content_identity import (
 )
 from phaseline.training.pipeline.engine_building import build_phase_engine, engine_settings
 from phaseline.training.pipeline.event_log import EventLog
+from phaseline.training.pipeline.feed_notices import FeedNotices
 from phaseline.training.pipeline.lineage import parents_of
 from phaseline.training.pipeline.phase_checkpoints import Wanted, best_by, choose, wanted_of
 from phaseline.training.pipeline.phase_start import PhaseStart, StartContext, find_phase_start
@@ -340,6 +342,9 @@ class ModelBuilding:
     def _callbacks(self, phase_idx: int, stateful: StatefulRegistry) -> CallbackList:
         section = self._configuration.config.phases[phase_idx]
         members: list[Callback] = [EventLog(self._session), SlotPace(self._slot)]
+        if self._session.is_main:
+            names = tracker_names(self._configuration.config.tracking)
+            members.append(FeedNotices(self._session.layout.root, names, self._display))
         if section.profile is not None:
             members.append(PhaseProfiler(section.profile, self._session.attempt.profile_dir))
         for idx, name in enumerate(section.callbacks):

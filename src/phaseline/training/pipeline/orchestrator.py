@@ -14,6 +14,7 @@ import torch
 from phaseline.cluster.causes import cause_of_stop
 from phaseline.cluster.slot import EndlessSlot, Slot, open_slot
 from phaseline.cluster.slurm import JobPlace
+from phaseline.config.environment import WANDB_MODE
 from phaseline.config.inheritance import describe_start
 from phaseline.distributed.determinism import (
     deterministic_kernels,
@@ -33,11 +34,13 @@ from phaseline.session.attempts import Outcome
 from phaseline.session.records import count_lines
 from phaseline.session.stop_request import StopRequestWatch
 from phaseline.tracking.console import Display, build_display
+from phaseline.tracking.feed_problem import take_problem
 from phaseline.tracking.follower import finish_feeding, start_follower
-from phaseline.tracking.tracker import tracker_names
+from phaseline.tracking.tracker import describe_wandb, tracker_names
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.training.pipeline.feed_notices import FeedNotices
 from phaseline.training.pipeline.finalization import Finalization, summarize
 from phaseline.training.pipeline.images import ProcessImages
 from phaseline.training.pipeline.model_building import ModelBuilding
@@ -133,7 +136,11 @@ class PipelineOrchestrator:
     def _run(self) -> Outcome:
         config = self._configuration.config
         for name in self._trackers():
-            start_follower(self._session.layout.root, name=name)
+            if self._environment.image == 0:
+                take_problem(self._session.layout.root, name)  # of another start
+            problem = start_follower(self._session.layout.root, name=name)
+            if problem and self._environment.image == 0:
+                self._display.note(problem)
         for note in self._session.notes:
             self._display.note(note)
         # A later image finds everything in the cache and need not say it again.
@@ -141,6 +148,7 @@ class PipelineOrchestrator:
         rendezvous = self._session.rendezvous
         for idx in range(len(config.phases)):
             report(f"{describe_start(config, idx)}.")
+        report(self._describe_wandb())
         notice = StopNotice(self._stop_flag, rendezvous)
         fetches = self._environment.local_rank == 0
         facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
@@ -252,6 +260,7 @@ class PipelineOrchestrator:
             time=time.time(),
         )
         if self._session.is_main:
+            self._display.phase_ended()
             self._display.note(
                 "stopped on request, everything is saved; the same command goes on from here"
             )
@@ -277,6 +286,7 @@ class PipelineOrchestrator:
                 finish_feeding(
                     self._session.layout.root, _LONGEST_FAREWELL_S, name, attempt=attempt
                 )
+            FeedNotices(self._session.layout.root, self._trackers(), self._display).look()
         world.close()
         return outcome
 
@@ -390,6 +400,11 @@ class PipelineOrchestrator:
         tracking = self._configuration.config.tracking
         kind = tracking.console if self._environment.is_main else "off"
         return build_display(kind, self._images.terminal, tracking.plain_interval_s)
+
+    def _describe_wandb(self) -> str:
+        config, root = self._configuration.config, self._session.layout.root
+        where = self._configuration.locate(("tracking", "wandb", "mode"))
+        return describe_wandb(config.tracking, root, where if where.startswith(WANDB_MODE) else "")
 
     def _trackers(self) -> tuple[str, ...]:
         """What the main rank has fed beside training."""
