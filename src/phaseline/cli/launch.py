@@ -13,20 +13,18 @@ from typing import Annotated
 import typer
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
+from phaseline.cli.finished import is_finished
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
 from phaseline.cluster.accelerators import count_gpus
 from phaseline.cluster.addresses import ports_of
 from phaseline.cluster.launch_command import Machines, build_launch_command
 from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
-from phaseline.config.changes import compare
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import UsageError, printable
-from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stack_request import request_stacks
 from phaseline.session.starting import announced
-from phaseline.session.stored_config import load_stored_config
 from phaseline.session.sweep import SweepTrial
 from phaseline.tracking.console import can_redraw
 
@@ -88,7 +86,7 @@ def launch(
         overrides.append(f"cluster.processes_per_node={num_processes}")
         loaded = load_config(config, overrides, session_dir=session, rules=rules)
     layout = SessionLayout(loaded.session_dir)
-    if _is_finished(layout, loaded):
+    if is_finished(loaded):
         _say(describe_finished(layout))
         return
     command = build_launch_command(
@@ -154,21 +152,6 @@ def _require_gpus(num_processes: int, num_gpus: int) -> None:
             f"{num_processes} ranks are asked for, and {num_gpus} GPU(s) are visible; each rank needs "
             f"one. Use --processes {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
-
-
-def _is_finished(layout: SessionLayout, loaded: LoadedConfig) -> bool:
-    """Whether there is nothing left to do for this configuration."""
-    identity = load_identity(layout)
-    if identity is None or identity.state != "finished":
-        return False
-    done = load_stored_config(layout)
-    wanted = loaded.config
-    if len(wanted.phases) != len(done.phases):
-        return False
-    if not all((layout.exports_dir / name).is_dir() for name in wanted.export.phases):
-        return False
-    changes = compare(done, wanted, {phase.name: True for phase in done.phases})
-    return all(change.is_harmless for change in changes)
 
 
 def _say(text: str) -> None:

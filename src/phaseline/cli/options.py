@@ -32,7 +32,8 @@ AcceptChanges = Annotated[
         "--accept-change",
         metavar="KEY",
         help="Go on although this setting changed and the numbers will too: a path as the refusal "
-        "writes it, or a section, as phases[0].optimizer. Repeatable.",
+        "writes it, or a section, as phases[0].optimizer; a path with =VALUE accepts that value alone. "
+        "Repeatable.",
     ),
 ]
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
-from phaseline.cli.options import ConfigFile, Overrides, SessionDir
+from phaseline.cli.finished import is_finished
+from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
 from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
+from phaseline.cluster.verdict import describe_finished
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.errors import UsageError
 from phaseline.session.confinement import require_confined
 from phaseline.session.jobs import note_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
+from phaseline.training.pipeline.accepted_change import AcceptedChange
+from phaseline.training.pipeline.changed_settings import require_acceptable
+from phaseline.training.pipeline.lost_records import require_records
 
 
 def submit(
@@ -45,14 +50,17 @@ def submit(
             metavar="OPTION", help="One more of sbatch's, as --mail-type=END. Repeatable."
         ),
     ] = None,
+    accept_change: AcceptChanges = None,
 ) -> None:
     """Submit a session as a SLURM job, which goes on by itself until the session is finished.
 
-    The file is validated first, so no job waits in the queue for a fault. What is asked for
-    stands in the file's `cluster` section; the options here change it for this submission.
-    The same command again resumes the session.
+    The file is validated first, and held against the session that is to go on, so no job waits
+    in the queue for what it would be refused for. What is asked for stands in the file's
+    `cluster` section; the options here change it for this submission. The same command again
+    resumes the session.
 
-    Exit codes: 0 submitted; 1 SLURM refuses; 2 the file is faulty, or the session is in use.
+    Exit codes: 0 submitted, or finished already; 1 SLURM refuses; 2 the file is faulty, its
+    changes are not accepted, or the session is in use.
     """
     overrides = list(override or ())
     flags: dict[str, Any] = {
@@ -72,13 +80,21 @@ def submit(
         f"cluster.{key}={json.dumps(value)}" for key, value in flags.items() if value is not None
     ]
     loaded = load_config(config, overrides, session_dir=session, rules=weights_can_be_read(session))
-    sessions = _check_members(loaded, overrides)
-    jobs = plan_submission(loaded, overrides=overrides, session_dir=session)
+    members = _check_members(loaded, overrides)
+    sessions = [member.session_dir for member in members]
+    accepted = _accept(members, accept_change or ())
+    jobs = plan_submission(
+        loaded, overrides=overrides, session_dir=session, accept_changes=accepted
+    )
     if dry_run:
         typer.echo(_join(jobs), nl=False)
         return
     for folder in sessions:
         _require_free(SessionLayout(folder))
+    if all(is_finished(member) for member in members):
+        for folder in sessions:
+            show(describe_finished(SessionLayout(folder)))
+        return
     numbers = submit_jobs(jobs, loaded.config.cluster)
     for folder in sessions:
         note_submitted(SessionLayout(folder), numbers)
@@ -89,18 +105,49 @@ def submit(
     show(f"  status   phaseline status {shlex.quote(str(sessions[0]))}")
 
 
-def _check_members(loaded: LoadedConfig, overrides: list[str]) -> list[Path]:
-    """Validates every session of an array as its job will; returns the sessions' directories.
+def _check_members(loaded: LoadedConfig, overrides: list[str]) -> list[LoadedConfig]:
+    """Validates every session of an array as its job will; returns what each trains.
 
     Raises:
         ConfigurationError: A member's overrides do not fit.
     """
     if not loaded.config.cluster.array:
-        return [loaded.session_dir]
+        return [loaded]
     members = [member_of_array(loaded, idx) for idx in range(len(loaded.config.cluster.array))]
-    for member in members:
+    return [
         load_config(loaded.source, [*overrides, *member.overrides], session_dir=member.session_dir)
-    return [member.session_dir for member in members]
+        for member in members
+    ]
+
+
+def _accept(members: list[LoadedConfig], keys: Sequence[str]) -> list[str]:
+    """Says now what ranks would say after their time in the queue.
+
+    Returns:
+        What the job accepts: each change with its new value. So a start that finds it taken
+        over already has nothing to refuse, and one that finds the file changed again refuses.
+
+    Raises:
+        SessionChangedError: A session cannot go on with what is asked for.
+        UsageError: Something is accepted that no session refuses.
+        SessionError: A session's records are gone.
+    """
+    found: dict[str, None] = {}
+    for member in members:
+        layout = SessionLayout(member.session_dir)
+        # What user code and models are like, only their container may know.
+        in_depth = member.config.cluster.container is None
+        changes = require_acceptable(
+            layout, member, keys, in_depth=in_depth, may_be_idle=len(members) > 1
+        )
+        require_records(layout)
+        found |= {AcceptedChange.of(change).text: None for change in changes.accepted}
+    if keys and len(members) > 1 and not found:
+        raise UsageError(
+            f"--accept-change names {keys[0]}, where no member of the array is refused a change. "
+            "Leave it out."
+        )
+    return [*found]
 
 
 def _require_free(layout: SessionLayout) -> None:

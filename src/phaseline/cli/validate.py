@@ -5,13 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
-from phaseline.cli.options import ConfigFile, Overrides, SessionDir
+from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
+from phaseline.cli.validation_json import describe_faults, describe_validation
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.config.sections import Config, PhaseSection
+from phaseline.errors import ConfigurationError, ExitCode
+from phaseline.session.identity import load_identity
+from phaseline.session.layout import SessionLayout
+from phaseline.training.pipeline.changed_settings import (
+    ChangedSettings,
+    compare_with_session,
+    require_none_refused,
+)
+from phaseline.training.pipeline.lost_records import require_records
 
 _HEADINGS = ("phase", "objective", "duration", "batch", "rate", "engine", "ranks")
 
@@ -20,22 +33,51 @@ def validate(
     config: ConfigFile,
     override: Overrides = None,
     session: SessionDir = None,
+    accept_change: AcceptChanges = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on standard output, and no text.")
+    ] = False,
 ) -> None:
     """Check a session file: every fault at once, with its line and how to mend it.
 
-    Nothing is trained, prepared or written. What the file names of your own, as
-    `module:attribute`, is looked up and not imported. Exit code 0: it can be run;
-    2: it cannot.
+    Where the session has begun, the file is held against what it was started with, as `launch`
+    does: what will be refused, what may be accepted and with which --accept-change. Nothing is
+    trained, prepared or written. What the file names of your own, as `module:attribute`, is
+    looked up and not imported. Exit code 0: it can be run; 2: it cannot.
     """
     rules = weights_can_be_read(session, hashes=True)
-    loaded = load_config(config, override or (), session_dir=session, rules=rules)
-    show(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
+    try:
+        loaded = load_config(config, override or (), session_dir=session, rules=rules)
+    except ConfigurationError as error:
+        if not json:
+            raise
+        typer.echo(describe_faults(error.faults))
+        raise typer.Exit(int(ExitCode.USAGE)) from error
+    layout, accept = SessionLayout(loaded.session_dir), accept_change or ()
+    changes = compare_with_session(layout, loaded, accept, in_depth=False)
+    require_records(layout)
     rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]
+    command = _run_command(loaded, override or (), session, accept)
+    if json:
+        phases = [dict(zip(_HEADINGS, row, strict=True)) for row in rows]
+        typer.echo(describe_validation(loaded, phases, changes, command))
+        raise typer.Exit(int(ExitCode.USAGE if changes.refused else ExitCode.FINISHED))
+    require_none_refused(changes, loaded, layout)
+    show(f"{config} is valid: session {loaded.config.session.name} in {loaded.session_dir}/")
     if sys.stdout.isatty():
         _print_table(rows)
     else:
         _print_lines(rows)
-    show(f"Run it with: {_run_command(loaded, override or (), session)}")
+    if load_identity(layout) is not None:
+        _print_changes(changes)
+    show(f"Run it with: {command}")
+
+
+def _print_changes(changes: ChangedSettings) -> None:
+    """How the file differs from what the session was started with."""
+    notes = [*changes.notes()] or ["nothing changed since the last start"]
+    for note in notes:
+        show(f"The session goes on: {note}")
 
 
 def _describe(config: Config, phase: PhaseSection) -> tuple[str, ...]:
@@ -81,7 +123,9 @@ def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
         show(f"  phases[{idx}]: {', '.join(told)}")
 
 
-def _run_command(loaded: LoadedConfig, overrides: Sequence[str], session: Path | None) -> str:
+def _run_command(
+    loaded: LoadedConfig, overrides: Sequence[str], session: Path | None, accept: Sequence[str]
+) -> str:
     from shlex import join
 
     words = ["phaseline", "launch", str(loaded.source)]
@@ -89,4 +133,6 @@ def _run_command(loaded: LoadedConfig, overrides: Sequence[str], session: Path |
         words += ["-o", override]
     if session is not None:
         words += ["--session", str(session)]
+    for key in accept:
+        words += ["--accept-change", key]
     return join(words)

@@ -283,6 +283,8 @@ class BatchJob:
         program += ["--main", names[0], "--peer", names[-1], "--port", str(port)]
         for override in self._options.override:
             program += ["-o", override]
+        for key in self._options.accept_change:
+            program += ["--accept-change", key]
         return build_step_command(program, self._loaded.config.cluster.container)
 
     def _attend(self) -> None:
@@ -354,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="the session file")
     parser.add_argument("--session", type=Path, help="the session's directory")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--accept-change", action="append", default=[], metavar="KEY")
     parser.add_argument("--line", default="", help="names the jobs that go on from each other")
     parser.add_argument("--chained", action="store_true", help="another job waits behind this one")
     options = parser.parse_args(arguments)

@@ -114,6 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", required=True, help="a node that the first has to reach")
     parser.add_argument("--port", type=int, required=True, help="where ranks meet")
     parser.add_argument("-o", "--override", action="append", default=[])
+    parser.add_argument("--accept-change", action="append", default=[])
     return parser.parse_args(arguments)
 
 
@@ -125,6 +126,7 @@ def _command(options: argparse.Namespace, place: NodePlace, *, has_gpu: bool) ->
         session_dir=options.session,
         num_processes=options.processes,
         has_gpu=has_gpu,
+        accept_changes=options.accept_change,
         machines=Machines(place.count, place.idx, options.main, options.port, interface),
     )
 

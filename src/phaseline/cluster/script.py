@@ -69,6 +69,7 @@ def build_script(
     *,
     overrides: Sequence[str] = (),
     session_dir: Path | None = None,
+    accept_changes: Sequence[str] = (),
     line: str = "",
     is_chained: bool = False,
     python: str = sys.executable,
@@ -79,6 +80,7 @@ def build_script(
         loaded: The valid configuration, overrides applied.
         overrides: The same overrides, for the ranks.
         session_dir: The session's directory; None leaves it to the configuration.
+        accept_changes: Handed on to the ranks as `--accept-change`.
         line: Names the jobs that go on from each other; empty: the job alone.
         is_chained: Whether another job waits behind this one.
         python: Runs the job's own program; the ranks too, unless they have a container.
@@ -89,6 +91,8 @@ def build_script(
         words += ["--session", str(session_dir)]
     for override in overrides:
         words += ["-o", override]
+    for key in accept_changes:
+        words += ["--accept-change", key]
     if line:
         words += ["--line", line]
     if is_chained:

@@ -50,7 +50,11 @@ class Submission:
 
 
 def plan_submission(
-    loaded: LoadedConfig, *, overrides: Sequence[str], session_dir: Path | None
+    loaded: LoadedConfig,
+    *,
+    overrides: Sequence[str],
+    session_dir: Path | None,
+    accept_changes: Sequence[str] = (),
 ) -> list[Submission]:
     """The scripts of a session's jobs, in the order in which they run.
 
@@ -58,6 +62,8 @@ def plan_submission(
         loaded: The valid configuration, overrides applied.
         overrides: The same overrides.
         session_dir: The session's directory; None leaves it to the configuration.
+        accept_changes: Changes of a session that goes on, each with its new value, so that a job
+            that runs again, or goes on after another, need not find one.
     """
     num_jobs = loaded.config.cluster.chain
     # All jobs of a chain have it, and the jobs of no other submission.
@@ -70,6 +76,7 @@ def plan_submission(
                 loaded,
                 overrides=overrides,
                 session_dir=session_dir,
+                accept_changes=accept_changes,
                 line=line,
                 is_chained=number + 1 < num_jobs,
             ).render(),

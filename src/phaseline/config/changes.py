@@ -60,6 +60,16 @@ class Change:
         """Whether the session goes on with it unasked."""
         return self.effect not in (Effect.NUMBERS, Effect.STATE)
 
+    @property
+    def old_value(self) -> Any:
+        """The old value as JSON holds it."""
+        return _value(self.old)
+
+    @property
+    def new_value(self) -> Any:
+        """The new value as JSON holds it."""
+        return _value(self.new)
+
     def __str__(self) -> str:
         return self.said or f"{self.path}: {self.old} -> {self.new}"
 
@@ -121,7 +131,7 @@ def compare(old: Config, new: Config, begun: Mapping[str, bool]) -> list[Change]
         new: What it is to go on with.
         begun: Phases of `old` that have trained weights, each with whether it is finished.
     """
-    judge = _Judge(old, begun)
+    judge = _Judge(old, new, begun)
     old_settings, new_settings = settings_of(old), settings_of(new)
     found = list(_displaced(old, new, judge.num_begun))
     displaced = {change.loc[1] for change in found}
@@ -191,10 +201,12 @@ def _phases_come_and_gone(
 class _Judge:
     """Says what a change does, by where the session stands."""
 
-    def __init__(self, old: Config, begun: Mapping[str, bool]) -> None:
+    def __init__(self, old: Config, new: Config, begun: Mapping[str, bool]) -> None:
         self._phases = [(phase.name, begun.get(phase.name)) for phase in old.phases]
         places = [idx for idx, (_, finished) in enumerate(self._phases) if finished is not None]
         self.num_begun = max(places, default=-1) + 1
+        self._old, self._new = old, new
+        self._num_to_come = len(new.phases) - self.num_begun
 
     def effect_of(self, loc: Loc) -> tuple[Effect, str]:
         if changes_no_number(loc):
@@ -218,13 +230,35 @@ class _Judge:
         if keys[:2] in _ROUNDS:
             return (Effect.NONE if finished else Effect.ROUNDING), ""
         if finished:
-            return Effect.STATE, _remark_of_finished(name, keys)
+            return Effect.STATE, self._remark_of_finished(name, keys)
         if keys[:2] == ("data", "sources") and keys[3:4] != ("weight",):
             return Effect.STATE, _OTHER_DATA
         fixed = _look_up(_FIXED, keys)
+        if keys[:2] == ("trainable", "lora") and self._adapters_come_or_go(idx):
+            fixed = _OTHER_STATE
         if fixed:
             return Effect.STATE, fixed
         return Effect.NUMBERS, _look_up(_REMARKS, keys)
+
+    def _adapters_come_or_go(self, idx: int) -> bool:
+        here = [config.phases[idx : idx + 1] for config in (self._old, self._new)]
+        return len({phase.trainable.lora is None for phases in here for phase in phases}) > 1
+
+    def _remark_of_finished(self, name: str, keys: Loc) -> str:
+        """What to do instead: it is held against this same comparison by a test."""
+        last = self._phases[self.num_begun - 1][0]
+        if keys[:1] != ("duration",):
+            come = "the phases still to come" if self._num_to_come > 0 else "a phase behind it"
+            return f"{name} is finished, so it would change nothing. Set it in {come}"
+        if name == last:
+            return (
+                f"{name} is finished. To train longer, add a phase behind it that is written as "
+                "it is, with `inherit: {optimizer: keep}`"
+            )
+        return (
+            f"{name} is finished, and {last} has begun from what it left. To train its weights "
+            f"longer, add a phase behind {last} with `inherit: {{weights: phase:{name}}}`"
+        )
 
     def _is_under_way(self) -> bool:
         return not self._phases[self.num_begun - 1][1]
@@ -247,15 +281,6 @@ def _displaced(old: Config, new: Config, num_begun: int) -> Iterator[Change]:
         yield Change(("phases", idx, "name"), _text(phase.name), found, Effect.STATE, remark)
 
 
-def _remark_of_finished(name: str, keys: Loc) -> str:
-    if keys[:1] == ("duration",):
-        return (
-            f"{name} is finished. To train longer, add a phase behind it with "
-            "`inherit: {optimizer: keep}`"
-        )
-    return f"{name} is finished, so it would change nothing. Set it in the phases still to come"
-
-
 def _look_up(table: Mapping[tuple[str, ...], str], keys: Loc) -> str:
     return next((text for path, text in table.items() if keys[: len(path)] == path), "")
 
@@ -263,6 +288,11 @@ def _look_up(table: Mapping[tuple[str, ...], str], keys: Loc) -> str:
 def _is_filled(one: Any, other: Any) -> bool:
     """Whether an empty section or list only goes because something was put into it."""
     return one in ({}, []) and other == _ABSENT
+
+
+def _value(text: str) -> Any:
+    """What a text was made of; what is absent stays a text."""
+    return text if text == _ABSENT else json.loads(text)
 
 
 def _text(value: object) -> str:

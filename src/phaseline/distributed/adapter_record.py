@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from phaseline.config.model_section import LoraSection
+
+if TYPE_CHECKING:
+    import torch
 
 _ATTRIBUTE = "_phaseline_adapters"
 _BASE = ".base_layer."

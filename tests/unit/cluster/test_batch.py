@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.cluster import batch, slurm
+from phaseline.cluster import batch, node, slurm
 from phaseline.cluster.job_end import JobEnd, Next
 from phaseline.cluster.slurm import JobPlace
 from phaseline.config.loading import load_config
@@ -64,6 +64,23 @@ def test_job_is_requeued_when_the_controller_was_away(
     calls = called(*answers)
     assert job._ask_to_requeue()
     assert calls.read_text().count("requeue 7") == num_requests
+
+
+def test_job_hands_what_it_accepts_to_the_ranks_of_every_node(
+    job: batch.BatchJob, called: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called("exit 1")
+    job._loaded = load_config(write(tmp_path), ["cluster.processes_per_node=1"])
+    monkeypatch.setenv("SLURMD_NODENAME", "node1")
+    accepted = ["phases[0].optimizer.lr=0.02", "phases[0].schedule.name=linear"]
+    job._options = argparse.Namespace(
+        config=Path("session.yaml"), override=["cluster.nodes=1"], accept_change=accepted
+    )
+    words = job._step_command(29400, 0)
+    options = node._parse(words[words.index("phaseline.cluster.node") + 1 :])
+    place = node.NodePlace(idx=0, count=1, name="node1", peer="node1", num_gpus=None)
+    argv = node._command(options, place, has_gpu=False).argv
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--accept-change"] == accepted
 
 
 def test_job_that_may_not_be_requeued_is_over_and_says_how_to_go_on(

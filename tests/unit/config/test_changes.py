@@ -137,7 +137,10 @@ def test_compare_refuses_what_would_have_no_effect_when_the_phase_is_finished(
     assert rate.effect is Effect.STATE
     assert "first is finished, so it would change nothing" in rate.remark
     [length] = compare(old, load(tmp_path, "phases[0].duration=200 steps"), FINISHED)
-    assert "add a phase behind it with `inherit: {optimizer: keep}`" in length.remark
+    assert "add a phase behind it that is written as it is, with `inherit: {o" in length.remark
+    both = {"first": True, "second": False}
+    [length] = compare(old, load(tmp_path, "phases[0].duration=200 steps"), both)
+    assert "add a phase behind second with `inherit: {weights: phase:first}`" in length.remark
     [seed] = compare(old, load(tmp_path, "session.seed=3"), FINISHED)
     assert seed.effect is Effect.NUMBERS
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.config.changes import Change, Effect, compare
 from phaseline.config.sections import Config
+from phaseline.config.tree import Loc
 from phaseline.errors import SessionChangedError, UsageError
+from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
-from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
+from phaseline.session.stored_config import load_stored_config
+from phaseline.training.pipeline.accepted_change import AcceptedChange
 from phaseline.training.pipeline.saved_state import SavedState
 
 _ACCEPTED = "settings_accepted"
-_PHASE = re.compile(r"phases\[(?P<name>[^\]]*)\]")
+_LOOKS_FIRST = "the start looks first whether its checkpoints go with it, and refuses it if not"
+
+
+class WantedConfiguration(Protocol):
+    """What is asked for now, and where each setting was written."""
+
+    @property
+    def config(self) -> Config:
+        """The resolved sections."""
+
+    @property
+    def locate(self) -> Callable[[Loc], str]:
+        """Where a setting was written: file and line, or the override."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +41,12 @@ class ChangedSettings:
     Attributes:
         passed: Changes that need nobody's consent.
         accepted: Changes that somebody accepted for this start.
+        refused: Changes that it cannot go on with: not accepted, or beyond that.
     """
 
     passed: tuple[Change, ...] = ()
     accepted: tuple[Change, ...] = ()
+    refused: tuple[Change, ...] = ()
 
     def with_world_size(self, old: int, new: int) -> ChangedSettings:
         """Adds that other ranks go on; the configuration need not say how many there are."""
@@ -60,40 +75,85 @@ class ChangedSettings:
             yield f"changes accepted: {_list(self.accepted)}"
 
 
-def require_acceptable(
-    stored: Config,
-    configuration: TrainingConfiguration,
+def compare_with_session(
     layout: SessionLayout,
+    wanted: WantedConfiguration,
     accept: Sequence[str] = (),
+    *,
+    in_depth: bool = True,
+    may_be_idle: bool = False,
 ) -> ChangedSettings:
-    """Holds what is asked for against what the session was started with.
+    """Holds what is asked for against what the session was started with. Raises for no change.
 
     Args:
-        stored: The session's resolved configuration.
-        configuration: What is asked for now.
-        layout: The session's directory.
+        layout: The session's directory; it need not hold a session yet.
+        wanted: What is asked for now.
         accept: Settings, or sections, whose changes are accepted, as the refusal writes them.
+        in_depth: Whether models are built and the user's own code is imported where only they
+            tell whether a change can be accepted. Else such a change counts as one that can be,
+            and torch is not imported; the start itself looks.
+        may_be_idle: Whether a key of `accept` may meet no change.
+
+    Raises:
+        UsageError: Something is accepted that is not refused.
+        SessionError: What the session keeps of itself cannot be read.
+    """
+    keys = [AcceptedChange.parse(text, wanted.config) for text in accept]
+    if load_identity(layout) is None:
+        idle = [key for key in keys if key.value is None]
+        if idle and not may_be_idle:
+            raise UsageError(
+                f"--accept-change names {idle[0].text}, but there is no session at {layout.root} "
+                "yet. Leave it out."
+            )
+        return ChangedSettings()
+    stored = load_stored_config(layout)
+    changes = _changes(stored, wanted.config, layout, in_depth=in_depth)
+    if not may_be_idle:
+        _require_matches(keys, changes, stored, wanted.config, layout)
+    accepted: list[Change] = []
+    refused: list[Change] = []
+    for change in (change for change in changes if not change.is_harmless):
+        is_accepted = any(key.covers(change) for key in keys)
+        may_be = change.effect is Effect.NUMBERS
+        (accepted if is_accepted and may_be else refused).append(change)
+    passed = tuple(change for change in changes if change.is_harmless)
+    return ChangedSettings(passed, tuple(accepted), tuple(refused))
+
+
+def require_acceptable(
+    layout: SessionLayout,
+    wanted: WantedConfiguration,
+    accept: Sequence[str] = (),
+    *,
+    in_depth: bool = True,
+    may_be_idle: bool = False,
+) -> ChangedSettings:
+    """The same, and refuses what the session cannot go on with.
 
     Raises:
         SessionChangedError: A change is neither harmless nor accepted, or cannot be.
         UsageError: Something is accepted that is not refused.
+        SessionError: What the session keeps of itself cannot be read.
     """
-    changes = _changes(stored, configuration.config, layout)
-    keys = {key: _with_indexes(key, configuration.config) for key in accept}
-    _require_matches(keys, changes, layout)
-    accepted: list[Change] = []
-    refused: list[Change] = []
-    for change in (change for change in changes if not change.is_harmless):
-        is_accepted = any(_covers(key, change.path) for key in keys.values())
-        may_be = change.effect is Effect.NUMBERS
-        (accepted if is_accepted and may_be else refused).append(change)
-    if refused:
-        raise SessionChangedError(_refusal(refused, configuration.locate, layout))
-    passed = tuple(change for change in changes if change.is_harmless)
-    return ChangedSettings(passed, tuple(accepted))
+    changes = compare_with_session(
+        layout, wanted, accept, in_depth=in_depth, may_be_idle=may_be_idle
+    )
+    require_none_refused(changes, wanted, layout)
+    return changes
 
 
-def _changes(stored: Config, wanted: Config, layout: SessionLayout) -> list[Change]:
+def require_none_refused(
+    changes: ChangedSettings, wanted: WantedConfiguration, layout: SessionLayout
+) -> None:
+    """Raises SessionChangedError if a change was refused, with all of them."""
+    if changes.refused:
+        raise SessionChangedError(_refusal(changes.refused, wanted, layout))
+
+
+def _changes(
+    stored: Config, wanted: Config, layout: SessionLayout, *, in_depth: bool
+) -> list[Change]:
     """Every change, those that the newest checkpoint cannot go with marked so."""
     names = [phase.name for phase in stored.phases]
     begun = {name: False for name in names if list_kept(layout.phase(name))}
@@ -106,35 +166,46 @@ def _changes(stored: Config, wanted: Config, layout: SessionLayout) -> list[Chan
     changes = compare(stored, wanted, begun)
     if state is None or not any(change.effect is Effect.NUMBERS for change in changes):
         return changes
-    against = state.objections(stored, wanted, changes)
+    against = state.objections(stored, wanted, changes, in_depth=in_depth)
     return [
-        replace(change, effect=Effect.STATE, remark=against[change.loc])
-        if change.loc in against and change.effect is Effect.NUMBERS
-        else change
+        _judged(change, against, in_depth=in_depth) if change.effect is Effect.NUMBERS else change
         for change in changes
     ]
 
 
-def _require_matches(keys: dict[str, str], changes: list[Change], layout: SessionLayout) -> None:
+def _judged(change: Change, against: Mapping[Loc, str], *, in_depth: bool) -> Change:
+    """A change that may be accepted, with what the checkpoint has to say of it."""
+    if change.loc in against:
+        return replace(change, effect=Effect.STATE, remark=against[change.loc])
+    if not in_depth and (change.loc[0] == "model" or change.loc[2:3] == ("callbacks",)):
+        return replace(change, remark=_LOOKS_FIRST)
+    return change
+
+
+def _require_matches(
+    keys: Sequence[AcceptedChange],
+    changes: Sequence[Change],
+    stored: Config,
+    wanted: Config,
+    layout: SessionLayout,
+) -> None:
     refused = [change for change in changes if not change.is_harmless]
-    idle = [
-        key
-        for key, path in keys.items()
-        if not any(_covers(path, change.path) for change in refused)
-    ]
+    idle = [key for key in keys if not any(key.covers(change) for change in refused)]
+    # With its value it says where the setting is to stand, which may be so already.
+    idle = [key for key in idle if key.value is None or not key.is_of(stored, wanted)]
     if not idle:
         return
     # One command serves every start, so it may go on saying what was accepted long ago.
     before = _accepted_before(layout)
-    idle = [key for key in idle if not any(_covers(keys[key], path) for path in before)]
+    idle = [key for key in idle if not any(key.names(path) for path in before)]
     if not idle:
         return
     may_be = [change.path for change in refused if change.effect is Effect.NUMBERS]
     offer = f"What may be accepted is {', '.join(may_be)}." if may_be else "Leave it out."
     harmless = [change.path for change in changes if change.is_harmless]
-    passes = any(_covers(keys[idle[0]], path) for path in harmless)
+    passes = any(idle[0].names(path) for path in harmless)
     why = "which needs no acceptance" if passes else "where no change is refused"
-    raise UsageError(f"--accept-change names {idle[0]}, {why}. {offer}")
+    raise UsageError(f"--accept-change names {idle[0].text}, {why}. {offer}")
 
 
 def _accepted_before(layout: SessionLayout) -> set[str]:
@@ -147,35 +218,24 @@ def _accepted_before(layout: SessionLayout) -> set[str]:
     }
 
 
-def _with_indexes(key: str, config: Config) -> str:
-    """`phases[pretrain].optimizer` as `phases[0].optimizer`."""
-    match = _PHASE.match(key.strip())
-    names = [phase.name for phase in config.phases]
-    if match is None or match["name"] not in names:
-        return key.strip()
-    return f"phases[{names.index(match['name'])}]{key.strip()[match.end() :]}"
-
-
-def _covers(key: str, path: str) -> bool:
-    return path == key or path.startswith((f"{key}.", f"{key}["))
-
-
-def _refusal(
-    refused: list[Change], locate: Callable[[tuple[str | int, ...]], str], layout: SessionLayout
-) -> str:
+def _refusal(refused: Sequence[Change], wanted: WantedConfiguration, layout: SessionLayout) -> str:
     lines = [f"The session at {layout.root} was started with other settings:"]
     for change in refused:
-        line = f"  {change.path} was {change.old} and is now {change.new} ({locate(change.loc)})"
+        line = f"  {change.path} was {change.old} and is now {change.new} ({wanted.locate(change.loc)})"
         if change.effect is Effect.STATE:
             line += f"; this cannot be accepted: {change.remark}"
         elif change.remark:
             line += f"; if it is accepted, {change.remark}"
         lines.append(line)
-    own = "train the changed configuration in a session of its own (--session DIR or session.name)."
+    own = "train the changed configuration in a session of its own (--session DIR)."
     may_be = [change.path for change in refused if change.effect is Effect.NUMBERS]
-    if may_be:
-        words = " ".join(f"--accept-change '{path}'" for path in may_be)
+    words = " ".join(f"--accept-change '{path}'" for path in may_be)
+    if len(may_be) == len(refused):
         lines.append(f"Put them back, or accept them with {words}, or {own}")
+    elif may_be:
+        lines.append(
+            f"Put back what cannot be accepted, and accept the rest with {words}, or {own}"
+        )
     else:
         lines.append(f"Put them back, or {own}")
     return "\n".join(lines)
@@ -184,17 +244,10 @@ def _refusal(
 def _record(change: Change) -> dict[str, Any]:
     return {
         "path": change.path,
-        "old": _value(change.old),
-        "new": _value(change.new),
+        "old": change.old_value,
+        "new": change.new_value,
         "effect": change.effect.value,
     }
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _list(changes: Sequence[Change]) -> str:

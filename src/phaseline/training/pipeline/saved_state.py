@@ -10,6 +10,7 @@ from typing import Any
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.changes import Change
+from phaseline.config.known_objectives import head_of
 from phaseline.config.model_head import model_head
 from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config, PhaseSection
@@ -20,6 +21,13 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.stored import StoredFileError, parse_object, read_file
 
 _LENGTHS = (("duration",), ("batch", "global_size"), ("data", "sequence_length"))
+_SIZES = (
+    "vocab_size",
+    *("hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("n_embd", "n_inner", "n_layer"),
+)
+"""Of a model of transformers: what shows in the shapes of its parameters, whatever the model."""
+_OTHER_HEAD = "its checkpoints are of a model that ends in another head"
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class SavedState:
         return self.manifest.final
 
     def objections(
-        self, stored: Config, wanted: Config, changes: Sequence[Change]
+        self, stored: Config, wanted: Config, changes: Sequence[Change], *, in_depth: bool
     ) -> dict[Loc, str]:
         """Why changes cannot be accepted, by their path, for those that cannot be.
 
@@ -72,24 +80,27 @@ class SavedState:
             stored: What the checkpoint was written with.
             wanted: What is to go on with it.
             changes: What differs.
+            in_depth: Whether the model is built, and callbacks imported, to know.
         """
         found: dict[Loc, str] = {}
         locs = [change.loc for change in changes]
         in_model = [loc for loc in locs if loc[0] == "model"]
         if in_model:
-            misfit = self._misfit(wanted, self._objective(stored))
+            misfit = _other_size(stored, wanted)
+            if not misfit and in_depth:
+                misfit = self._misfit(wanted, self._objective(stored))
             found |= dict.fromkeys(in_model, misfit) if misfit else {}
         names = [phase.name for phase in wanted.phases]
         if self.is_final or self.phase not in names:
             return found
         idx = names.index(self.phase)
-        for keys, remark in self._objections_in_phase(stored, wanted, idx):
+        for keys, remark in self._objections_in_phase(stored, wanted, idx, in_depth=in_depth):
             touched = [loc for loc in locs if loc[:2] == ("phases", idx) and _is_in(loc[2:], keys)]
             found |= dict.fromkeys(touched, remark)
         return found
 
     def _objections_in_phase(
-        self, stored: Config, wanted: Config, idx: int
+        self, stored: Config, wanted: Config, idx: int, *, in_depth: bool
     ) -> Iterator[tuple[tuple[str, ...], str]]:
         """Sections of the phase that is under way, each with what speaks against its change."""
         phase = wanted.phases[idx]
@@ -106,9 +117,11 @@ class SavedState:
                 "optimizer. Train it in a phase behind this one"
             )
             yield ("trainable",), remark
-        lost = self._lost_callbacks(stored.phases[idx], phase, idx)
+        lost = self._lost_callbacks(stored.phases[idx], phase, idx, in_depth=in_depth)
         if lost:
             yield ("callbacks",), lost
+        if head_of(stored.phases[idx].objective) != head_of(phase.objective):
+            yield ("objective",), _OTHER_HEAD
 
     def _thawed(self, phase: PhaseSection) -> list[str]:
         return [
@@ -117,13 +130,15 @@ class SavedState:
             if not record["trainable"] and phase.trainable.trains(plain_name(name))
         ]
 
-    def _lost_callbacks(self, old: PhaseSection, new: PhaseSection, idx: int) -> str:
+    def _lost_callbacks(
+        self, old: PhaseSection, new: PhaseSection, idx: int, *, in_depth: bool
+    ) -> str:
         """What is wrong with other callbacks: each one's state has to be in the checkpoint."""
         saved = self._json("state.json").get("stateful", {})
         for name in set(old.callbacks) - set(new.callbacks):
             if f"callback {name}" in saved:
                 return f"the checkpoint holds a state of {name}, which nothing would take"
-        for name in set(new.callbacks) - set(old.callbacks):
+        for name in set(new.callbacks) - set(old.callbacks) if in_depth else ():
             member = load_attribute(name, path=f"phases[{idx}].callbacks")
             if hasattr(member, "state_dict"):
                 return f"{name} keeps a state, which the checkpoint does not hold"
@@ -160,6 +175,18 @@ class SavedState:
             return parse_object(read_file(path, remedy=""), path, remedy="")
         except (OSError, StoredFileError):
             return {}
+
+
+def _other_size(stored: Config, wanted: Config) -> str:
+    """What can be told of a model of other shapes without building it."""
+    before, now = stored.model.config or {}, wanted.model.config or {}
+    for key in _SIZES:
+        if key in before and key in now and before[key] != now[key]:
+            return (
+                f"its checkpoints are of another model ({key} is {before[key]} there and would be "
+                f"{now[key]})"
+            )
+    return ""
 
 
 def _steps_of(phase: PhaseSection) -> int | None:

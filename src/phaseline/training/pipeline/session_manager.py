@@ -38,7 +38,6 @@ from phaseline.session.identity import SessionIdentity, load_identity, save_iden
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
-from phaseline.session.stored_config import load_stored_config
 from phaseline.session.sweep import SweepTrial
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.pipeline.changed_settings import ChangedSettings, require_acceptable
@@ -336,19 +335,7 @@ class SessionManager:
         """What this start changes; later images of an attempt go by what the first one stored."""
         if self._environment.attempt is not None:
             return ChangedSettings()
-        if load_identity(self._layout) is None:
-            if self._accept_changes:
-                raise UsageError(
-                    f"--accept-change names {self._accept_changes[0]}, but there is no session at "
-                    f"{self._layout.root} yet. Leave it out."
-                )
-            return ChangedSettings()
-        return require_acceptable(
-            load_stored_config(self._layout),
-            self._configuration,
-            self._layout,
-            self._accept_changes,
-        )
+        return require_acceptable(self._layout, self._configuration, self._accept_changes)
 
     def _with_ranks(self, changes: ChangedSettings, adopted: Adopted) -> ChangedSettings:
         if adopted.resumed_from is None:

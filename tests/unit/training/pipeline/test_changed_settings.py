@@ -210,6 +210,28 @@ def test_other_model_is_refused_when_its_parameters_are_others(
     assert len(told["settings_accepted"]) == 1
 
 
+def test_objective_with_another_head_is_refused(tmp_path: Path) -> None:
+    rows = SMALL.replace("python_stdlib", "files, arguments: {paths: [rows.jsonl]}")
+    start(tmp_path, text=rows)
+    publish(SessionLayout(tmp_path / "session"), "first", 5, 1)
+    changed = rows.replace("objective: causal_lm", "objective: reward_model")
+    with pytest.raises(SessionChangedError, match="of a model that ends in another head"):
+        start(tmp_path, text=changed, accept=("phases[0].objective",))
+
+
+def test_acceptance_with_a_value_is_of_that_value_alone(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    key = "phases[first].optimizer.lr=5e-1"
+    with pytest.raises(SessionChangedError, match=r"is now 0\.4"):
+        start(tmp_path, "phases[0].optimizer.lr=0.4", accept=(key,))
+    told = start(tmp_path, "phases[0].optimizer.lr=0.5", accept=(key,))
+    assert [change["new"] for change in told["settings_accepted"]] == [0.5]
+    assert start(tmp_path, "phases[0].optimizer.lr=0.5", accept=(key,)) == {"notes": ()}
+    with pytest.raises(UsageError, match=r"names phases\[0\]\.rate=1, where no change is refused"):
+        start(tmp_path, "phases[0].optimizer.lr=0.5", accept=("phases[0].rate=1",))
+
+
 def test_thawing_is_refused_and_freezing_accepted(tmp_path: Path, layout: SessionLayout) -> None:
     records = {
         "embed": {"shape": [1], "trainable": False},
