@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.distributed.world import World
 from phaseline.models.build import build_model
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 from phaseline.models.trainable import prepare_trainable
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.exporting import ExportForm, export_phase
@@ -76,8 +75,10 @@ class Workplace:
         )
 
     def engine(self, seed: int, trainable: TrainableSection) -> Engine:
-        with parameters_without_memory() if self.key == "zero3" else nullcontext():
-            module = bare_model(seed, trainable)
+        def build() -> torch.nn.Module:
+            return bare_model(seed, trainable)
+
+        module = build_without_memory(build) if self.key == "zero3" else build()
         return build_engine(module, optimizer_of(module), settings_of(self.case), self.world)
 
     def started(self, trainable: TrainableSection, weights: Path, fate: Any = "merge") -> Engine:

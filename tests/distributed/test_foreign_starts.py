@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from phaseline.distributed.engines import Engine, build_engine
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.distributed.world import World
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 
 CASES = {name: Case(engine=name, settings={"unused_parameters": False}) for name in ENGINES} | {
     f"{name}-bf16": Case(engine=name, precision="bf16", settings={"unused_parameters": False})
@@ -62,8 +61,7 @@ def tiny_llama(seed: int) -> torch.nn.Module:
 def engine_of(case: Case, world: World, *, seed: int = 5) -> Engine:
     """An engine with other weights, or under ZeRO-3 with none at all."""
     filled_later = case.engine == "zero3"
-    with parameters_without_memory() if filled_later else nullcontext():
-        module = tiny_llama(seed)
+    module = build_without_memory(lambda: tiny_llama(seed)) if filled_later else tiny_llama(seed)
     module.get_parameter("model.norm.weight").requires_grad_(False)
     return build_engine(module, optimizer_of(module), settings_of(case), world)
 

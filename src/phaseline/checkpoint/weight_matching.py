@@ -11,6 +11,7 @@ from phaseline.checkpoint.reader import persistent_buffers
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.checkpoint.weight_readers import BLOCK_ELEMENTS, WeightReader
 from phaseline.distributed.engines.base import Engine, whole_shape
+from phaseline.distributed.parameter_values import replace_value
 
 _MOST_LINES = 6
 
@@ -81,20 +82,22 @@ def fill_engine(reader: WeightReader, names: Mapping[str, str], engine: Engine) 
 def fill_module(
     reader: WeightReader, names: Mapping[str, str], module: torch.nn.Module, device: torch.device
 ) -> None:
-    """Gives a bare module memory, the weights in fp32, and the buffers. **Ranks:** any.
+    """Gives a bare module the weights in fp32, and the buffers. **Ranks:** any.
 
     Args:
         reader: Opened weights.
         names: Of every parameter in them, as `match_names` found.
-        module: The model; its parameters lie on the meta device.
+        module: The model; its parameters may lie on the meta device.
         device: Where it is to live.
     """
     for name, parameter in module.named_parameters():
         flat = torch.empty(parameter.numel())
         reader.read(names[name], 0, flat)
-        filled = torch.nn.Parameter(flat.view(parameter.shape), parameter.requires_grad)
-        # Swapped and not replaced: tied modules hold this very object.
-        torch.utils.swap_tensors(parameter, filled)  # type: ignore[no-untyped-call]  # torch does not type it
+        value = flat.view(parameter.shape)
+        if parameter.is_meta or parameter.dtype != value.dtype:
+            replace_value(parameter, value)
+        else:
+            parameter.copy_(value)  # in place, for views that the module has of it
     reader.read_buffers(module)
     module.to(device)
 

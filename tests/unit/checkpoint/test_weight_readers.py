@@ -13,7 +13,7 @@ from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.checkpoint.weight_matching import fill_engine, fill_module, match_names
 from phaseline.checkpoint.weight_readers import open_weights
 from phaseline.distributed.world import World
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 from unit.checkpoint.live_engines import Odd, at, build, everything, save, store_in, train
 
 Tensors = dict[str, torch.Tensor]
@@ -143,8 +143,7 @@ def test_fill_module_gives_memory_and_values_and_leaves_ties_alone(
     engine = build(world, 1)
     train(engine, range(2))
     folder = save(store_in(tmp_path, world), engine, at(2), {"stateful": {}}).folder
-    with parameters_without_memory():
-        module = Odd(seed=3)
+    module = build_without_memory(lambda: Odd(seed=3))
     scratch = module.scratch.clone()
     with open_weights(find_weights(str(folder))) as reader:
         fill_module(reader, match_names(reader, module), module, torch.device("cpu"))

@@ -27,6 +27,7 @@ from phaseline.distributed.engines.deepspeed_configuration import (
 from phaseline.distributed.engines.partitioning import (
     leaf_parameters,
     mark_leaf_modules,
+    own_hooks_last,
     partition,
 )
 from phaseline.distributed.engines.unused_parameters import GradientWatch
@@ -67,7 +68,8 @@ class DeepSpeedEngine:
             mark_leaf_modules(module, settings.leaf_modules)
             partition(module, dtype=settings.model_dtype, device=world.device)
         self._accelerator = _build_accelerator(module, settings, world)
-        prepared, _ = self._accelerator.prepare(module, optimizer)
+        with own_hooks_last(module):
+            prepared, _ = self._accelerator.prepare(module, optimizer)
         self._engine: Any = prepared
         self.model: torch.nn.Module = prepared
         self._zero = private.zero_state(prepared.optimizer)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from phaseline.distributed.engines import deepspeed_private as private
+from phaseline.distributed.parameter_values import replace_value
 from phaseline.errors import EngineError
 
 _EXPERT = re.compile(r"expert", re.IGNORECASE)
@@ -33,6 +36,22 @@ def partition(module: torch.nn.Module, *, dtype: torch.dtype, device: torch.devi
             _materialize(parameter, dtype, device)
         if fresh:
             init(module=part, mem_efficient_linear=False, dtype=dtype)
+
+
+@contextmanager
+def own_hooks_last(module: torch.nn.Module) -> Iterator[None]:
+    """Lets a model's own forward pre-hooks run behind those that are registered meanwhile.
+
+    DeepSpeed's gather a module's parameters. A hook that computes with them, as that of
+    `torch.nn.utils.weight_norm`, would find them empty, and torch's kernels read on regardless.
+    """
+    hooks = []
+    for part in module.modules():
+        registered: Any = part._forward_pre_hooks  # noqa: SLF001 - torch shows their order nowhere else
+        hooks += [(registered, key) for key in registered]
+    yield
+    for registered, key in hooks:
+        registered.move_to_end(key)
 
 
 def mark_leaf_modules(module: torch.nn.Module, names: Sequence[str]) -> list[str]:
@@ -82,11 +101,7 @@ def _materialize(parameter: torch.nn.Parameter, dtype: torch.dtype, device: torc
     if not parameter.is_meta:
         parameter.data = parameter.data.to(device=device, dtype=dtype)
         return
-    empty = torch.empty(parameter.shape, dtype=dtype, device=device)
-    # Swapped and not replaced: the optimizer and tied modules hold this very object.
-    torch.utils.swap_tensors(  # type: ignore[no-untyped-call]  # torch does not type it
-        parameter, torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    )
+    replace_value(parameter, torch.empty(parameter.shape, dtype=dtype, device=device))
 
 
 def _holds_experts(part: torch.nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 
@@ -17,7 +17,7 @@ from phaseline.models.build import build_model
 from phaseline.models.compilation import compile_module
 from phaseline.models.linear_loss import install_linear_loss
 from phaseline.models.optimizers import build_optimizer
-from phaseline.models.skeleton import give_memory, parameters_without_memory
+from phaseline.models.skeleton import build_without_memory, give_memory
 from phaseline.models.trainable import prepare_trainable
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
 from phaseline.training.pipeline.phase_start import PhaseStart
@@ -54,8 +54,8 @@ def build_phase_engine(
     else:
         # A model of one's own may look at its parameters while it is built.
         holds_values = not filled or configuration.config.model.factory is not None
-    with _memory(holds_values=holds_values):
-        module = _build_module(configuration, phase_idx, tokenizer)
+    build = partial(_build_module, configuration, phase_idx, tokenizer)
+    module = build() if holds_values else build_without_memory(build)
     if not settings.partitions_weights:
         give_memory(module)
     if start is not None:
@@ -72,13 +72,12 @@ def build_phase_engine(
 def build_frozen_skeleton(
     configuration: TrainingConfiguration, phase_idx: int, tokenizer: Tokenizer
 ) -> torch.nn.Module:
-    """A second model of a phase, whose parameters hold no memory. **Ranks:** any.
+    """A second model of a phase, whose parameters have no values. **Ranks:** any.
 
     It must be built before the phase's engine: while one of ZeRO-3 lives, transformers would
     divide whatever model is built over the ranks.
     """
-    with parameters_without_memory():
-        return _build_bare(configuration, phase_idx, tokenizer)
+    return build_without_memory(partial(_build_bare, configuration, phase_idx, tokenizer))
 
 
 def engine_settings(configuration: TrainingConfiguration, phase_idx: int) -> EngineSettings:
@@ -126,10 +125,6 @@ def _build_bare(
         path = f"phases[{phase_idx}].engine.linear_cross_entropy"
         install_linear_loss(module, path=path)
     return module
-
-
-def _memory(*, holds_values: bool) -> AbstractContextManager[None]:
-    return nullcontext() if holds_values else parameters_without_memory()
 
 
 def _stepping_device(section: PhaseSection, world: World) -> torch.device:

@@ -52,7 +52,7 @@ def fill_frozen(
 
     Args:
         weights: What was found at a path; adapters are merged into them.
-        module: The bare model, without adapters; its parameters lie on the meta device.
+        module: The bare model, without adapters; its parameters may lie on the meta device.
         device: Where it is to live.
 
     Returns:

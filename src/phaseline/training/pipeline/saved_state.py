@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,21 +198,22 @@ def _steps_of(phase: PhaseSection) -> int | None:
 
 
 def _shapes_of(config: Config, objective: str) -> dict[str, tuple[int, ...]]:
-    """Parameters of the model that is configured; none of them gets memory."""
+    """Parameters of the model that is configured; none needs memory."""
     from phaseline.data.cache import Cache
     from phaseline.data.tokenizer_building import build_tokenizer
     from phaseline.models.build import build_model
-    from phaseline.models.skeleton import parameters_without_memory
+    from phaseline.models.skeleton import build_without_memory
 
     tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     special_ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    with parameters_without_memory():
-        module = build_model(
-            config.model,
-            vocab_size=tokenizer.vocab_size,
-            special_ids=special_ids,
-            head=model_head(config, objective),
-        )
+    build = partial(
+        build_model,
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        special_ids=special_ids,
+        head=model_head(config, objective),
+    )
+    module = build_without_memory(build)
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 

@@ -19,7 +19,7 @@ from phaseline.distributed.engines import EngineSettings
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.errors import ConfigurationError, Fault, PhaselineError
 from phaseline.models.build import build_model
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.token_loss import run_model
 from phaseline.session.layout import SessionLayout
@@ -158,7 +158,7 @@ def _fresh(context: StartContext) -> torch.nn.Module:
 
 
 def _skeleton(context: StartContext, weights: ForeignWeights) -> torch.nn.Module:
-    """The teacher's own architecture; its parameters hold no memory."""
+    """The teacher's own architecture; its parameters have no values."""
     model = context.configuration.config.model
     if weights.checkpoint is not None:
         model = _model_of_session(weights.checkpoint, model) or model
@@ -169,8 +169,8 @@ def _skeleton(context: StartContext, weights: ForeignWeights) -> torch.nn.Module
         )
     else:
         model = ModelSection(pretrained=str(weights.path), attention=model.attention)
-    with parameters_without_memory():
-        return _build(context, model, is_folder=weights.checkpoint is None)
+    build = partial(_build, context, model, is_folder=weights.checkpoint is None)
+    return build_without_memory(build)
 
 
 def _build(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,9 +26,10 @@ from phaseline.config.sections import Config, PhaseSection
 from phaseline.data.cache import Cache, ReadOnlyCache
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.data.tokenizer_building import build_tokenizer
+from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.errors import UsageError
 from phaseline.models.build import build_model
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 from phaseline.session.identity import require_session
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
@@ -119,17 +121,23 @@ class TrainedPhase:
         )
 
     def build_skeleton(self) -> torch.nn.Module:
-        """The bare model without adapters; its parameters hold no memory."""
-        with parameters_without_memory():
-            return build_model(
-                self.config.model,
-                vocab_size=self.tokenizer.vocab_size,
-                special_ids={
-                    "eos_token_id": self.tokenizer.eos_id,
-                    "pad_token_id": self.tokenizer.pad_id,
-                },
-                head=model_head(self.config, self.section.objective),
-            )
+        """The bare model without adapters; its parameters have no values.
+
+        What else its constructor draws at random is drawn as it was when the phase began.
+        """
+        phase_idx = self.config.phases.index(self.section)
+        seed_all(position_seed(self.config.session.seed, phase_idx), torch.device("cpu"))
+        build = partial(
+            build_model,
+            self.config.model,
+            vocab_size=self.tokenizer.vocab_size,
+            special_ids={
+                "eos_token_id": self.tokenizer.eos_id,
+                "pad_token_id": self.tokenizer.pad_id,
+            },
+            head=model_head(self.config, self.section.objective),
+        )
+        return build_without_memory(build)
 
     @contextmanager
     def open(self) -> Iterator[WeightReader]:

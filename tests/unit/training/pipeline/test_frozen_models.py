@@ -9,7 +9,7 @@ from phaseline.checkpoint.foreign import find_weights
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.distributed.engines import EngineSettings, build_engine
 from phaseline.distributed.world import World
-from phaseline.models.skeleton import parameters_without_memory
+from phaseline.models.skeleton import build_without_memory
 from phaseline.training.pipeline.frozen_models import fill_frozen, fingerprint_of, freeze
 from unit.training.pipeline.adapter_session import tiny_llama
 
@@ -30,8 +30,7 @@ def settings(kind: str, precision: str) -> EngineSettings:
 
 def filled(folder: Path) -> torch.nn.Module:
     """The model of a folder, through a skeleton of another seed."""
-    with parameters_without_memory():
-        skeleton = tiny_llama(seed=9)
+    skeleton = build_without_memory(lambda: tiny_llama(seed=9))
     return fill_frozen(find_weights(str(folder)), skeleton, CPU)
 
 
