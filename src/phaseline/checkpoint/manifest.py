@@ -34,7 +34,8 @@ ASIDE = ".aside-"
 """How the name of a folder begins that is not published yet."""
 
 FORMAT = 3
-_NAME = re.compile(r"step-(?P<step>\d{8})\.a(?P<attempt>\d{4,9})", re.ASCII)
+_BEFORE_END = "-trained"
+_NAME = re.compile(rf"step-(?P<step>\d{{8}})(?:{_BEFORE_END})?\.a(?P<attempt>\d{{4,9}})", re.ASCII)
 _BLOCK_BYTES = 1 << 22
 _REMEDY = "Use another one."
 # Of these the file is no cause; a disk that does not give a file back says EIO.
@@ -266,9 +267,21 @@ def _require_reachable(path: Path, error: Exception) -> None:
         ) from error
 
 
-def checkpoint_name(step: int, attempt: int) -> str:
-    """Folder name of a checkpoint: fenced by the attempt that wrote it."""
-    return f"step-{step:08d}.a{attempt:04d}"
+def checkpoint_name(step: int, attempt: int, *, before_end: bool = False) -> str:
+    """Folder name of a checkpoint: fenced by the attempt that wrote it.
+
+    Args:
+        step: Optimizer steps of the phase that are done.
+        attempt: Who writes it.
+        before_end: Whether it is of the last step, saved before the phase's last validation. Its
+            name sorts before that of the phase's end, which the same attempt may still write.
+    """
+    return f"step-{step:08d}{_BEFORE_END if before_end else ''}.a{attempt:04d}"
+
+
+def is_before_end(name: str) -> bool:
+    """Whether a checkpoint's name is one of `checkpoint_name` with `before_end`."""
+    return _BEFORE_END in name
 
 
 def parse_name(name: str) -> tuple[int, int] | None:

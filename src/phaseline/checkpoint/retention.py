@@ -13,6 +13,7 @@ from phaseline.checkpoint.manifest import (
     MANIFEST_NAME,
     Manifest,
     checkpoint_name,
+    is_before_end,
     list_published,
 )
 from phaseline.checkpoint.reader import is_optimizer_file
@@ -72,12 +73,21 @@ def superfluous(
         retention: What is kept.
     """
     kept = {newest, retention.resumed_from}
-    kept |= {path for path, _ in published[-retention.keep_last :]}
-    kept |= {path for path, manifest in published if manifest.final}
-    kept |= _first_of_each_span(published, retention.keep_every_steps)
+    replaced = _replaced(published)
+    lasting = [entry for entry in published if entry[0] not in replaced]
+    kept |= {path for path, _ in lasting[-retention.keep_last :]}
+    kept |= {path for path, manifest in lasting if manifest.final}
+    kept |= _first_of_each_span(lasting, retention.keep_every_steps)
     if retention.best is not None:
-        kept.add(best_of(published, retention.best))
+        kept.add(best_of(lasting, retention.best))
     return [path for path, _ in published if path not in kept]
+
+
+def _replaced(published: Sequence[tuple[Path, Manifest]]) -> set[Path]:
+    """What was saved before the end of a phase, once more than that is saved at its last step."""
+    early = {path for path, _ in published if is_before_end(path.name)}
+    steps = {manifest.phase_step for path, manifest in published if path not in early}
+    return {path for path, manifest in published if path in early and manifest.phase_step in steps}
 
 
 def best_of(published: Sequence[tuple[Path, Manifest]], best: Best) -> Path | None:
@@ -128,9 +138,15 @@ class Rotation:
         for path in superfluous(self._trusted(self._folder, session), newest, self._retention):
             self._disk.remove(path)
         for checkpoints, final in self._retention.finished:
-            for path, manifest in self._trusted(checkpoints, session):
-                if manifest.final and path != self._retention.resumed_from:
+            published = self._trusted(checkpoints, session)
+            replaced = _replaced(published)
+            for path, manifest in published:
+                if path == self._retention.resumed_from:
+                    continue
+                if manifest.final:
                     self._reduce(path, manifest, final)
+                elif path in replaced:  # by an attempt that ended before it could remove it
+                    self._disk.remove(path)
 
     def _trusted(self, folder: Path, session: str) -> list[tuple[Path, Manifest]]:
         """Whatever else was copied in: it may be the only copy of another session's."""
@@ -165,6 +181,7 @@ def keep_weights(path: Path, final: Path, *, attempt: int, disk: Disk) -> Path:
     aside, target = final / f"{ASIDE}{name}", final / name
     if aside.exists():
         disk.remove(aside)  # of this attempt's image before this one
+    disk.make_folder(final)
     disk.make_folder(aside)
     for file_name in files:
         disk.link(path / file_name, aside / file_name)

@@ -155,6 +155,7 @@ class CheckpointStore:
         position: SavedPosition,
         state: Mapping[str, Any],
         *,
+        before_end: bool = False,
         before_publishing: Callable[[], None] = lambda: None,
     ) -> None:
         """Copies the engine's state, and begins to write it. **Ranks:** all. No collective.
@@ -166,10 +167,11 @@ class CheckpointStore:
             engine: The live engine.
             position: Where training stands.
             state: JSON state that is alike on all ranks; the main rank writes it.
+            before_end: Whether more is to be saved at this step, once the phase has ended.
             before_publishing: Called in the save's thread of the main rank.
         """
         began = time.monotonic()
-        name = checkpoint_name(position.phase_step, self._origin.attempt)
+        name = checkpoint_name(position.phase_step, self._origin.attempt, before_end=before_end)
         if name == self._last_name and not position.final:
             return  # nothing was trained since
         self._last_name = name

@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 26
 """Largest file that is read whole, 64 MiB; what is written here is far smaller."""
 _SHOWN_CHARS = 60
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
-_CHECKPOINT_NAME = re.compile(r"step-[\w.]+", re.ASCII)
+_CHECKPOINT_NAME = re.compile(r"step-[\w.-]+", re.ASCII)
 _CHECKPOINT_FOLDER = re.compile(r"phases/[^/\0]+/run-[1-9]\d{0,8}/(checkpoints|final)", re.ASCII)
 
 

@@ -86,6 +86,9 @@ def test_load_refuses_when_there_is_no_manifest(tmp_path: Path) -> None:
 
 def test_names_are_fenced_by_their_attempt() -> None:
     assert parse_name(checkpoint_name(500, 12)) == (500, 12)
+    early = checkpoint_name(500, 12, before_end=True)
+    assert parse_name(early) == (500, 12)
+    assert checkpoint_name(499, 99) < early < checkpoint_name(500, 12)
     assert parse_name(".aside-step-00000500.a0012") is None
     assert parse_name("step-500.a0012") is None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,15 @@ def test_checkpoints_of_another_session_are_neither_counted_nor_removed(
     assert not ours.exists()
     [reduced] = [path for path in list_published(final) if path not in foreign]
     assert Manifest.load(reduced).session == "s"
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+def test_last_step_is_kept_once_when_more_than_its_training_is_saved(is_final: bool) -> None:
+    names = ("step-00000010.a0001", "step-00000020-trained.a0001", "step-00000020.a0001")
+    manifests = (manifest(10), manifest(20), manifest(20, final=is_final))
+    found = [(Path(name), one) for name, one in zip(names, manifests, strict=True)]
+    retention = Retention(keep_last=2, keep_every_steps=20)
+    assert gone(found[:2], retention) == []
+    assert gone(found, retention) == ["step-00000020-trained.a0001"]
+    resumed = replace(retention, resumed_from=found[1][0])
+    assert gone(found, resumed) == []

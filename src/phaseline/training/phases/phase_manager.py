@@ -99,6 +99,8 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 return PhaseEnding.STOPPED
             if (is_best or plan.checkpoint.due(step)) and not is_last:
                 self.save(final=False)
+        if position.phase_step > start:
+            self._save_before_end()
         return PhaseEnding.FINISHED
 
     def train_step(self) -> None:
@@ -206,8 +208,18 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         self.say(f"{runtime.section.name} step {position.phase_step}: validation {shown}")
         return metrics
 
-    def save(self, *, final: bool) -> None:
-        """Saves everything that is needed to go on from here; it is written behind the loop."""
+    def _save_before_end(self) -> None:
+        """Publishes the last step before user code may fail in the last validation or samples."""
+        self.save(final=False, before_end=True)
+        self._report_saves(self.runtime.store.wait())
+
+    def save(self, *, final: bool, before_end: bool = False) -> None:
+        """Saves everything that is needed to go on from here; it is written behind the loop.
+
+        Args:
+            final: Whether the phase is finished.
+            before_end: Whether its steps are, and nothing else.
+        """
         runtime = self.runtime
         self.flush_metrics()
         position = runtime.position
@@ -226,6 +238,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 validation=position.validation,
             ),
             {"stateful": runtime.stateful.state_dict()},
+            before_end=before_end,
             # The manifest counts these lines, so they must outlive a reboot that it outlives.
             before_publishing=runtime.recorder.sync,
         )

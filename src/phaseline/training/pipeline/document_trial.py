@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -24,6 +25,8 @@ rounding: of these logits, on this device, with the kernels that it chose.
 
 _LIMITS = {"fp32": 1e-2, "bf16": 0.5}
 """Above this it is no rounding, whatever the first document says."""
+
+_PAIRS_IN_A_ROW = 2
 
 _MOST_SEEN = 0.1
 """Of the effect that other tokens have within a document, how much is rounding.
@@ -49,6 +52,27 @@ def two_documents(first: torch.Tensor, second: torch.Tensor) -> Batch:
             dim=1,
         ),
     )
+
+
+def pairs_in_rows(batch: Batch) -> Batch:
+    """Rows of several pairs of answers where there is room, as those of a phase have.
+
+    Args:
+        batch: Rows of two documents. The last of several rows stays as it is and has one pair,
+            less than the others.
+    """
+    num_rows, length = batch.input_ids.shape
+    pair_ids = torch.zeros(num_rows, _PAIRS_IN_A_ROW, dtype=torch.int64)
+    num_documents = 2 * _PAIRS_IN_A_ROW
+    if length < num_documents:
+        return replace(batch, pair_ids=pair_ids[:, :1])
+    shortest, inputs = length // num_documents, torch.arange(length)
+    positions = inputs - shortest * (inputs // shortest).clamp(max=num_documents - 1)
+    positions = positions.repeat(num_rows, 1)
+    if num_rows > 1:
+        assert batch.position_ids is not None
+        positions[-1], pair_ids[-1, 1:] = batch.position_ids[-1], -1
+    return replace(batch, position_ids=positions, pair_ids=pair_ids)
 
 
 class DocumentTrial:

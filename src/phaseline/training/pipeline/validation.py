@@ -27,7 +27,7 @@ from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
 from phaseline.training.phases.held_out import HeldOutTotals
 from phaseline.training.phases.runtime import PhaseRuntime
-from phaseline.training.pipeline.document_trial import DocumentTrial, two_documents
+from phaseline.training.pipeline.document_trial import DocumentTrial, pairs_in_rows, two_documents
 from phaseline.training.pipeline.label_trial import LabelTrial, random_samples
 from phaseline.training.pipeline.teaching import require_same_vocabulary
 
@@ -209,8 +209,7 @@ class PhaseValidation:
             half = sequence_length // 2
             batch = two_documents(ids[:, : half + 1], ids[:, half:])
         if self._has_pairs():
-            pair_ids = torch.zeros(num_rows, 1, dtype=torch.int64)
-            batch = replace(batch, pair_ids=pair_ids)
+            batch = pairs_in_rows(batch)
         return runtime.reference.attach(batch.to(runtime.world.device), "train")
 
     def _describe(self, num_rows: int) -> str:

@@ -74,7 +74,8 @@ def test_phase_does_everything_in_its_order_when_it_finishes(maker: RuntimeMaker
     assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.FINISHED
     assert log.told == [
         "started 0", "validated 0", "step 1", "step 2", "validated 2", "step 3",
-        "saved step-00000003.a0002", "step 4", "validated 4", "step 5", "step 6", "validated 6",
+        "saved step-00000003.a0002", "step 4", "validated 4", "step 5", "step 6",
+        "saved step-00000006-trained.a0002", "validated 6",
         "saved step-00000006.a0002 final", "finished",
     ]  # fmt: skip
     assert [(r["kind"], r["phase_step"]) for r in records_of(runtime)] == [
