@@ -20,9 +20,10 @@ from phaseline.cluster.addresses import ports_of
 from phaseline.cluster.launch_command import Machines, build_launch_command
 from phaseline.cluster.restarts import launch_again
 from phaseline.cluster.verdict import describe_finished
-from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.loading import LoadedConfig
 from phaseline.errors import UsageError, printable
 from phaseline.session.layout import SessionLayout
+from phaseline.session.session_file import load_session_file
 from phaseline.session.stack_request import request_stacks
 from phaseline.session.starting import announced
 from phaseline.session.sweep import SweepTrial
@@ -75,16 +76,16 @@ def launch(
     overrides = [*(override or ()), *(assignments or ())]
     trial = SweepTrial.of()
     if trial is not None and session is None:
-        session = trial.session_dir(load_config(config, overrides).session_dir)
+        session = trial.session_dir(load_session_file(config, overrides).session_dir)
     rules = weights_can_be_read(session)
-    loaded = load_config(config, overrides, session_dir=session, rules=rules)
+    loaded = load_session_file(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)
     num_processes = processes or loaded.config.cluster.processes_per_node or max(1, num_gpus)
     _require_gpus(num_processes, num_gpus)
     if loaded.config.cluster.processes_per_node != num_processes:
         # Said to the configuration, so that batch sizes are checked against it now.
         overrides.append(f"cluster.processes_per_node={num_processes}")
-        loaded = load_config(config, overrides, session_dir=session, rules=rules)
+        loaded = load_session_file(config, overrides, session_dir=session, rules=rules)
     layout = SessionLayout(loaded.session_dir)
     if is_finished(loaded):
         _say(describe_finished(layout))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phaseline.cli.options import ConfigFile, Overrides
-from phaseline.config.loading import load_config
 from phaseline.config.model_head import trains_classes
 from phaseline.errors import StopRequestedError, UsageError, printable
 from phaseline.resilience.stop_flag import listening
+from phaseline.session.session_file import load_session_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +65,7 @@ def prepare(
     for name, is_given in (("--preview", preview), ("--shard", shard is not None)):
         if verify and is_given:
             raise UsageError(f"--verify has no effect with {name}. Remove one of them.")
-    loaded = load_config(config, override or ())
+    loaded = load_session_file(config, override or ())
     if preview:
         _preview(loaded.config, _phases(loaded.config, phase), samples or 2)
         return

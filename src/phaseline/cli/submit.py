@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,12 +17,13 @@ from phaseline.cli.showing import show
 from phaseline.cluster.array import member_of_array
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
 from phaseline.cluster.verdict import describe_finished
-from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.loading import LoadedConfig
 from phaseline.errors import UsageError
 from phaseline.session.confinement import require_confined
 from phaseline.session.jobs import note_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
+from phaseline.session.session_file import load_session_file
 from phaseline.training.pipeline.accepted_change import AcceptedChange
 from phaseline.training.pipeline.changed_settings import require_acceptable
 from phaseline.training.pipeline.lost_records import require_records
@@ -79,7 +81,9 @@ def submit(
     overrides += [
         f"cluster.{key}={json.dumps(value)}" for key, value in flags.items() if value is not None
     ]
-    loaded = load_config(config, overrides, session_dir=session, rules=weights_can_be_read(session))
+    loaded = load_session_file(
+        config, overrides, session_dir=session, rules=weights_can_be_read(session)
+    )
     members = _check_members(loaded, overrides)
     sessions = [member.session_dir for member in members]
     accepted = _accept(members, accept_change or ())
@@ -98,10 +102,14 @@ def submit(
     numbers = submit_jobs(jobs, loaded.config.cluster)
     for folder in sessions:
         note_submitted(SessionLayout(folder), numbers)
+    _show_submitted(numbers, sessions, jobs[0].file)
+
+
+def _show_submitted(numbers: Sequence[str], sessions: Sequence[Path], script: Path) -> None:
     show(f"Submitted as job {', then '.join(numbers)}.")
     for folder in sessions:
         show(f"  session  {folder}")
-    show(f"  script   {jobs[0].file}")
+    show(f"  script   {script}")
     show(f"  status   phaseline status {shlex.quote(str(sessions[0]))}")
 
 
@@ -115,7 +123,9 @@ def _check_members(loaded: LoadedConfig, overrides: list[str]) -> list[LoadedCon
         return [loaded]
     members = [member_of_array(loaded, idx) for idx in range(len(loaded.config.cluster.array))]
     return [
-        load_config(loaded.source, [*overrides, *member.overrides], session_dir=member.session_dir)
+        load_session_file(
+            loaded.source, [*overrides, *member.overrides], session_dir=member.session_dir
+        )
         for member in members
     ]
 

@@ -14,11 +14,12 @@ from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionD
 from phaseline.cli.showing import show
 from phaseline.cli.validation_json import describe_faults, describe_validation
 from phaseline.config.batch_layout import BatchLayout
-from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.loading import LoadedConfig
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import ConfigurationError, ExitCode
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.session_file import load_session_file
 from phaseline.training.pipeline.changed_settings import (
     ChangedSettings,
     compare_with_session,
@@ -47,7 +48,7 @@ def validate(
     """
     rules = weights_can_be_read(session, hashes=True)
     try:
-        loaded = load_config(config, override or (), session_dir=session, rules=rules)
+        loaded = load_session_file(config, override or (), session_dir=session, rules=rules)
     except ConfigurationError as error:
         if not json:
             raise

@@ -30,10 +30,11 @@ from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
 from phaseline.cluster.slurm import JobPlace
 from phaseline.cluster.step import JobStep, build_step_command
 from phaseline.cluster.verdict import Verdict, judge, newest_attempt
-from phaseline.config.loading import LoadedConfig, load_config
+from phaseline.config.loading import LoadedConfig
 from phaseline.errors import ExitCode, PhaselineError, UsageError
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
+from phaseline.session.session_file import load_session_file
 
 _ASK_EVERY_S = 30.0
 _WAIT_S = 0.2
@@ -335,11 +336,11 @@ def load_for_job(options: argparse.Namespace, place: JobPlace) -> LoadedConfig:
         ConfigurationError: It cannot be used.
         UsageError: The job is a member of an array that the configuration does not have.
     """
-    loaded = load_config(options.config, options.override, session_dir=options.session)
+    loaded = load_session_file(options.config, options.override, session_dir=options.session)
     if loaded.config.cluster.array:
         member = member_of_array(loaded, place.array_idx)
         options.override += member.overrides
-        loaded = load_config(options.config, options.override, session_dir=member.session_dir)
+        loaded = load_session_file(options.config, options.override, session_dir=member.session_dir)
     cluster = loaded.config.cluster
     num_gpus = int(os.environ.get("SLURM_GPUS_ON_NODE") or count_gpus())
     num_processes = cluster.processes_per_node or max(1, num_gpus)
@@ -347,7 +348,7 @@ def load_for_job(options: argparse.Namespace, place: JobPlace) -> LoadedConfig:
         f"cluster.nodes={place.num_nodes}",
         f"cluster.processes_per_node={num_processes}",
     ]
-    return load_config(options.config, options.override, session_dir=loaded.session_dir)
+    return load_session_file(options.config, options.override, session_dir=loaded.session_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from phaseline.config.partial import partial_config
 from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node
-from phaseline.config.upgrades import FORMAT, with_old_defaults
+from phaseline.config.upgrades import with_old_defaults
 from phaseline.config.yaml_reading import read_file
 from phaseline.errors import ConfigurationError, Fault
 
@@ -55,7 +55,7 @@ def load_config(
     *,
     session_dir: Path | None = None,
     rules: Sequence[PhaseRule] = (),
-    session_format: int = FORMAT,
+    session_format: int | None = None,
     variables: Mapping[str, str] = os.environ,
 ) -> LoadedConfig:
     """Reads, merges and checks a session file.
@@ -65,7 +65,8 @@ def load_config(
         overrides: Each `path=value`, as `phases[pretrain].optimizer.lr=1e-3`.
         session_dir: The session directory; None: `<session.root>/<session.name>`.
         rules: What phases are held against besides: rules that look at more than the file.
-        session_format: The format that the session began with, whose defaults it keeps.
+        session_format: The older format that the session began with, whose defaults it keeps;
+            None: it is this version's.
         variables: The environment, which decides a few settings over the file.
 
     Raises:
@@ -75,7 +76,8 @@ def load_config(
     root, faults_of_variables = apply_environment(read_file(path), variables)
     root, faults_of_overrides = apply_overrides(root, overrides)
     root, faults_of_defaults = merge_defaults(root)
-    root = with_old_defaults(root, session_format)
+    if session_format is not None:
+        root = with_old_defaults(root, session_format)
     config, faults = _validate(root, rules)
     faults = [*faults_of_variables, *faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:

@@ -144,8 +144,7 @@ def test_member_of_an_array_that_has_not_begun_needs_no_acceptance(
     write(tmp_path, changed("0.02"))
     assert call("submit", tmp_path, "-o", array, "--dry-run") == ExitCode.USAGE
     assert f"The session at {member} was started with other" in capsys.readouterr().err
-    words = ("-o", array, "--dry-run", "--accept-change", LR)
-    assert call("submit", tmp_path, *words) == 0
+    assert call("submit", tmp_path, "-o", array, "--dry-run", "--accept-change", LR) == 0
     assert accepted_by(capsys.readouterr().out) == [f"{LR}=0.02"]
     words = ("-o", array, "--accept-change", LR, "--accept-change", "phases[0].schedule.name")
     write(tmp_path, SMALL)

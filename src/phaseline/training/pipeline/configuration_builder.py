@@ -9,14 +9,12 @@ from pathlib import Path
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.config.batch_layout import BatchLayout
-from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.config.resolved import fingerprint, from_yaml
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
-from phaseline.config.upgrades import FORMAT
-from phaseline.errors import ConfigurationError, Fault, SessionError
-from phaseline.session.identity import load_identity
+from phaseline.errors import ConfigurationError, Fault
 from phaseline.session.layout import SessionLayout
+from phaseline.session.session_file import load_session_file
 
 
 def _stored(_loc: Loc) -> str:
@@ -69,24 +67,17 @@ class ConfigurationBuilder:
         Raises:
             ConfigurationError: Carrying every fault.
         """
-        loaded = self._load(FORMAT)
-        session_format = _format_of(SessionLayout(loaded.session_dir))
-        if session_format != FORMAT:
-            loaded = self._load(session_format)
+        loaded = load_session_file(
+            self._path,
+            self._overrides,
+            session_dir=self._session_dir,
+            rules=weights_can_be_read(self._session_dir),
+        )
         faults = list(self._needs_fresh_images(loaded.config)) if in_place else []
         if faults:
             raise ConfigurationError(faults)
         detailed = _detail(loaded.config, loaded.session_dir, dp_world_size)
         return replace(detailed, locate=loaded.locate)
-
-    def _load(self, session_format: int) -> LoadedConfig:
-        return load_config(
-            self._path,
-            self._overrides,
-            session_dir=self._session_dir,
-            rules=weights_can_be_read(self._session_dir),
-            session_format=session_format,
-        )
 
     @staticmethod
     def stored(session_dir: Path, *, dp_world_size: int) -> TrainingConfiguration:
@@ -120,15 +111,6 @@ class ConfigurationBuilder:
         if self._session_dir is not None:
             words += ["--session", str(self._session_dir)]
         return shlex.join(words)
-
-
-def _format_of(layout: SessionLayout) -> int:
-    """The format that the directory's session began with; this version's if there is none."""
-    try:
-        identity = load_identity(layout)
-    except (OSError, SessionError):
-        return FORMAT  # whoever opens the session says what is wrong with it
-    return FORMAT if identity is None else identity.first_format
 
 
 def _detail(config: Config, session_dir: Path, dp_world_size: int) -> TrainingConfiguration:

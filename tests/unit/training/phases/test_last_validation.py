@@ -85,7 +85,7 @@ def test_no_step_is_lost_when_user_code_fails_after_the_last_one(
     [published] = list_published(resumed.store.folder)
     assert verify(published).final
     # What was recorded after the saved step is not committed with it.
-    committed = dict(saved.committed)[failed.attempt]
+    [committed] = [part.lines for part in saved.committed if part.attempt == failed.attempt]
     recorded = [*records_of(failed)[:committed], *records_of(resumed)]
     assert list(map(bare, recorded)) == list(map(bare, records_of(whole)))
 
