@@ -61,6 +61,9 @@ _FOREIGN_NAMES = {
     "world_size": "processes_per_node",
     "num_processes": "processes_per_node",
 }
+MAX_FAULTS = 200
+"""Faults of the schema that are told: nobody reads more, and finding words for each takes time."""
+
 _DERIVED = {
     "gradient_accumulation_steps": "Remove it: accumulation follows from batch.global_size, "
     "batch.micro_size and the world size.",
@@ -69,7 +72,10 @@ _DERIVED = {
     "resume": "Remove it: the same command resumes a session.",
     "resume_from_checkpoint": "Remove it: the same command resumes a session.",
 }
-_NUMBER = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_MOST_CHARACTERS = 60
+"""Of a text in which a number is looked for."""
+
 _NUMBER_AND_UNIT = re.compile(r"(?P<number>[0-9_]+[kKmMbBgG]?)\s+(?P<unit>[a-zA-Z]+)")
 _YAML_1_1_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
@@ -82,6 +88,8 @@ def faults_of(error: ValidationError, root: Node) -> list[Fault]:
         root: The tree.
     """
     details = error.errors(include_url=False)
+    num_left_out = len(details) - MAX_FAULTS
+    details = details[:MAX_FAULTS]
     misspelt = _misspelt(details)
     faults = [
         _fault(detail, root)
@@ -89,6 +97,9 @@ def faults_of(error: ValidationError, root: Node) -> list[Fault]:
         if not (detail["type"] == "missing" and detail["loc"] in misspelt)
         and not _is_echo(detail, root)
     ]
+    if num_left_out > 0:
+        problem = f"has {num_left_out:,} more faults, which are not listed"
+        faults.append(Fault("", root.location, problem, "Mend those that are."))
     # A default that is refused is refused in every phase, but was written once.
     return list(dict.fromkeys(faults))
 
@@ -205,7 +216,7 @@ def _fix_of_kind(slot: Slot, found: object) -> str | None:
         return f'Put it in quotes: "{found_text(found)}".'
     if slot.is_duration and isinstance(found, int) and not isinstance(found, bool) and found > 0:
         return f"Write for example {found} steps."
-    if not isinstance(found, str) or slot.accepts_text:
+    if not isinstance(found, str) or slot.accepts_text or len(found) > _MOST_CHARACTERS:
         return None
     if slot.is_number and _NUMBER.fullmatch(found):
         return f"Remove the quotes: {found}."

@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from phaseline.config.tree import Loc, Node, found_text, path_text
+from phaseline.config.bounded_yaml import MAX_DEPTH
+from phaseline.config.tree import Loc, Node, found_text, one_line, path_text
 from phaseline.config.yaml_reading import read_text
 from phaseline.errors import ConfigurationError, Fault
 
 _SEGMENT = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_-]*)(?P<members>(\[[^\[\]]*\])*)")
 _FORM = "Write it as -o phases[pretrain].optimizer.lr=1e-3."
 _EACH = "*"
+_MOST_SHOWN = 200
+_LONGEST_PATH = 2000
 
 
 def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Fault]]:
@@ -39,7 +42,11 @@ def _apply(root: Node, override: str) -> Node:
     path, equals, value = override.partition("=")
     if not equals:
         raise _fault(override, "", "has no `=`", _FORM)
+    if len(path) > _LONGEST_PATH:
+        raise _fault(override, "", f"has a path of {len(path):,} characters", _FORM)
     keys = _parse(path.strip(), override)
+    if len(keys) > MAX_DEPTH:
+        raise _fault(override, "", f"is nested deeper than {MAX_DEPTH} levels", _FORM)
     return _set(root, keys, (), value, override)
 
 
@@ -49,7 +56,9 @@ def _parse(path: str, override: str) -> tuple[str, ...]:
     for segment in re.split(r"\.(?![^\[]*\])", path):
         match = _SEGMENT.fullmatch(segment)
         if match is None:
-            problem = f"holds {segment!r}, which is no key" if path else "names no setting"
+            problem = (
+                f"holds {found_text(segment)}, which is no key" if path else "names no setting"
+            )
             raise _fault(override, path, problem, _FORM)
         keys.append(match["key"])
         keys.extend(re.findall(r"\[[^\[\]]*\]", match["members"]))
@@ -93,7 +102,7 @@ def _select(members: list[Node], index: str, path: str, override: str) -> list[i
     """Indexes of the members that `[index]` addresses."""
     if index == _EACH:
         return list(range(len(members)))
-    if re.fullmatch(r"-?\d+", index):
+    if re.fullmatch(r"-?[0-9]{1,9}", index):
         idx = int(index)
         if -len(members) <= idx < len(members):
             return [idx % len(members)]
@@ -106,7 +115,7 @@ def _select(members: list[Node], index: str, path: str, override: str) -> list[i
         near = get_close_matches(index, known, n=1)
         listed = f"Its names are {', '.join(known)}." if known else "Use an index, as [0]."
         fix = f"Did you mean [{near[0]}]?" if near else listed
-        raise _fault(override, path, f"has no member named {index!r}", fix)
+        raise _fault(override, path, f"has no member named {found_text(index)}", fix)
     return found
 
 
@@ -116,8 +125,9 @@ def _name(member: Node) -> str | None:
 
 
 def _location(override: str) -> str:
-    return f"-o {override}"
+    shown = override if len(override) <= _MOST_SHOWN else f"{override[:_MOST_SHOWN]}..."
+    return f"-o {one_line(shown)}"
 
 
 def _fault(override: str, path: str, problem: str, fix: str) -> ConfigurationError:
-    return ConfigurationError([Fault(path, _location(override), problem, fix)])
+    return ConfigurationError([Fault(one_line(path), _location(override), problem, fix)])

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from phaseline.config.faults import MAX_FAULTS
 from phaseline.config.schema import slot_at
 from phaseline.config.section import Section
 from phaseline.config.sections import Config
@@ -35,7 +36,10 @@ def partial_config(plain: Any) -> Config | None:
         except ValidationError as error:
             if not isinstance(plain, dict):
                 return None
-            for detail in error.errors(include_url=False):
+            details = error.errors(include_url=False)
+            if len(details) > MAX_FAULTS:
+                return None
+            for detail in details:
                 if detail["type"] == "too_short" and detail["input"]:
                     # An echo of the members that were refused.
                     continue

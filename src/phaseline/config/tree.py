@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LINE_BREAKS = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 Scalar = str | int | float | bool | None
 Loc = tuple[str | int, ...]
 """Keys and indexes from the root, as `("phases", 1, "optimizer", "lr")`."""
@@ -81,8 +82,14 @@ def path_text(loc: Loc) -> str:
     """`phases[1].optimizer.lr` for `("phases", 1, "optimizer", "lr")`."""
     text = ""
     for key in loc:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+        name = f"[{key}]" if isinstance(key, int) else one_line(key)
+        text += f".{name}" if text and isinstance(key, str) else name
     return text
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks spelt out: a message has one fault a line."""
+    return "".join(repr(char)[1:-1] if char in _LINE_BREAKS else char for char in text)
 
 
 def found_text(value: object) -> str:

@@ -7,18 +7,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.nodes import Node as YamlNode
 from ruamel.yaml.reader import ReaderError
 
+from phaseline.config.bounded_yaml import (
+    MAX_DEPTH,
+    MAX_FILE_BYTES,
+    MAX_KEY,
+    MAX_TEXT,
+    MAX_VALUES,
+    NestingError,
+    compose,
+)
 from phaseline.config.tree import Loc, Node, Scalar, found_text, path_text
 from phaseline.errors import ConfigurationError, Fault
 
 _TAGS = "tag:yaml.org,2002:"
 _MERGE = f"{_TAGS}merge"
 _BASES = {"0x": 16, "0o": 8, "0b": 2}
+_MOST_DIGITS = 400
+"""Characters of a number: 1e308 has 309 digits, and nobody means one that is longer."""
 
 
 def read_file(path: Path) -> Node:
@@ -52,10 +62,13 @@ def read_text(text: str, locate: Callable[[int], str], origin: Loc = ()) -> Node
         The root, or None if there is nothing but comments.
 
     Raises:
-        ConfigurationError: It is no YAML, repeats a key or has a value of no plain kind.
+        ConfigurationError: It is no YAML, repeats a key, has a value of no plain kind, or is
+            larger or deeper than a session can be.
     """
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        root = compose(text)
+    except NestingError as error:
+        raise _too_deep(locate(error.line), origin) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = f"holds the character {error.character!r}, which YAML does not allow"
@@ -66,7 +79,7 @@ def read_text(text: str, locate: Callable[[int], str], origin: Loc = ()) -> Node
         raise _fault(locate(1), f"is no YAML: {error}", "Correct the syntax.", origin) from None
     if root is None:
         return None
-    reading = _Reading(locate)
+    reading = _Reading(locate, origin)
     node = reading.convert(root, origin, root.start_mark.line)
     if reading.faults:
         raise ConfigurationError(reading.faults)
@@ -78,12 +91,15 @@ class _Reading:
     """The conversion of one document, collecting what is wrong with it."""
 
     locate: Callable[[int], str]
+    root: Loc
     faults: list[Fault] = field(default_factory=list)
     open_nodes: list[YamlNode] = field(default_factory=list)
+    num_values: int = 0
 
     def convert(self, node: YamlNode, origin: Loc, line: int) -> Node:
         """The tree of a YAML node; `line` is that of its key, counted from 0."""
         location = self.locate(line + 1)
+        self._count(node, location)
         if isinstance(node, ScalarNode):
             return Node(self._scalar(node, origin, location), location, origin)
         if node in self.open_nodes:
@@ -102,6 +118,20 @@ class _Reading:
         self.open_nodes.pop()
         return converted
 
+    def _count(self, node: YamlNode, location: str) -> None:
+        """An alias is written once and read wherever it stands, so a few lines can hold billions."""
+        self.num_values += 1
+        if self.num_values > MAX_VALUES:
+            raise _fault(
+                location,
+                f"is more than can be read: with its aliases written out the file has over "
+                f"{MAX_VALUES:,} values",
+                "Use fewer aliases (`*name`) and merges (`<<`).",
+                self.root,
+            )
+        if len(self.open_nodes) > MAX_DEPTH and node not in self.open_nodes:
+            raise _too_deep(location, self.root)
+
     def _mapping(self, node: MappingNode, origin: Loc) -> dict[str, Node]:
         members: dict[str, Node] = {}
         merged: dict[str, Node] = {}
@@ -113,6 +143,10 @@ class _Reading:
             key = key_node.value
             if not isinstance(key_node, ScalarNode):
                 self._add(origin, self.locate(line + 1), "has a key that is no text", "Use a name.")
+                continue
+            if not self._is_clean(
+                str(key), MAX_KEY, origin, self.locate(line + 1), "has a key that"
+            ):
                 continue
             if key in members:
                 self._add(
@@ -142,18 +176,42 @@ class _Reading:
     def _scalar(self, node: ScalarNode, origin: Loc, location: str) -> Scalar:
         kind = str(node.tag).removeprefix(_TAGS)
         text = str(node.value)
+        if not self._is_clean(text, MAX_TEXT, origin, location):
+            return None
+        if kind in ("int", "float") and len(text) > _MOST_DIGITS:
+            problem = f"is a number of {len(text):,} characters; it may have {_MOST_DIGITS}"
+            self._add(origin, location, problem, "Write a shorter number.")
+            return None
         try:
             value = _SCALARS[kind](text)
         except KeyError:
-            self._add(origin, location, f"has the tag {node.tag}", "Remove the tag.")
+            self._add(origin, location, f"has the tag {_short(str(node.tag))}", "Remove the tag.")
             return None
         except ValueError:
-            self._add(origin, location, f"is {text!r}, which is no {kind}", "Remove the tag.")
+            problem = f"is {found_text(text)}, which is no {kind}"
+            self._add(origin, location, problem, "Remove the tag.")
             return None
         if isinstance(value, float) and not math.isfinite(value):
-            self._add(origin, location, f"is {text}; it must be finite", "Write a finite number.")
+            problem = f"is {_short(text)}; it must be finite, and at most 1e308"
+            self._add(origin, location, problem, "Write a finite number.")
             return None
         return value
+
+    def _is_clean(self, text: str, most: int, origin: Loc, location: str, what: str = "") -> bool:
+        """Whether a text is one that files, paths and terminals can hold; says so if not."""
+        problem = ""
+        if len(text) > most:
+            problem = f"is a text of {len(text):,} characters; it may have {most:,}"
+            fix = "Shorten it."
+        elif "\0" in text:
+            problem, fix = "holds the character \\0, which no path and no name can", "Remove it."
+        elif not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            found = next(char for char in text if "\ud800" <= char <= "\udfff")
+            problem = f"holds {ascii(found)[1:-1]}, which is half of a character"
+            fix = "Write the character itself, or the escape of all of it, as \\U0001F600."
+        if problem:
+            self._add(origin, location, f"{what} {problem}".strip(), fix)
+        return not problem
 
     def _add(self, origin: Loc, location: str, problem: str, fix: str) -> None:
         self.faults.append(Fault(path_text(origin), location, problem, fix))
@@ -193,13 +251,17 @@ def _read_text(path: Path) -> str:
         fix = f"Name a file in it, as {inside[0]}." if inside else "Name a session file."
         raise _fault(str(path), "is a folder; it must be a file", fix)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise _missing_file(path) from None
     except OSError as error:
         reason = error.strerror or error
         fix = "Check the path and its permissions."
         raise _fault(str(path), f"cannot be read: {reason}", fix) from None
+    if len(content) > MAX_FILE_BYTES:
+        problem = f"is larger than a session file can be, {MAX_FILE_BYTES // 2**20} MiB"
+        raise _fault(str(path), problem, "Name a session file.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -258,6 +320,16 @@ def _syntax_fault(
         "Check brackets, quotes and indentation near this line.",
         origin,
     )
+
+
+def _too_deep(location: str, origin: Loc) -> ConfigurationError:
+    problem = f"is nested deeper than {MAX_DEPTH} levels"
+    return _fault(location, problem, "Close brackets and sections that are left open.", origin)
+
+
+def _short(text: str) -> str:
+    """The beginning and the end of a text that may be endless."""
+    return text if len(text) <= 60 else f"{text[:50]}...{text[-1]}"
 
 
 def _fault(location: str, problem: str, fix: str, origin: Loc = ()) -> ConfigurationError:

@@ -70,3 +70,31 @@ def test_overrides_report_all_faults_when_several_are_wrong(tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match=r"^3 faults") as raised:
         load(tmp_path, "a", "phases[x].name=1", "session.seed=-1")
     assert len(raised.value.faults) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("a." * 60 + "b=1", r"is nested deeper than 50 levels \(-o a\.a"),
+        ("a." * 5000 + "b=1", r"has a path of 10,001 characters \(-o (a\.)+\.\.\.\)"),
+        ("session.seed=" + "[" * 100, r"is nested deeper than 50 levels \(-o session\.seed"),
+        (
+            "session.seed=" + "1" * 10_000,
+            r"a number of 10,000 characters \(-o session\.seed=1+\.{3}\)",
+        ),
+        ("phases[" + "9" * 500 + "].name=x", r"has no member named '9{49}\.\.\."),
+        (
+            "ses\nsion.seed=1",
+            r"ses\\nsion\.seed holds 'ses\\nsion', which is no key \(-o ses\\nsion",
+        ),
+    ],
+)
+def test_overrides_are_shown_in_one_line_when_they_are_endless(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        load(tmp_path, override)
+    [fault] = raised.value.faults
+    assert fault.location.startswith("-o ")
+    assert len(str(fault)) < 2500
+    assert len(str(fault).splitlines()) == 1

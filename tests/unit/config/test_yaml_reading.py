@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,57 @@ def test_read_text_reports_every_duplicate_when_keys_repeat() -> None:
         ("a: 1\n<<: 3", r"merges \(`<<`\) 3 \(line 2\)"),
         ("a: !!int x", r"a is 'x', which is no int"),
         ("a: -.inf", r"a is -\.inf \(.*\); it must be finite"),
+        ("a: 1e400", r"a is 1e400 \(line 1\); it must be finite, and at most 1e308"),
+        ("a: " + "1" * 100_000, r"a is a number of 100,000 characters \(line 1\); it may have 400"),
+        ('a: "x\\uD800"', r"a holds \\ud800, which is half of a character \(line 1\)"),
+        ('"\\uDFFF": 1', r"has a key that holds \\udfff, which is half of a character"),
+        ('a: ["\\0"]', r"a\[0\] holds the character \\0, which no path and no name can"),
+        ("k" * 300 + ": 1", r"has a key that is a text of 300 characters \(.*\); it may have 200"),
+        ("a: " + "x" * 100_001, r"a is a text of 100,001 characters \(.*\); it may have 100,000"),
+        ("a:\n  " + "[" * 250, r"is nested deeper than 50 levels \(line 2\)"),
+        ("a: " + "[" * 60 + "]" * 60, r"is nested deeper than 50 levels \(line 1\)"),
+        ("- " * 300 + "x", r"is nested deeper than 50 levels \(line 1\)"),
     ],
 )
 def test_read_text_names_the_line_when_syntax_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         _read(text)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "[*a{0}, *a{0}]",
+        "{{x: *a{0}, y: *a{0}}}",
+        "{{<<: [*a{0}, *a{0}, *a{0}]}}",
+        "{{<<: {{<<: *a{0}, x: *a{0}}}, y: *a{0}}}",
+    ],
+)
+def test_read_text_refuses_when_aliases_multiply(form: str) -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n + 1}: &a{n + 1} {form.format(n)}" for n in range(30))]
+    with pytest.raises(ConfigurationError, match=r"over 50,000 values .*fewer aliases") as raised:
+        _read("\n".join(lines))
+    assert re.fullmatch(r"line \d+", raised.value.faults[0].location)
+
+
+def test_read_text_refuses_when_aliases_lie_in_each_other() -> None:
+    lines = ["a0: &a0 [1]", *(f"a{n + 1}: &a{n + 1} [*a{n}]" for n in range(60))]
+    with pytest.raises(ConfigurationError, match=r"nested deeper than 50 levels \(line \d+\)"):
+        _read("\n".join(lines))
+
+
+def test_read_text_takes_what_is_as_large_as_it_may_be() -> None:
+    deep = "[" * 49 + "1" + "]" * 49
+    found = _read(f"a: {deep}\nb: {2**63 - 1}\nc: {-(2**63 - 1)}\nd: {'x' * 100_000}")
+    assert isinstance(found, dict)
+    assert found["b"] == 2**63 - 1
+
+
+def test_read_file_refuses_when_it_is_no_session_file_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "session.yaml"
+    path.write_bytes(b"# comment\n" * 200_000)
+    with pytest.raises(ConfigurationError, match="is larger than a session file can be, 1 MiB"):
+        read_file(path)
 
 
 @pytest.mark.parametrize(
