@@ -16,6 +16,12 @@ from pydantic_core import core_schema
 
 Unit = Literal["steps", "tokens", "epochs"]
 
+MAX_DURATIONS: dict[Unit, int] = {"steps": 10**9, "tokens": 10**15, "epochs": 10**6}
+"""The longest durations: what is counted from them stays within 64 bits."""
+
+_SHORTEST = Decimal("1e-6")
+_MOST_CHARACTERS = 60
+
 DURATION_FORM = "a number and a unit, as '400 steps', '5M tokens' or '2 epochs'"
 """What a duration may be, for messages."""
 
@@ -37,12 +43,21 @@ _UNITS: dict[str, Unit] = {
 SIZE_FORM = "a size, as '5GB' or '500MB'"
 """What a size may be, for messages."""
 
-_SIZE_PATTERN = re.compile(r"(?P<number>[1-9]\d*) ?(?P<unit>[KMGT]B|[KMGT]iB|B)")
+_SIZE_PATTERN = re.compile(r"(?P<number>[1-9][0-9]{0,17}) ?(?P<unit>[KMGT]B|[KMGT]iB|B)")
 _SIZE_SCALES: dict[str, int] = {"B": 1} | {
     f"{letter}{kind}": base**power
     for kind, base in (("B", 1000), ("iB", 1024))
     for power, letter in enumerate("KMGT", 1)
 }
+
+
+_MAX_SIZE = 10**18
+
+
+def _shown(value: object) -> str:
+    """A value in a message, not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:50]}...{text[-1]}"
 
 
 def parse_size(text: str) -> int:
@@ -53,8 +68,11 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE_PATTERN.fullmatch(text)
     if match is None:
-        raise ValueError(f"is {text!r}; it must be {SIZE_FORM}")
-    return int(match["number"]) * _SIZE_SCALES[match["unit"]]
+        raise ValueError(f"is {_shown(text)}; it must be {SIZE_FORM}")
+    size = int(match["number"]) * _SIZE_SCALES[match["unit"]]
+    if size > _MAX_SIZE:
+        raise ValueError(f"is {text!r}; it must be at most {_MAX_SIZE // 10**12}TB")
+    return size
 
 
 @dataclass(frozen=True)
@@ -76,9 +94,9 @@ class Duration:
         Raises:
             ValueError: The text is no duration; the message says what is allowed.
         """
-        match = _PATTERN.fullmatch(text)
+        match = _PATTERN.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
         if match is None:
-            raise ValueError(f"is {text!r}; it must be {DURATION_FORM}")
+            raise ValueError(f"is {_shown(text)}; it must be {DURATION_FORM}")
         unit = _UNITS.get(match["unit"].lower())
         if unit is None:
             raise ValueError(
@@ -91,6 +109,11 @@ class Duration:
             raise ValueError(f"is {text!r}; it must be greater than 0")
         if unit != "epochs" and value != value.to_integral_value():
             raise ValueError(f"is {text!r}; {unit} must be a whole number")
+        if not _SHORTEST <= value <= MAX_DURATIONS[unit]:
+            raise ValueError(
+                f"is {text!r}; it must be at least {_SHORTEST:f} and at most "
+                f"{MAX_DURATIONS[unit]:,} {unit}"
+            )
         return cls(float(value), unit)
 
     def __str__(self) -> str:
@@ -123,7 +146,7 @@ class Duration:
                 return value
             if isinstance(value, str):
                 return cls.parse(value)
-            found = "null" if value is None else repr(value)
+            found = "null" if value is None else _shown(value)
             raise ValueError(f"is {found}; it must be {DURATION_FORM}")
 
         return core_schema.no_info_plain_validator_function(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaseline.units import Duration
+from phaseline.units import Duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,35 @@ def test_parse_says_what_is_allowed_when_text_is_none(text: str, message: str) -
         Duration.parse(text)
 
 
-@given(st.integers(1, 10**15), st.sampled_from(["steps", "tokens", "epochs"]))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1000000001 steps", "must be at least 0.000001 and at most 1,000,000,000 steps"),
+        ("2000T tokens", "at most 1,000,000,000,000,000 tokens"),
+        ("0.0000001 epochs", "at least 0.000001"),
+        ("9" * 400 + " steps", r"is '9{49}\.\.\.'; it must be a number and a unit"),
+        ("0." + "0" * 50 + "1 epochs", "at least 0.000001"),
+    ],
+)
+def test_parse_names_the_bounds_when_a_duration_is_beyond_them(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Duration.parse(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "GB", "9" * 18 + "TB", "5 XB", "0GB"])
+def test_parse_size_refuses_when_no_file_can_be_so_large(text: str) -> None:
+    with pytest.raises(ValueError, match="it must be") as raised:
+        parse_size(text)
+    assert len(str(raised.value)) < 200
+
+
+@given(st.integers(1, 10**6), st.sampled_from(["steps", "tokens", "epochs"]))
 def test_str_parses_back_when_value_is_whole(value: int, unit: str) -> None:
     duration = Duration.parse(f"{value} {unit}")
     assert Duration.parse(str(duration)) == duration
 
 
-@given(st.floats(1e-9, 1e9))
+@given(st.floats(1e-6, 1e6))
 def test_str_parses_back_when_epochs_are_fractional(value: float) -> None:
     duration = Duration(value, "epochs")
     assert Duration.parse(str(duration)) == duration

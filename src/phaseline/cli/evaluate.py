@@ -44,7 +44,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many examples of each task at most.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one forward.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Texts of one forward.")] = 8,
 ) -> None:
     """Run benchmarks on a phase's weights: tasks of lm-eval, from your own folder or its own.
 

@@ -45,6 +45,7 @@ def launch(
         int | None,
         typer.Option(
             min=1,
+            max=1024,
             help="Ranks to start. Default: cluster.processes_per_node, else one per GPU, else 1.",
         ),
     ] = None,

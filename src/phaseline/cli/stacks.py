@@ -23,7 +23,10 @@ def stacks(
         Path, typer.Argument(metavar="DIR", help="The session's folder, as runs/quickstart.")
     ],
     wait_s: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait for the ranks' answers.")
+        float,
+        typer.Option(
+            "--wait", min=0, max=1_000_000, help="Seconds to wait for the ranks' answers."
+        ),
     ] = 5 * LOOK_EVERY_S,
 ) -> None:
     """Make all ranks of a running session write the stacks of all their threads.

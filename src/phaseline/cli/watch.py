@@ -25,7 +25,12 @@ def watch(
     ],
     interval_s: Annotated[
         float,
-        typer.Option("--interval", min=0, help="Least seconds between lines where no terminal is."),
+        typer.Option(
+            "--interval",
+            min=0,
+            max=1_000_000,
+            help="Least seconds between lines where no terminal is.",
+        ),
     ] = 10.0,
 ) -> None:
     """Show a session's progress as it is shown where it runs, until its attempt ends.

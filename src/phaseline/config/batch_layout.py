@@ -83,8 +83,14 @@ class BatchLayout:
 
     def _nearest_micro_size(self) -> int | None:
         """The largest micro-batch below this one that wastes little enough."""
-        for micro_size in range(self.micro_size - 1, 0, -1):
-            padding = -self.global_size % (micro_size * self.dp_world_size)
+        most_rows = int(self.global_size / (1 - MAX_WASTED_FRAC)) + 1
+        micro_size = self.micro_size - 1
+        while micro_size > 0:
+            pass_rows = micro_size * self.dp_world_size
+            num_passes = -(-self.global_size // pass_rows)
+            padding = num_passes * pass_rows - self.global_size
             if padding <= MAX_WASTED_FRAC * (self.global_size + padding):
                 return micro_size
+            # Anything between needs as many passes and wastes too much: a million may lie there.
+            micro_size = min(micro_size - 1, most_rows // (num_passes * self.dp_world_size))
         return None

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.bounds import Copies, Cpus, Gpus, Nodes, Processes
 from phaseline.config.section import Section
 from phaseline.config.tree import found_text
 
 _TIME = re.compile(
-    r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d))?"
+    r"(?:(?P<days>[0-9]{1,4})-)?(?P<hours>[0-9]{1,3}):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d))?"
 )
 _TIME_FORM = "hours as '12:00:00', or days before them as '2-00:00:00'"
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*(=.+)?")
@@ -63,18 +64,18 @@ class ContainerSection(Section):
 class ClusterSection(Section):
     """What a session runs on, and how its SLURM jobs are asked for. No hyper-parameters."""
 
-    nodes: Annotated[int, Field(gt=0)] = Field(1, description="Machines.")
-    processes_per_node: Annotated[int, Field(gt=0)] | None = Field(
+    nodes: Nodes = Field(1, description="Machines.")
+    processes_per_node: Processes | None = Field(
         None,
         examples=["2"],
         description="Ranks per node; null: one per GPU, or 1 without a GPU.",
     )
-    gpus_per_node: Annotated[int, Field(ge=0)] | None = Field(
+    gpus_per_node: Gpus | None = Field(
         None,
         examples=["8"],
         description="GPUs that a job asks for on each node, 0 for none; null: one per rank.",
     )
-    cpus_per_node: Annotated[int, Field(gt=0)] | None = Field(
+    cpus_per_node: Cpus | None = Field(
         None, examples=["64"], description="CPUs that a job asks for on each node; null: SLURM's."
     )
     memory: _Word | None = Field(
@@ -102,7 +103,7 @@ class ClusterSection(Section):
     requeue: bool = Field(
         True, description="A job that is not finished asks SLURM to run it again, as the same job."
     )
-    chain: Annotated[int, Field(gt=0)] = Field(
+    chain: Copies = Field(
         1,
         examples=["4"],
         description="Jobs that are submitted at once, each waiting for the one before: for sites "

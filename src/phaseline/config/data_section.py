@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from phaseline.config.bounds import Characters, Processes, SequenceLength, Share
+from phaseline.config.path_text import PathText
 from phaseline.config.section import Section
 
 
@@ -52,7 +54,7 @@ class TrainTokenizer(Section):
 class TokenizerSection(Section):
     """How text becomes tokens: `pretrained`, `train`, or plain bytes if neither is given."""
 
-    pretrained: str | None = Field(
+    pretrained: PathText | None = Field(
         None,
         min_length=1,
         examples=["models/base"],
@@ -100,11 +102,11 @@ Learn = Literal["answers", "all"]
 class FiltersSection(Section):
     """What of a source is kept. What is left out is counted by reason."""
 
-    min_chars: int | None = Field(
-        None, ge=1, examples=["200"], description="Samples with fewer characters are left out."
+    min_chars: Characters | None = Field(
+        None, examples=["200"], description="Samples with fewer characters are left out."
     )
-    max_chars: int | None = Field(
-        None, ge=1, examples=["100_000"], description="Samples with more are left out."
+    max_chars: Characters | None = Field(
+        None, examples=["100_000"], description="Samples with more are left out."
     )
     keep_if: str | None = Field(
         None,
@@ -130,7 +132,7 @@ class SourceSection(Section):
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="The source's arguments.")
     filters: FiltersSection = FiltersSection()
-    weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the others.")
+    weight: Share = Field(1.0, description="Share of the samples, relative to the others.")
 
 
 class HeldOutSection(Section):
@@ -159,9 +161,8 @@ class DataSection(Section):
         description="The mixture. `source: NAME` with `arguments` and `filters` stands for a "
         "single one.",
     )
-    sequence_length: int | None = Field(
+    sequence_length: SequenceLength | None = Field(
         None,
-        ge=8,
         examples=["256"],
         description="Tokens per sequence; only images and rows of features have none.",
     )
@@ -233,13 +234,12 @@ class DataSection(Section):
 class PreparationSection(Section):
     """How data is prepared. What comes out does not depend on it."""
 
-    processes: int | None = Field(
+    processes: Processes | None = Field(
         None,
-        ge=1,
         examples=["8"],
         description="Processes that tokenise, besides the one that reads; null: one per core.",
     )
-    cache: str | None = Field(
+    cache: PathText | None = Field(
         None,
         min_length=1,
         examples=["/scratch/phaseline"],

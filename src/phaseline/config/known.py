@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from phaseline.config.bounds import MAX_ARGUMENT, MAX_ELEMENTS, SMALLEST
+
 Shape = Literal["text", "pairs", "chats", "preferences", "labelled"]
 """What the samples of a source are; `phaseline.data.sources.protocol` has a class for each."""
 
@@ -56,8 +58,10 @@ class Refusal:
 
 
 def is_positive(value: object) -> bool:
-    """Whether a value is a number greater than 0."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    """Whether a value is a number greater than 0 that 32 bits hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return SMALLEST <= value <= MAX_ARGUMENT
 
 
 def is_frac(value: object) -> bool:
@@ -66,11 +70,13 @@ def is_frac(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_count(value) and value != 0
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return 0 <= value <= MAX_ELEMENTS
 
 
 def _is_even_size(value: object) -> bool:
@@ -102,12 +108,13 @@ def member_of(words: tuple[object, ...]) -> Callable[[object], bool]:
 
 _FLAG = ("true or false", lambda value: isinstance(value, bool), "true")
 FLAG = Argument(*_FLAG)
-POSITIVE = Argument("a number greater than 0", is_positive, "0.1")
+_POSITIVE = f"a number of at least {SMALLEST:g} and at most {MAX_ARGUMENT}"
+POSITIVE = Argument(_POSITIVE, is_positive, "0.1")
 
 OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     "adamw": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
+        "eps": Argument(_POSITIVE, is_positive, "1e-8"),
         "amsgrad": Argument(*_FLAG),
     },
     "sgd": {
@@ -117,16 +124,17 @@ OPTIMIZERS: Mapping[str, Mapping[str, Argument]] = {
     },
     "cpu_adam": {
         "betas": _betas("[0.9, 0.95]"),
-        "eps": Argument("a number greater than 0", is_positive, "1e-8"),
+        "eps": Argument(_POSITIVE, is_positive, "1e-8"),
     },
     "lion": {"betas": _betas("[0.9, 0.99]")},
 }
 """Optimizers, each with the arguments it takes besides `lr` and `weight_decay`."""
 
-_SIZE = ("a whole number of elements, at least 1", _is_size, "50_000_000")
-_COUNT = ("a whole number of elements, at least 0", _is_count, "50_000_000")
+_UP_TO = f"and at most {MAX_ELEMENTS}"
+_SIZE = (f"a whole number of elements, at least 1 {_UP_TO}", _is_size, "50_000_000")
+_COUNT = (f"a whole number of elements, at least 0 {_UP_TO}", _is_count, "50_000_000")
 # DeepSpeed asserts it of its all-gather, without saying where the number comes from.
-_EVEN_SIZE = ("an even number of elements, at least 2", _is_even_size, "50_000_000")
+_EVEN_SIZE = (f"an even number of elements, at least 2 {_UP_TO}", _is_even_size, "50_000_000")
 _ZERO = (1, 2, 3)
 
 DEEPSPEED_SETTINGS: Mapping[str, DeepSpeedSetting] = {

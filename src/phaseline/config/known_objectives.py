@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from phaseline.config.bounds import MAX_ARGUMENT
 from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice, is_frac, is_positive
 
 Head = Literal["language", "reward", "classes"]
@@ -84,7 +85,8 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
         {
             "label_smoothing": Argument("a number from 0 to less than 1", is_frac, "0.1"),
             "class_weights": Argument(
-                "a list of at least two numbers greater than 0, one for each class",
+                f"a list of at least two numbers greater than 0 and at most {MAX_ARGUMENT}, one for "
+                "each class",
                 _are_positive,
                 "[1.0, 2.5]",
             ),

@@ -99,12 +99,23 @@ def holds_numbers(name: str, arguments: Mapping[str, object]) -> bool | None:
     return False if "text" in columns else None
 
 
+_MOST = 2**31 - 1
+"""Of tokens, and of their number in a document."""
+
+_MOST_PIXELS = 16_384
+"""Of a side of an image."""
+
+
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_whole(value) and value != 0
 
 
 def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return _is_whole(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
 
 
 def _is_text(value: object) -> bool:
@@ -118,7 +129,7 @@ def _are_texts(value: object) -> bool:
 def _are_stdlib_names(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or not value:
         return False
-    return all(item in sys.stdlib_module_names for item in value)
+    return all(isinstance(item, str) and item in sys.stdlib_module_names for item in value)
 
 
 def _are_columns(value: object) -> bool:
@@ -131,7 +142,9 @@ def _are_columns(value: object) -> bool:
 
 
 def _is_image_size(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_size, value))
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(_is_size(side) and side <= _MOST_PIXELS for side in value)
 
 
 _PACKAGES = Argument(
@@ -154,7 +167,11 @@ _OF_ROWS: Mapping[str, Argument] = {
     "shape": choice("auto", *get_args(Shape)),
     **_ON_ERROR,
     "classes": Argument("a list of the labels' names", _are_texts, "[cat, dog]"),
-    "resize": Argument("a list of two sizes, height and width", _is_image_size, "[32, 32]"),
+    "resize": Argument(
+        f"a list of two sizes, height and width, of at most {_MOST_PIXELS}",
+        _is_image_size,
+        "[32, 32]",
+    ),
     "channels": Argument("1 or 3", member_of((1, 3)), "3"),
 }
 
@@ -198,8 +215,12 @@ SOURCES: Mapping[str, BuiltInSource] = {
         {
             "paths": _paths("['tokens/*.npy']"),
             "dtype": choice("uint16", "uint32", "int32", "int64"),
-            "end_of_text": Argument("a token, a whole number of at least 0", _is_token, "50256"),
-            "document_length": Argument("a number of tokens, at least 1", _is_size, "1024"),
+            "end_of_text": Argument(
+                f"a token, a whole number of at least 0 and at most {_MOST}", _is_token, "50256"
+            ),
+            "document_length": Argument(
+                f"a number of tokens, at least 1 and at most {_MOST}", _is_size, "1024"
+            ),
             **_ON_ERROR,
         },
         has_text=False,

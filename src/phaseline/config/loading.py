@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from phaseline.config.bounds import MAX_INTEGER
 from phaseline.config.cross_checks import PhaseRule, find_contradictions
 from phaseline.config.environment import apply_environment
 from phaseline.config.faults import faults_of
@@ -19,7 +20,7 @@ from phaseline.config.overrides import apply_overrides
 from phaseline.config.partial import partial_config
 from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
-from phaseline.config.tree import Loc, Node
+from phaseline.config.tree import Loc, Node, found_text, path_text
 from phaseline.config.upgrades import with_old_defaults
 from phaseline.config.yaml_reading import read_file
 from phaseline.errors import ConfigurationError, Fault
@@ -79,6 +80,8 @@ def load_config(
     if session_format is not None:
         root = with_old_defaults(root, session_format)
     config, faults = _validate(root, rules)
+    told = {fault.path for fault in faults}
+    faults += [fault for fault in _integers_beyond(root) if fault.path not in told]
     faults = [*faults_of_variables, *faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:
         raise ConfigurationError(_in_file_order(faults))
@@ -101,6 +104,18 @@ def _validate(root: Node, rules: Sequence[PhaseRule] = ()) -> tuple[Config | Non
             faults += find_contradictions(partial, root, rules, is_partial=True)
         return None, faults
     return config, find_contradictions(config, root, rules)
+
+
+def _integers_beyond(node: Node) -> Iterator[Fault]:
+    """Whole numbers that 64 bits do not hold, among the arguments of other code too."""
+    for member in (node.mapping or {}).values():
+        yield from _integers_beyond(member)
+    for member in node.items or ():
+        yield from _integers_beyond(member)
+    if isinstance(node.value, int) and abs(node.value) > MAX_INTEGER:
+        problem = f"is {found_text(node.value)}; it must be at most {MAX_INTEGER}, 64 bits"
+        fix = "Write a smaller number."
+        yield Fault(path_text(node.origin), node.location, problem, fix)
 
 
 def _in_file_order(faults: list[Fault]) -> list[Fault]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.bounds import AdapterRank, Scale
+from phaseline.config.path_text import PathText
 from phaseline.config.section import Section
+from phaseline.config.tree import found_text
 from phaseline.units import SIZE_FORM, parse_size
-
-Positive = Annotated[int, Field(gt=0)]
 
 PHASE_PREFIX = "phase:"
 """How a text begins that names the weights of another phase of the session."""
@@ -28,7 +29,7 @@ class ModelSection(Section):
         description="A transformers configuration: `model_type` and its fields, as `hidden_size`. "
         "The vocabulary size comes from the tokenizer unless it is given.",
     )
-    pretrained: str | None = Field(
+    pretrained: PathText | None = Field(
         None,
         min_length=1,
         examples=["models/tiny"],
@@ -64,10 +65,8 @@ class ModelSection(Section):
 class LoraSection(Section):
     """Low-rank adapters beside frozen linear layers."""
 
-    rank: Positive = Field(8, description="Rank of every adapter.")
-    alpha: float = Field(
-        16.0, gt=0, description="An adapter's output is scaled by alpha over rank."
-    )
+    rank: AdapterRank = Field(8, description="Rank of every adapter.")
+    alpha: Scale = Field(16.0, description="An adapter's output is scaled by alpha over rank.")
     targets: tuple[str, ...] = Field(
         (),
         examples=["[q_proj, v_proj]"],
@@ -126,7 +125,7 @@ class TrainableSection(Section):
 class InheritSection(Section):
     """What a phase starts from."""
 
-    weights: str = Field(
+    weights: PathText = Field(
         "previous",
         min_length=1,
         json_schema_extra={
@@ -198,6 +197,8 @@ def require_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
     for item in value:
         try:
             re.compile(item)
-        except re.error as error:
-            raise ValueError(f"holds {item!r}, which is no regular expression: {error}") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"holds {found_text(item)}, which is no regular expression: {error}"
+            ) from None
     return value

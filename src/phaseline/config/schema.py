@@ -178,7 +178,7 @@ def _describe_members(kind: Any) -> str:
 def _describe_bounds(bounds: tuple[Any, ...]) -> str:
     flat = [inner for bound in bounds for inner in _ungroup(bound)]
     words = [
-        text.format(getattr(bound, attribute))
+        text.format(_number_text(getattr(bound, attribute)))
         for kind, attribute, text in _BOUNDS
         for bound in flat
         if isinstance(bound, kind)
@@ -189,13 +189,21 @@ def _describe_bounds(bounds: tuple[Any, ...]) -> str:
     return f" {of}{' and '.join(words)}"
 
 
+def _number_text(bound: float) -> str:
+    if isinstance(bound, int) or (bound.is_integer() and abs(bound) < 1e9):
+        return str(int(bound))
+    return f"{bound:g}"
+
+
 def _ungroup(bound: Any) -> list[Any]:
     return list(bound.metadata) if isinstance(bound, FieldInfo) else [bound]
 
 
 def _describe_length(bounds: tuple[Any, ...]) -> str:
     least = [bound.min_length for bound in bounds if isinstance(bound, annotated_types.MinLen)]
-    return f" with at least {least[0]}" if least else ""
+    most = [bound.max_length for bound in bounds if isinstance(bound, annotated_types.MaxLen)]
+    words = [f"at least {number}" for number in least] + [f"at most {number}" for number in most]
+    return f" with {' and '.join(words)}" if words else ""
 
 
 def _without_none(kind: Any) -> Any:

@@ -6,10 +6,29 @@ Nothing here imports torch. Rules that span sections live in `cross_checks.py`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.bounds import (
+    MAX_PHASES,
+    MAX_SEQUENCES,
+    MAX_TOKENS,
+    Copies,
+    Decay,
+    Fraction,
+    GeneratedTokens,
+    MicroBatch,
+    Norm,
+    Prompts,
+    Rate,
+    Seconds,
+    Seed,
+    SequenceLength,
+    Sequences,
+    Temperature,
+    Tries,
+)
 from phaseline.config.cluster_section import ClusterSection
 from phaseline.config.data_section import DataSection, PreparationSection, TokenizerSection
 from phaseline.config.engine_section import EngineSection
@@ -17,18 +36,17 @@ from phaseline.config.model_section import (
     ExportSection,
     InheritSection,
     ModelSection,
-    Positive,
     TrainableSection,
     require_patterns,
 )
+from phaseline.config.path_text import PathText
 from phaseline.config.section import Section
 from phaseline.config.tracking_section import ProfileSection, TrackingSection
 from phaseline.config.tree import found_text
 from phaseline.units import Duration
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_TOKENS_PATTERN = re.compile(r"[0-9][0-9_]* tokens")
+_TOKENS_PATTERN = re.compile(r"[0-9][0-9_]{0,30} tokens")
 
 
 class SessionSection(Section):
@@ -38,10 +56,8 @@ class SessionSection(Section):
         examples=["quickstart"],
         description="The session's name; its directory is `<root>/<name>`.",
     )
-    root: str = Field("runs", description="Folder that holds session directories.")
-    seed: int = Field(
-        0, ge=0, lt=2**63, examples=["0"], description="Seed of weights, data order and dropout."
-    )
+    root: PathText = Field("runs", description="Folder that holds session directories.")
+    seed: Seed = Field(0, examples=["0"], description="Seed of weights, data order and dropout.")
     notes: str = Field("", description="Free text for people; may change at any time.")
 
     @field_validator("name")
@@ -59,7 +75,9 @@ class BatchSection(Section):
         description="Sequences per optimizer step over all ranks, or `'8192 tokens'`, "
         "a multiple of the sequence length. Never changes with the world size.",
     )
-    micro_size: Positive = Field(examples=["8"], description="Sequences per forward pass and rank.")
+    micro_size: MicroBatch = Field(
+        examples=["8"], description="Sequences per forward pass and rank."
+    )
 
     # Plain, because a union would report one fault per member.
     @field_validator("global_size", mode="plain")
@@ -73,8 +91,9 @@ class BatchSection(Section):
                 "or of tokens as '8192 tokens'"
             )
         assert isinstance(value, (int, str))
-        if num_sequences_or_tokens(value) < 1:
-            raise ValueError(f"is {found_text(value)}; it must be at least 1")
+        most = MAX_SEQUENCES if is_number else MAX_TOKENS
+        if not 1 <= num_sequences_or_tokens(value) <= most:
+            raise ValueError(f"is {found_text(value)}; it must be at least 1 and at most {most}")
         return value
 
     def sequences(self, tokens_per_row: int) -> int:
@@ -87,8 +106,8 @@ class OptimizerSection(Section):
     """The update rule, its peak learning rate and the parameter groups."""
 
     name: str = Field("adamw", description="adamw, sgd, lion, or `module:attribute`.")
-    lr: float = Field(gt=0, examples=["3e-4"], description="Peak learning rate.")
-    weight_decay: float = Field(0.1, ge=0, description="For parameters that are decayed.")
+    lr: Rate = Field(examples=["3e-4"], description="Peak learning rate.")
+    weight_decay: Decay = Field(0.1, description="For parameters that are decayed.")
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the optimizer, as `betas`."
     )
@@ -98,8 +117,8 @@ class OptimizerSection(Section):
         description="Parameters whose name matches one of these regular expressions "
         "(searched, lower case) are not decayed.",
     )
-    clip_norm: float | None = Field(
-        1.0, gt=0, description="Gradients are scaled to at most this norm; null: not clipped."
+    clip_norm: Norm | None = Field(
+        1.0, description="Gradients are scaled to at most this norm; null: not clipped."
     )
 
     @field_validator("no_decay")
@@ -133,11 +152,15 @@ class SamplesSection(Section):
     prompts: tuple[str, ...] = Field(
         (), examples=["['def add(a, b):']"], description="Texts to continue."
     )
-    held_out_prompts: int = Field(
-        0, ge=0, description="So many prompts of the held-out pairs as well (sft only)."
+    held_out_prompts: Prompts = Field(
+        0, description="So many prompts of the held-out pairs as well (sft only)."
     )
-    max_new_tokens: Positive = Field(96, description="Tokens generated per prompt.")
-    temperature: float = Field(0.0, ge=0, description="0: the most likely token each time.")
+    max_new_tokens: GeneratedTokens = Field(
+        96,
+        description="Tokens generated per prompt, at most. The default is cut to what the model has "
+        "positions for; a number that is given has to fit.",
+    )
+    temperature: Temperature = Field(0.0, description="0: the most likely token each time.")
     check: Literal["none", "python"] = Field(
         "none", description="python: records the share of samples that `ast.parse` accepts."
     )
@@ -152,16 +175,15 @@ class EvaluateSection(Section):
         description="Interval in steps or tokens; null: never between.",
     )
     at_start: bool = Field(False, description="Also before the first step of the phase.")
-    micro_size: Positive | None = Field(
+    micro_size: MicroBatch | None = Field(
         None, examples=["8"], description="Sequences per forward; null: the batch's."
     )
-    sequence_length: int | None = Field(
+    sequence_length: SequenceLength | None = Field(
         None,
-        ge=8,
         examples=["256"],
         description="Tokens per held-out sequence; null: the phase's own.",
     )
-    max_sequences: Positive | None = Field(
+    max_sequences: Sequences | None = Field(
         None,
         examples=["256"],
         description="At most so many held-out sequences, spread evenly; null: all.",
@@ -185,9 +207,11 @@ class EvaluateSection(Section):
     @classmethod
     def _ranges_are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
-            match = re.fullmatch(r"(\d+)-(\d+)", item)
+            match = re.fullmatch(r"([0-9]{1,12})-([0-9]{1,12})", item)
             if match is None or int(match[1]) > int(match[2]):
-                raise ValueError(f"holds {item!r}; each must be as '512-1023', first to last")
+                raise ValueError(
+                    f"holds {found_text(item)}; each must be as '512-1023', first to last"
+                )
         return value
 
 
@@ -214,7 +238,11 @@ class CheckpointSection(Section):
         description="Interval in steps or tokens; null: never between.",
     )
     keep_last: int = Field(
-        2, ge=2, examples=["2"], description="Checkpoints kept per phase, besides its last."
+        2,
+        ge=2,
+        le=10**6,
+        examples=["2"],
+        description="Checkpoints kept per phase, besides its last.",
     )
     keep_every: Duration | None = Field(
         None,
@@ -232,7 +260,7 @@ class CheckpointSection(Section):
         description="The loop waits for a copy of the state in memory, and it is written behind "
         "the loop; false: the loop waits until it is published.",
     )
-    max_in_memory: Positive = Field(
+    max_in_memory: Copies = Field(
         1, description="Copies that may wait to be written; with more, one more save waits."
     )
 
@@ -309,10 +337,10 @@ class PhaseSection(Section):
 class ResilienceSection(Section):
     """How failure is met."""
 
-    max_skipped_steps: Positive = Field(5, description="Skipped steps in a row that stop the run.")
-    start_timeout_s: float = Field(300.0, gt=0, description="Longest wait for all ranks to meet.")
-    collective_timeout_s: float = Field(1800.0, gt=0, description="Longest collective.")
-    max_starts_without_progress: Positive = Field(
+    max_skipped_steps: Tries = Field(5, description="Skipped steps in a row that stop the run.")
+    start_timeout_s: Seconds = Field(300.0, description="Longest wait for all ranks to meet.")
+    collective_timeout_s: Seconds = Field(1800.0, description="Longest collective.")
+    max_starts_without_progress: Tries = Field(
         3,
         description="So many starts in a row that end without a new checkpoint are the last: of a "
         "SLURM job that requeues itself, and of `phaseline launch --max-restarts`.",
@@ -332,7 +360,7 @@ class Config(Section):
     tokenizer: TokenizerSection = TokenizerSection()
     preparation: PreparationSection = PreparationSection()
     phases: tuple[PhaseSection, ...] = Field(
-        min_length=1, description="What is trained, one after the other."
+        min_length=1, max_length=MAX_PHASES, description="What is trained, one after the other."
     )
     tracking: TrackingSection = TrackingSection()
     resilience: ResilienceSection = ResilienceSection()
@@ -351,7 +379,7 @@ def require_name(value: str) -> str:
     """Raises ValueError unless the value can name a folder on every system."""
     if NAME_PATTERN.fullmatch(value) is None or len(value) > 64:
         raise ValueError(
-            f"is {value!r}; it must be 1 to 64 lower-case letters, digits, '-' and '_', "
+            f"is {found_text(value)}; it must be 1 to 64 lower-case letters, digits, '-' and '_', "
             "and begin with a letter or digit"
         )
     return value

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
+from phaseline.config.bounds import Seconds, Steps, Tflops
 from phaseline.config.section import Section
+from phaseline.config.tree import found_text
 
-_RANGE = re.compile(r"(\d+)-(\d+)")
-_Positive = Annotated[int, Field(gt=0)]
+_RANGE = re.compile(r"([0-9]{1,12})-([0-9]{1,12})")
 
 
 class ProfileSection(Section):
@@ -27,7 +28,9 @@ class ProfileSection(Section):
     def _steps_are_a_range(cls, value: str) -> str:
         match = _RANGE.fullmatch(value)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"is {value!r}; it must be as '100-110', first to last, from step 1")
+            raise ValueError(
+                f"is {found_text(value)}; it must be as '100-110', first to last, from step 1"
+            )
         return value
 
     @property
@@ -58,16 +61,15 @@ class WandbSection(Section):
 class TrackingSection(Section):
     """What is recorded and shown."""
 
-    interval_steps: _Positive = Field(
+    interval_steps: Steps = Field(
         10, description="Steps between two readings of the metrics; every step is recorded."
     )
     console: Literal["auto", "rich", "plain", "off"] = Field(
         "auto", description="auto: rich on a terminal, else one plain line per interval."
     )
-    plain_interval_s: float = Field(10.0, gt=0, description="Least seconds between plain lines.")
-    peak_tflops: float | None = Field(
+    plain_interval_s: Seconds = Field(10.0, description="Least seconds between plain lines.")
+    peak_tflops: Tflops | None = Field(
         None,
-        gt=0,
         examples=["989.5"],
         description="TFLOP/s that one device can do at most in the engine's precision, for MFU; "
         "null: from the table of GPUs, and no MFU where it has no figure.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from phaseline.config.checks.finding import Finding
 from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
 from phaseline.config.sections import Config
+from phaseline.config.tree import found_text
 
 _FILE = "tokenizer.json"
 # What only transformers' own templates know, and no template needs to be read without.
@@ -123,11 +124,15 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
         except (OSError, UnicodeDecodeError) as error:
             yield Finding(
                 loc,
-                f"is {setting!r}, a file that cannot be read: {error}",
+                f"is {found_text(setting)}, a file that cannot be read: {_reason(error)}",
                 "Correct the path, or write the template itself, which holds braces.",
             )
             return
     yield from _check_template(text, whose, loc)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Finding]:
@@ -141,6 +146,8 @@ def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Fin
             f"is no jinja template: {error.message} (line {error.lineno}{whose})",
             "Correct the template.",
         )
+    except (ValueError, OverflowError, RecursionError) as error:
+        yield Finding(loc, f"is no jinja template{whose}: {error}", "Correct the template.")
 
 
 def vocab_size_of(config: Config) -> int | None:
@@ -159,7 +166,7 @@ def _vocab_size_in(file: Path, special_tokens: Sequence[str]) -> int | None:
             vocabulary = {entry[0]: idx for idx, entry in enumerate(vocabulary)}
         ids = {**vocabulary, **{one["content"]: one["id"] for one in content["added_tokens"]}}
         return int(max(ids.values())) + 1 + len(set(special_tokens) - ids.keys())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None  # whoever loads it says what is wrong with it
 
 
