@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from phaseline.config.checks import (
+    architectures,
     batches,
     checkpoints,
     cluster,
@@ -32,6 +33,8 @@ PhaseRule = Callable[[Place], Iterator[Finding]]
 SESSION_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     model.model_is_described_once,
     model.model_config_has_a_type,
+    architectures.model_config_is_known,
+    architectures.model_has_the_head,
     model.factory_arguments_have_a_factory,
     model.revision_is_of_the_hub,
     model.attention_can_run,
@@ -142,9 +145,8 @@ def find_contradictions(
             that needs one of them then says nothing.
     """
     findings = list(_apply_rules(config, more, is_partial=is_partial))
-    findings = [
-        finding for finding in findings if not _is_default_of_others(finding, findings, root)
-    ]
+    unused = {finding.loc for finding in findings if finding.unused}
+    findings = [finding for finding in findings if not _is_default_of_others(finding, unused, root)]
     return _locate(findings, root)
 
 
@@ -166,7 +168,7 @@ def _apply_rules(
                 continue
 
 
-def _is_default_of_others(finding: Finding, findings: list[Finding], root: Node) -> bool:
+def _is_default_of_others(finding: Finding, unused: set[Loc], root: Node) -> bool:
     """Whether a setting without effect comes from `defaults` and has one in another phase."""
     node = root.find(finding.loc)
     if not finding.unused or node is None or node.origin[:1] != ("defaults",):
@@ -177,8 +179,7 @@ def _is_default_of_others(finding: Finding, findings: list[Finding], root: Node)
         for idx in range(num_phases)
         if root.origin_of(("phases", idx, *finding.loc[2:])) == node.origin
     ]
-    without_effect = {other.loc for other in findings if other.unused}
-    return any(loc not in without_effect for loc in heirs)
+    return any(loc not in unused for loc in heirs)
 
 
 def _locate(findings: list[Finding], root: Node) -> list[Fault]:

@@ -71,7 +71,7 @@ def test_fingerprint_stays_when_no_number_changes(tmp_path: Path, override: str)
     "override",
     [
         "session.seed=1",
-        "model.config.hidden_size=8",
+        "model.config.hidden_size=64",
         "phases[1].optimizer.lr=1",
         "phases[0].evaluate.max_sequences=3",
         "tokenizer.train.source=python_stdlib",

@@ -177,7 +177,7 @@ def _check_name(name: str, loc: Loc, group: Group, built_in: Collection[str]) ->
     yield Finding(
         loc,
         f"is {name!r}; it must be {', '.join(known)}, or one of your own as 'module:attribute'",
-        _nearest(name, known) or "Use one of them, or write your own.",
+        nearest(name, known) or "Use one of them, or write your own.",
     )
 
 
@@ -262,9 +262,10 @@ def phase_is_before(
 
 def nearest_or_all(name: str, known: Collection[str], lead: str) -> str:
     """A hint at the name that was meant, or else at all of them."""
-    return _nearest(name, known) or f"{lead} {', '.join(known) or 'none'}."
+    return nearest(name, known) or f"{lead} {', '.join(known) or 'none'}."
 
 
-def _nearest(name: str, known: Collection[str]) -> str | None:
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """A hint at the name that was meant; None if none is like it."""
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     return f"Did you mean {near[0]}?" if near else None
