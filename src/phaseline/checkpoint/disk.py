@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from phaseline.checkpoint.manifest import ASIDE, MANIFEST_NAME, FileRecord
-from phaseline.session.files import fsync_folder
+from phaseline.session.files import fsync_folder, named
 
 BLOCK_BYTES = 1 << 22
 
@@ -76,14 +76,15 @@ class Disk:
         digest, size = xxhash.xxh3_128(), 0
         descriptor = self.open(path)
         try:
-            for part in parts:
-                rest = part
-                while rest:
-                    written = self.write(descriptor, rest[:BLOCK_BYTES])
-                    digest.update(rest[:written])
-                    size += written
-                    rest = rest[written:]
-            self.flush(descriptor)
+            with named(path):
+                for part in parts:
+                    rest = part
+                    while rest:
+                        written = self.write(descriptor, rest[:BLOCK_BYTES])
+                        digest.update(rest[:written])
+                        size += written
+                        rest = rest[written:]
+                self.flush(descriptor)
         finally:
             os.close(descriptor)
         return FileRecord(size, digest.hexdigest())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir, TakeOver
-from phaseline.cluster.refusal import REFUSAL_VARIABLE
+from phaseline.cluster.refusal import REFUSAL_VARIABLE, last_words
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.errors import ExitCode, PhaselineError, printable
 from phaseline.resilience.consequence import is_consequence
@@ -21,6 +21,7 @@ from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session import linux
 from phaseline.session.attempts import ErrorRecord, Outcome, write_error, write_outcome
 from phaseline.session.files import write_json
+from phaseline.session.layout import AttemptLayout
 
 if TYPE_CHECKING:
     from phaseline.training.pipeline.session_manager import OpenSession
@@ -70,9 +71,13 @@ def _refuse(error: PhaselineError, environment: RankEnvironment) -> NoReturn:
     """Ends before anything was begun; the launcher passes the code on."""
     listener = os.environ.get(REFUSAL_VARIABLE)
     if environment.is_main and listener:
-        write_json(Path(listener), {"code": int(error.exit_code), "message": str(error)})
-    elif environment.is_main:
-        print(f"phaseline: {error}", file=sys.stderr, flush=True)
+        try:
+            write_json(Path(listener), {"code": int(error.exit_code), "message": str(error)})
+        except OSError:  # a full disk: the code is the agent's then, and the reason is above it
+            listener = None
+    if environment.is_main and not listener:
+        with suppress(OSError, ValueError):
+            print(f"phaseline: {error}", file=sys.stderr, flush=True)
     # With a launcher that listens the code is on the disk, and any other end than 0 would
     # bury the message under the agent's report of a failed job.
     os._exit(0 if listener else int(error.exit_code))
@@ -107,18 +112,41 @@ def _fail(
             consequence=consequence,
             time=time.time(),
         )
-        # A full disk must not keep this rank alive: its peers wait for its end.
-        with suppress(OSError, PhaselineError):
-            write_error(session.attempt, record)
-            if isinstance(error, PhaselineError) and error.exit_code is not ExitCode.FAILED:
-                # Another start of the same would end the same: the code must say so.
-                reason = f"{type(error).__name__}: {error}"
-                write_outcome(session.attempt, Outcome(error.exit_code, reason, time.time()))
+        outcome = None
+        if isinstance(error, PhaselineError) and error.exit_code is not ExitCode.FAILED:
+            # Another start of the same would end the same: the code must say so.
+            outcome = Outcome(error.exit_code, f"{type(error).__name__}: {error}", time.time())
+        _leave_record(session.attempt, record, outcome, terminal)
         with suppress(OSError, PhaselineError):
             session.abandon()
         if not consequence:
             _tell_peers(session, environment)
     os._exit(int(error.exit_code) if isinstance(error, PhaselineError) else 1)
+
+
+def _leave_record(
+    attempt: AttemptLayout, record: ErrorRecord, outcome: Outcome | None, terminal: TextIO
+) -> None:
+    """Records a failure in the attempt, else where the launcher looks, else on the terminal.
+
+    A full disk must not keep this rank alive: its peers wait for its end.
+    """
+    places = [attempt]
+    listener = os.environ.get(REFUSAL_VARIABLE)
+    if listener:
+        places.append(last_words(Path(listener)))
+    for place in places:
+        try:
+            if place is not attempt:
+                place.dir.mkdir(exist_ok=True)
+            write_error(place, record)
+            if outcome is not None:
+                write_outcome(place, outcome)
+        except (OSError, PhaselineError):
+            continue
+        return
+    with suppress(OSError, ValueError):
+        print(printable(f"{record.where}: {record.kind}: {record.message}"), file=terminal)
 
 
 def _tell_peers(session: OpenSession, environment: RankEnvironment) -> None:

@@ -25,10 +25,11 @@ from phaseline.cluster.agent import AGENT_VARIABLE
 from phaseline.cluster.agent_output import AgentOutput
 from phaseline.cluster.agent_record import keep_agent_output
 from phaseline.cluster.launch_command import LaunchCommand
-from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
+from phaseline.cluster.refusal import REFUSAL_VARIABLE, last_words, read_refusal
 from phaseline.cluster.verdict import judge, newest_attempt
 from phaseline.errors import ExitCode
 from phaseline.session import linux
+from phaseline.session.attempts import read_error
 from phaseline.session.layout import SessionLayout
 from phaseline.session.second_press import LEAVE_HINT, Press, SecondPress
 
@@ -69,17 +70,18 @@ def launch(
         command.environment[REFUSAL_VARIABLE] = str(refusal_file)
         launcher = Launcher(command, flash=flash or say)
         code = launcher.run()
-        refusal = read_refusal(refusal_file)
-    if not launcher.left_at_once:
-        keep_agent_output(launcher.output, code, layout, since=since, host=socket.gethostname())
-    verdict = judge(
-        layout,
-        since=since,
-        stop_requested=launcher.stop_requested,
-        left_at_once=launcher.left_at_once,
-        refusal=refusal,
-        death=launcher.output.first_death,
-    )
+        unrecorded = last_words(refusal_file)
+        if not launcher.left_at_once and read_error(unrecorded) is None:
+            keep_agent_output(launcher.output, code, layout, since=since, host=socket.gethostname())
+        verdict = judge(
+            layout,
+            since=since,
+            stop_requested=launcher.stop_requested,
+            left_at_once=launcher.left_at_once,
+            refusal=read_refusal(refusal_file),
+            death=launcher.output.first_death,
+            unrecorded=unrecorded,
+        )
     if verdict.code is ExitCode.FAILED and launcher.output.own_trouble:
         say(launcher.output.own_trouble.rstrip())
     say(verdict.message)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.errors import ExitCode
+from phaseline.session.layout import AttemptLayout
 
 REFUSAL_VARIABLE = "PHASELINE_REFUSAL_FILE"
 
@@ -23,6 +24,15 @@ class Refusal:
 
     code: ExitCode
     message: str
+
+
+def last_words(path: Path) -> AttemptLayout:
+    """Where ranks leave what they cannot record in their attempt: on a full disk, say.
+
+    Args:
+        path: The file that a launcher names in the environment; it lies elsewhere.
+    """
+    return AttemptLayout(number=0, dir=path.with_name(f"{path.name}.unrecorded"))
 
 
 def read_refusal(path: Path) -> Refusal | None:

@@ -6,8 +6,10 @@ The ranks' own exit codes do not say: torch's agent turns any code but 0 of any 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 
 from phaseline.cluster.agent_output import Death
 from phaseline.cluster.progress import newest_checkpoint
@@ -17,6 +19,8 @@ from phaseline.session.attempts import ErrorRecord, read_error, read_outcome
 from phaseline.session.layout import AttemptLayout, SessionLayout
 
 _NUM_TRACEBACK_LINES = 6
+_RECORD_BYTES = 1 << 16
+"""Larger than what a rank leaves, which a nearly full disk may still take."""
 RESUME = "Run the same command to resume."
 
 
@@ -41,6 +45,7 @@ def judge(
     left_at_once: bool = False,
     refusal: Refusal | None = None,
     death: Death | None = None,
+    unrecorded: AttemptLayout | None = None,
 ) -> Verdict:
     """Says how what was started after attempt `since` ended.
 
@@ -51,20 +56,23 @@ def judge(
         left_at_once: Whether they were killed because they were asked twice.
         refusal: What the main rank left because it would not begin an attempt.
         death: The rank that failed first, as torch's agent tells it.
+        unrecorded: Where ranks left what they could not record in their attempt.
     """
     if refusal is not None:
         # An attempt that came since is another start's.
         return Verdict(refusal.code, f"phaseline: {refusal.message}")
     number = newest_attempt(layout)
-    if number <= since:
+    places = [] if unrecorded is None else [unrecorded]
+    if number > since:
+        places.insert(0, layout.attempt(number))
+    outcome = next(filter(None, map(read_outcome, places)), None)
+    if number <= since and outcome is None and not any(map(read_error, places)):
         return _never_begun(layout, death, stop_requested=stop_requested)
-    attempt = layout.attempt(number)
-    outcome = read_outcome(attempt)
     if outcome is None and left_at_once:
         lines = ["Left at once; what came after the last save is lost."]
         return Verdict(ExitCode.FAILED, "\n".join([*lines, *_rows(_saved_row(layout)), RESUME]))
     if outcome is None:
-        return Verdict(ExitCode.FAILED, _describe_failure(layout, attempt))
+        return Verdict(ExitCode.FAILED, _describe_failure(layout, places))
     if outcome.code == ExitCode.FINISHED:
         return Verdict(outcome.code, describe_finished(layout))
     head = f"{_OUTCOMES.get(outcome.code, 'Ended')}: {outcome.reason}"
@@ -107,20 +115,20 @@ def _never_begun(layout: SessionLayout, death: Death | None, *, stop_requested: 
     )
 
 
-def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
-    error = read_error(attempt)
+def _describe_failure(layout: SessionLayout, places: Sequence[AttemptLayout]) -> str:
+    attempt = places[0]
+    left = filter(None, map(read_error, places))
+    error = min(left, key=lambda record: record.consequence, default=None)
     if error is None:
-        rows = [
-            ("error", "no rank left a record: it was killed from outside, or ran out of memory"),
-            ("logs", str(attempt.dir)),
-        ]
+        rows = [("error", _why_no_record(attempt)), ("logs", str(attempt.dir))]
     else:
         rows = [
             ("where", error.where),
             *_traceback_row(error),
             ("error", f"{error.kind}: {error.message}"),
-            ("log", str(attempt.rank_log(error.rank))),
         ]
+        if attempt.number:
+            rows.append(("log", str(attempt.rank_log(error.rank))))
         launcher_log = attempt.launcher_log(0)
         if not error.traceback and launcher_log.exists():
             # Of a rank that could write nothing itself.
@@ -128,7 +136,21 @@ def _describe_failure(layout: SessionLayout, attempt: AttemptLayout) -> str:
         if error.consequence:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
     rows += _saved_row(layout)
-    return "\n".join([f"Attempt {attempt.number} failed.", *_rows(rows), RESUME])
+    head = f"Attempt {attempt.number} failed." if attempt.number else "The attempt failed."
+    return "\n".join([head, *_rows(rows), RESUME])
+
+
+def _why_no_record(attempt: AttemptLayout) -> str:
+    """Tries what the ranks would have done."""
+    try:
+        with TemporaryFile(dir=attempt.dir) as probe:
+            probe.write(bytes(_RECORD_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        problem = error.strerror or error
+        return f"no rank left a record, and none can be written: {problem}: {attempt.dir}"
+    return "no rank left a record: it was killed from outside, or ran out of memory"
 
 
 def _traceback_row(error: ErrorRecord) -> list[tuple[str, str]]:

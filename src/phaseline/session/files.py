@@ -33,6 +33,21 @@ PASSING = frozenset(
 """What a file system may refuse for a while: another try may succeed, and is worth one."""
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Adds the path to what a file system refuses where the call knows a descriptor alone.
+
+    Raises:
+        OSError: The same, with the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Puts an object in place of whatever the file held; it is on the disk on return."""
     write_text(path, _dump(content))
@@ -81,7 +96,8 @@ def fsync_folder(path: Path) -> None:
     """Makes names that were added to or removed from a folder survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -97,7 +113,7 @@ def _written_aside(path: Path, text: str) -> Iterator[Path]:
     """Writes and flushes the text under a name of its own, which is gone afterwards."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with named(path), aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
+from phaseline.session.files import named
 from phaseline.session.record_checks import is_event, is_metric_record
 
 _LONGEST_LINE_BYTES = 1 << 24
@@ -48,6 +49,7 @@ class RecordWriter:
         if path.exists():
             for block in _blocks(path):
                 self._take(block)
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._is_open = True
 
@@ -72,13 +74,15 @@ class RecordWriter:
         if self._is_torn:
             rest = _END + rest  # whatever comes next begins on a line of its own
         while rest:
-            size = os.write(self._descriptor, rest)
+            with named(self._path):
+                size = os.write(self._descriptor, rest)
             self._take(rest[:size])
             rest = rest[size:]
 
     def sync(self) -> None:
         """Makes what was appended survive a power cut."""
-        os.fsync(self._descriptor)
+        with named(self._path):
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Ends the writing; a second call does nothing."""

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phaseline.cluster.refusal import REFUSAL_VARIABLE, read_refusal
+from phaseline.cluster.refusal import REFUSAL_VARIABLE, last_words, read_refusal
 from phaseline.errors import ExitCode
-from phaseline.session.attempts import read_error
+from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.layout import SessionLayout
 
 _TEXT = """\
@@ -88,3 +88,20 @@ def test_run_leaves_a_record_and_the_lease_when_it_fails(tmp_path: Path) -> None
         assert "Traceback" in layout.attempt(number).rank_log(0).read_text()
     facts = json.loads(layout.attempt(2).environment_file.read_text())
     assert facts["world_size"] == 1
+
+
+def test_run_leaves_what_it_cannot_record_where_the_launcher_looks(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    # The session's directory goes while the module is imported.
+    code = "import shutil\nshutil.rmtree('run')\nraise ImportError('it broke')\n"
+    (tmp_path / "absent_module.py").write_text(code)
+    done = run(tmp_path, refusal=tmp_path / "refusal")
+    record = read_error(last_words(tmp_path / "refusal"))
+    assert record is not None
+    assert "it broke" in record.message
+    outcome = read_outcome(last_words(tmp_path / "refusal"))
+    assert outcome is not None
+    assert outcome.code == done.returncode == ExitCode.USAGE
+    # Without a launcher it is told where the command was given.
+    assert not (tmp_path / "run").exists()
+    assert "it broke" in run(tmp_path).stderr

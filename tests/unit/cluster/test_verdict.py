@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from phaseline.cluster.refusal import Refusal, read_refusal
+from phaseline.cluster.refusal import Refusal, last_words, read_refusal
 from phaseline.cluster.verdict import judge, newest_attempt
 from phaseline.errors import ExitCode
 from phaseline.session.attempts import (
@@ -162,3 +164,52 @@ def test_verdict_names_no_checkpoint_that_is_half_written_or_was_put_aside(
     assert str(folder / names[0]) in message
     (folder / names[0] / "manifest.json").unlink()
     assert "no checkpoint yet" in judge(layout, since=0).message
+
+
+def test_judge_tells_what_ranks_could_not_record_in_their_attempt(
+    layout: SessionLayout, tmp_path: Path
+) -> None:
+    attempt, elsewhere = _attempt(layout), last_words(tmp_path / "refusal")
+    elsewhere.dir.mkdir()
+    write_error(attempt, _error(consequence=True))
+    write_error(elsewhere, replace(_error(), rank=0, kind="OSError", message="No space left: 'm'"))
+    verdict = judge(layout, since=0, unrecorded=elsewhere)
+    assert verdict.code == ExitCode.FAILED
+    assert "OSError: No space left: 'm'" in verdict.message
+    assert str(attempt.rank_log(0)) in verdict.message
+    assert "lost another one" not in verdict.message
+    # The session's directory may be gone altogether.
+    gone = judge(layout, since=1, unrecorded=elsewhere)
+    assert "The attempt failed." in gone.message
+    assert "OSError: No space left: 'm'" in gone.message
+
+
+def test_judge_takes_the_outcome_that_could_not_be_recorded(
+    layout: SessionLayout, tmp_path: Path
+) -> None:
+    _attempt(layout)
+    elsewhere = last_words(tmp_path / "refusal")
+    elsewhere.dir.mkdir()
+    write_outcome(elsewhere, Outcome(code=ExitCode.USAGE, reason="no such source", time=1.0))
+    verdict = judge(layout, since=0, unrecorded=elsewhere)
+    assert (verdict.code, "no such source" in verdict.message) == (ExitCode.USAGE, True)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from phaseline.cluster.verdict import judge
+from phaseline.session.layout import SessionLayout
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+print(judge(SessionLayout(Path(sys.argv[1])), since=0).message)
+"""
+
+
+def test_judge_says_that_no_record_can_be_written_where_none_can(layout: SessionLayout) -> None:
+    attempt = _attempt(layout)
+    words = [sys.executable, "-c", FULL, str(layout.root)]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"none can be written: File too large: {attempt.dir}" in told
+    assert "killed" not in told
+    assert list(attempt.dir.iterdir()) == []

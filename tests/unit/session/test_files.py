@@ -79,3 +79,29 @@ def test_write_json_once_says_what_is_missing_when_there_are_no_hard_links(
     with pytest.raises(SessionError, match=r"a\.json cannot be made: the file system has no hard"):
         write_json_once(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from phaseline.session.files import write_json
+path = Path(sys.argv[1])
+write_json(path, {"old": 1})
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (5, hard))
+try:
+    write_json(path, {"new": "x" * 100})
+except OSError as error:
+    print(error.strerror, path.read_text().strip(), error.filename)
+"""
+
+
+def test_refusal_of_the_file_system_names_the_file_that_was_written(
+    tmp_path: Path, start_python: StartPython
+) -> None:
+    path = tmp_path / "outcome.json"
+    told = start_python(FULL, path).communicate()[0]
+    assert told.startswith("File too large {")
+    assert told.rpartition("}")[2].strip() == str(path)
+    assert json.loads(path.read_bytes()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
