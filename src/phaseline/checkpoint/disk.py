@@ -23,8 +23,8 @@ class Disk:
     """
 
     def make_folder(self, path: Path) -> None:
-        """Makes a folder, and those above it; one that is there is taken as it is."""
-        path.mkdir(parents=True, exist_ok=True)
+        """Makes a folder in one that is there; one that is there itself is taken as it is."""
+        path.mkdir(exist_ok=True)
 
     def open(self, path: Path) -> int:
         """Makes a new file and returns its descriptor."""

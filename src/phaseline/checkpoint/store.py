@@ -137,6 +137,8 @@ class CheckpointStore:
         self._began = time.monotonic()
         self._stalled_s = 0.0
         self._last_name: str | None = None
+        # Once and not at each save: a session that was moved away must not begin anew here.
+        folder.mkdir(parents=True, exist_ok=True)
         self._clear_aside()
 
     @property
@@ -302,7 +304,6 @@ class CheckpointStore:
 
     @main_process_only
     def _clear_aside(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, *chain.from_iterable(self._finished)):
             for path in folder.glob(f"{ASIDE}*"):
                 parsed = parse_name(path.name.removeprefix(ASIDE))

@@ -166,8 +166,14 @@ class Lease:
     def __init__(self, folder: Path, number: int, *, heartbeat_s: float) -> None:
         """Starts the heartbeat of a lease that was taken; see `acquire`."""
         self.lost = threading.Event()
-        """Set once another process holds the session: nothing may be written any more."""
+        """Set once another process holds the session, or it lies elsewhere: nothing may be
+        written any more."""
+        self.is_moved = False
+        """Whether it is lost because the session's directory is not where it was."""
         self._folder = folder
+        # Held open: so its number is not given to another one, and stays the same also where a
+        # file system makes numbers up.
+        self._directory: int | None = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._number = number
         self._stopped = threading.Event()
         self._thread = threading.Thread(
@@ -206,19 +212,43 @@ class Lease:
         """Ends the heartbeat and keeps the lease: the next image of this process takes it."""
         self._stopped.set()
         self._thread.join()
+        if self._directory is not None:
+            directory, self._directory = self._directory, None
+            os.close(directory)
 
     def release(self) -> None:
         """Ends the heartbeat and gives the lease back, unless another process has taken it."""
         self.stop()
+        if self.is_moved:
+            return  # what lies there now is not this session
         # On a full disk, say, it cannot be given back. That this process ends frees it too.
         with suppress(OSError):
             _add_to_chain(self._folder, self._number + 1, None)
 
     def is_lost(self) -> bool:
-        """Looks, now, whether another process took the session; what is lost stays lost."""
-        if self._is_overtaken():
-            self.lost.set()
+        """Looks, now, whether another process took the session, or whether it was moved away.
+
+        What is lost stays lost.
+        """
+        with suppress(OSError):  # a file system that does not answer now may answer next time
+            self._look()
         return self.lost.is_set()
+
+    def _look(self) -> None:
+        self.is_moved = self.is_moved or self._is_elsewhere()
+        if self.is_moved or self._is_overtaken():
+            self.lost.set()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the path of the lease leads to nothing, or to another directory than before."""
+        if self._directory is None:
+            return False
+        held = os.fstat(self._directory)
+        try:
+            there = self._folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino)
 
     def _is_overtaken(self) -> bool:
         return max(_numbers(self._folder), default=0) > self._number
@@ -226,16 +256,20 @@ class Lease:
     def _keep_alive(self, heartbeat_s: float) -> None:
         path = _file(self._folder, self._number)
         while not self._stopped.wait(heartbeat_s):
-            try:
-                os.utime(path)
-                is_lost = self._is_overtaken()
-            except FileNotFoundError:
-                is_lost = True
-            except OSError:
-                continue  # a file system that does not answer now may answer next time
-            if is_lost:
-                self.lost.set()
+            with suppress(OSError):  # as above
+                self._look()
+                if not self.lost.is_set():
+                    _touch(path, self.lost)
+            if self.lost.is_set():
                 return
+
+
+def _touch(path: Path, lost: threading.Event) -> None:
+    """Gives a sign of life; a file that is gone was removed because there is a higher one."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        lost.set()
 
 
 def _is_free(owner: LeaseOwner, age_s: float, me: LeaseOwner) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -303,3 +304,36 @@ def _changed(me: LeaseOwner, changes: dict[str, Any]) -> LeaseOwner:
     if "pid" in changes:
         changes = {"process_start": linux.process_start(changes["pid"]), **changes}
     return LeaseOwner(**{**asdict(me), **changes})
+
+
+@pytest.mark.parametrize("what", ["moved", "replaced by a copy", "removed"])
+def test_lease_is_lost_when_its_directory_lies_elsewhere(
+    layout: SessionLayout, acquire: Callable[..., Lease], wait_until: WaitUntil, what: str
+) -> None:
+    lease = acquire()
+    assert not lease.is_lost()
+    elsewhere = layout.root.with_name("elsewhere")
+    if what == "removed":
+        shutil.rmtree(layout.root)
+    else:
+        layout.root.rename(elsewhere)
+    if what == "replaced by a copy":
+        shutil.copytree(elsewhere, layout.root)
+    wait_until(lease.lost.is_set)
+    assert lease.is_lost()
+    assert lease.is_moved
+    before = sorted(elsewhere.rglob("*"))
+    lease.release()
+    # Nothing is given back that belongs to another directory.
+    assert layout.root.exists() == (what == "replaced by a copy")
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_lease_is_kept_when_the_way_to_its_directory_changes(
+    layout: SessionLayout, acquire: Callable[..., Lease]
+) -> None:
+    lease = acquire()
+    elsewhere = layout.root.with_name("elsewhere")
+    layout.root.rename(elsewhere)
+    layout.root.symlink_to(elsewhere)
+    assert not lease.is_lost()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phaseline.checkpoint.manifest import Manifest, list_kept, parse_name
-from phaseline.checkpoint.trust import list_inherited
+from phaseline.checkpoint.manifest import Manifest, list_headless, list_kept, parse_name
 from phaseline.errors import CheckpointError, SessionError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
@@ -22,24 +21,38 @@ def require_records(layout: SessionLayout) -> None:
     """
     identity = load_identity(layout)
     numbers = layout.attempt_numbers()
-    last = max(numbers, default=0)
     if identity is None:
-        if saved := list_inherited(layout, last + 1):
-            raise SessionError(
-                f"{layout.session_file} is missing, and {saved[-1]} belongs to a session. Put the "
-                "file back from a copy, or train in another folder (--session DIR)."
-            )
+        _require_nothing_saved(layout, has_attempts=bool(numbers))
         return
     for phase in sorted(layout.phases_dir.glob("*")):
         for folder in list_kept(layout.phase(phase.name)):
             named = parse_name(folder.name)
-            if named and named[1] > last and _is_of(folder, identity.id):
+            if named and named[1] not in numbers and _is_of(folder, identity.id):
                 raise SessionError(
                     f"{layout.attempt(named[1]).dir} is missing, and {folder} was written by that "
                     "attempt. What it trusted and recorded is there and nowhere else. Put the "
                     "folder back from a copy, or begin another session (--session DIR) with "
                     f"inherit.weights: {folder}."
                 )
+
+
+def _require_nothing_saved(layout: SessionLayout, *, has_attempts: bool) -> None:
+    """Refuses a folder with checkpoints that no session.json claims, whatever state they are in.
+
+    A new session would publish its own beside them, or under their names.
+    """
+    missing = str(layout.session_file)
+    if not has_attempts:
+        missing += f" and {layout.attempts_dir}"
+    for phase in sorted(layout.phases_dir.glob("*")):
+        place = layout.phase(phase.name)
+        saved = [*list_headless(place.checkpoints_dir), *list_kept(place)]
+        if saved:
+            raise SessionError(
+                f"{missing} {'is' if has_attempts else 'are'} missing, and {saved[-1]} belongs to a "
+                "session. Put what is missing back from a copy, or train in another folder "
+                "(--session DIR)."
+            )
 
 
 def _is_of(folder: Path, session_id: str) -> bool:

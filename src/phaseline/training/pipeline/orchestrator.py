@@ -119,7 +119,12 @@ class PipelineOrchestrator:
 
         def look() -> str:
             # One rank looks; the others learn of it as they do of a signal.
-            return (requests.look() or self._slot.look()) if self._session.is_main else ""
+            if not self._session.is_main:
+                return ""
+            lease = self._session.lease
+            if lease is not None and lease.lost.is_set():
+                return "the session is lost"
+            return requests.look() or self._slot.look()
 
         try:
             with (
@@ -254,6 +259,7 @@ class PipelineOrchestrator:
         return self._end(world, outcome)
 
     def _stop(self, world: World) -> Outcome:
+        self._session.require_lease()
         outcome = Outcome(
             code=ExitCode.STOPPED,
             reason=f"stopped on request ({self._explain_stop()})",

@@ -110,16 +110,24 @@ class OpenSession:
         return self.environment.is_main
 
     def require_lease(self) -> None:
-        """Raises if another process took the session over, so that nothing is written into it.
+        """Raises if the session is not this attempt's any more, so that nothing is written into it.
 
         Raises:
-            SessionBusyError: The lease is lost.
+            SessionBusyError: Another process took it over.
+            SessionError: Its directory was moved or replaced.
         """
-        if self.lease is not None and self.lease.is_lost():
-            raise SessionBusyError(
-                f"Another process took over the session at {self.layout.root}, so attempt "
-                f"{self.attempt.number} ends here and writes nothing more."
+        if self.lease is None or not self.lease.is_lost():
+            return
+        if self.lease.is_moved:
+            raise SessionError(
+                f"The session's directory is not at {self.layout.root} any more: it was moved or "
+                f"replaced while attempt {self.attempt.number} ran, so the attempt ends here and "
+                "writes nothing more. Go on with the directory where it lies now (--session DIR)."
             )
+        raise SessionBusyError(
+            f"Another process took over the session at {self.layout.root}, so attempt "
+            f"{self.attempt.number} ends here and writes nothing more."
+        )
 
     def save(self, identity: SessionIdentity) -> None:
         """Main rank: changes the session's identity."""

@@ -331,6 +331,49 @@ def test_session_without_its_identity_is_refused_rather_than_begun_anew(
     assert not layout.session_file.exists()
 
 
+@pytest.mark.parametrize("is_headless", [False, True])
+def test_checkpoints_without_any_record_are_refused_before_an_attempt_is_begun(
+    tmp_path: Path, layout: SessionLayout, is_headless: bool
+) -> None:
+    run_once(tmp_path)
+    saved = publish(layout, "first", 5, 1)
+    if is_headless:
+        (saved / "manifest.json").unlink()
+    layout.session_file.unlink()
+    shutil.rmtree(layout.attempts_dir)
+    message = rf"session\.json and .*attempts are missing, and {saved} belongs to a session"
+    with pytest.raises(SessionError, match=message):
+        open_session(configure(tmp_path))
+    assert not layout.session_file.exists()
+    assert not layout.attempts_dir.exists()
+
+
+def test_session_without_an_attempt_in_the_middle_is_refused(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    for _ in range(3):
+        run_once(tmp_path)
+    publish(layout, "first", 5, 2)
+    shutil.rmtree(layout.attempt(2).dir)
+    with pytest.raises(SessionError, match="attempts/0002 is missing"):
+        open_session(configure(tmp_path))
+
+
+def test_session_that_is_moved_while_it_runs_writes_nothing_more(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    session = open_session(configure(tmp_path))
+    assert session.identity is not None
+    layout.root.rename(tmp_path / "moved")
+    with pytest.raises(
+        SessionError, match=f"is not at {layout.root} any more: it was moved"
+    ) as told:
+        session.save(session.identity)
+    assert told.value.exit_code is ExitCode.FAILED
+    session.abandon()
+    assert not layout.root.exists()
+
+
 def test_session_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "session").write_text("a file")
     with pytest.raises(UsageError, match=r"session cannot be written: File exists\. Make it"):
