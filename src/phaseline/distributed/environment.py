@@ -28,6 +28,7 @@ class RankEnvironment:
         image: How many times this process has replaced itself by exec.
         attempt: The attempt that an earlier image of this process took, if any.
         session_dir: The session that an earlier image of this process opened, if any.
+        local_world_size: Number of processes on this machine, as far as the launcher says it.
     """
 
     rank: int
@@ -40,11 +41,18 @@ class RankEnvironment:
     image: int
     attempt: int | None
     session_dir: str | None = None
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
         """Whether this is the rank that writes what there is one of."""
         return self.rank == 0
+
+    @property
+    def local_ranks(self) -> range:
+        """The ranks on this machine, this one included."""
+        first = self.rank - self.local_rank
+        return range(first, first + self.local_world_size)
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> RankEnvironment:
@@ -78,4 +86,5 @@ class RankEnvironment:
             image=int(variables.get(IMAGE_VARIABLE, "0")),
             attempt=int(attempt) if attempt else None,
             session_dir=variables.get(SESSION_VARIABLE) or None,
+            local_world_size=int(variables.get("LOCAL_WORLD_SIZE", "1")),
         )

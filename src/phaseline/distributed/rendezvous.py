@@ -26,11 +26,13 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, but not
 )
 
 from phaseline.distributed.environment import RankEnvironment
+from phaseline.distributed.peers import Peers
 from phaseline.errors import LostRankError, WorldError
 
 _POLL_S = 0.01
 _POLL_MAX_S = 0.25
 _FAREWELL_S = 10.0
+_LAST_WORDS_S = 0.5
 _FAILED_KEY = "failed"
 _RUNS = itertools.count()
 _SERVED: dict[tuple[str, int], Store] = {}
@@ -56,10 +58,11 @@ class Rendezvous:
         self.timeout_s = timeout_s
         self._uses: Counter[str] = Counter()
         # A program may run one session after another: every rank counts them alike.
-        prefix = (
-            f"phaseline/try{environment.restart_count}/image{environment.image}/run{next(_RUNS)}"
-        )
-        self.store = PrefixStore(prefix, self._connect())
+        served = self._connect()
+        start = f"phaseline/try{environment.restart_count}"
+        prefix = f"{start}/image{environment.image}/run{next(_RUNS)}"
+        self.store = PrefixStore(prefix, served)
+        self._peers = Peers(environment, PrefixStore(start, served))
 
     def _connect(self) -> Store:
         environment = self.environment
@@ -113,7 +116,8 @@ class Rendezvous:
             given_up: Ends the wait when it is set.
 
         Raises:
-            LostRankError: It was not published in time, another rank failed, or this one gave up.
+            LostRankError: It was not published in time, another rank failed or is gone, or this
+                one gave up.
         """
         keys = [key] if unless is None else [unless, key]
 
@@ -155,7 +159,7 @@ class Rendezvous:
             meanwhile: Called a few times a second while this rank waits.
 
         Raises:
-            LostRankError: Some rank did not come in time, or failed.
+            LostRankError: Some rank did not come in time, failed, or is gone.
         """
         world_size = self.environment.world_size
         limit = self.timeout_s if timeout_s is None else timeout_s
@@ -199,6 +203,13 @@ class Rendezvous:
                     f"Rank {self.environment.rank} waited for {what}, but "
                     f"{json.loads(self.store.get(_FAILED_KEY))} failed."
                 )
+            lost = self._peers.find_lost()
+            if lost:
+                # It may have done its part and ended, and the store may not have served it yet.
+                time.sleep(_LAST_WORDS_S)
+                if is_ready():
+                    return
+                raise LostRankError(f"Rank {self.environment.rank} waited for {what}, but {lost}.")
             if given_up is not None and given_up.is_set():
                 raise LostRankError(
                     f"Rank {self.environment.rank} no longer waits for {what}: it failed itself."

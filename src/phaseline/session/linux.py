@@ -43,6 +43,23 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def count_launched_siblings() -> int | None:
+    """How many ranks run that the parent of this one has started, this one included.
+
+    None where that cannot be told: torch's agent is not the parent, or the kernel does not list
+    a process's children.
+    """
+    if not _IS_LINUX or _AGENT_VARIABLE not in os.environ:
+        return None
+    found = 0
+    try:
+        for listing in Path(f"/proc/{os.getppid()}/task").glob("*/children"):
+            found += sum(map(_is_rank, listing.read_text(encoding="ascii").split()))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return found or None
+
+
 def boot_id() -> str:
     """Names this boot of this machine; empty where there is no such name."""
     return _read_or_empty(Path("/proc/sys/kernel/random/boot_id"))
@@ -169,6 +186,14 @@ def _is_orphan_of_init() -> bool:
         return False
     command = _read_or_empty(Path("/proc/1/cmdline")).encode()
     return not any(name in command for name in _LAUNCHERS)
+
+
+def _is_rank(pid: str) -> bool:
+    """Whether a running process was started as a rank; of a zombie nothing can be read."""
+    try:
+        return b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def _read_or_empty(path: Path) -> str:
