@@ -104,6 +104,16 @@ def shapes_of(objective: str) -> tuple[Shape, ...] | None:
     return None if known is None else known.shapes
 
 
+def loss_kind(objective: str) -> str:
+    """What the losses of an objective are; those of one kind can be compared."""
+    known = OBJECTIVES.get(objective)
+    if known is None:
+        return f"{objective} loss"
+    if objective in ("causal_lm", "sft"):
+        return "loss, nats per token"
+    return f"{objective} loss, nats per {known.unit.removesuffix('s')}"
+
+
 def counts_pairs(objective: str) -> bool:
     """Whether a built-in objective's losses are of pairs of answers."""
     known = OBJECTIVES.get(objective)

@@ -28,7 +28,7 @@ def write_report(session_dir: Path) -> Path:
 def render_report(story: SessionStory) -> str:
     """The page as text; everything that comes from outside is escaped."""
     # Imported late: matplotlib takes a second, which training's start must not pay.
-    from phaseline.tracking.report_figures import COLOURS, draw_curves
+    from phaseline.tracking.report_figures import COLOURS, NARROW, WIDE, draw_curves
 
     environment = Environment(
         loader=PackageLoader("phaseline.tracking"),
@@ -50,7 +50,11 @@ def render_report(story: SessionStory) -> str:
         change=_change,
     )
     # Our own drawing, not text of others: phase names are checked to be plain words.
-    curves = Markup(draw_curves(story.phases))  # noqa: S704
+    curves = {
+        size.name: Markup(draw_curves(story.phases, size))  # noqa: S704
+        for size in (WIDE, NARROW)
+        if any(phase.steps for phase in story.phases)
+    }
     return environment.get_template("report.html.j2").render(story=story, curves=curves)
 
 

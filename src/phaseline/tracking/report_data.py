@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phaseline.config.known_objectives import loss_kind
 from phaseline.config.sections import Config
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.attempts import read_adopted, read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.lease import read_lease
 from phaseline.session.metrics_view import read_metrics
-from phaseline.session.records import read_metric_records
+from phaseline.session.records import read_events, read_metric_records
 from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.metric_keys import VALIDATION_S
+from phaseline.tracking.report_changes import ChangeStory, read_changes
 
 _WORDS = {
     ExitCode.FINISHED: "finished",
@@ -37,12 +40,14 @@ class PhaseStory:
         objective: What it optimizes.
         planned: Its configured length.
         setting: Batch, sequence length and engine, for people.
+        unit: What it counts as tokens: those of texts, and of images and features the samples.
+        loss_kind: What its losses are; those of one kind can be compared.
         steps: Global step of every train record.
         losses: Training loss of each.
         lrs: Learning rate of each.
         speeds: Tokens per second of each, where known.
         num_steps: Steps of the phase that are done.
-        num_tokens: Tokens that it consumed.
+        num_tokens: Tokens that it consumed, in its unit.
         validations: Global step and metrics (without the phase's prefix) of each validation.
         sample_metrics: Newest metrics of its samples, without the phase's prefix.
         samples: Its newest generated samples.
@@ -52,6 +57,8 @@ class PhaseStory:
     objective: str
     planned: str
     setting: str
+    unit: str
+    loss_kind: str
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     lrs: list[float] = field(default_factory=list)
@@ -69,8 +76,18 @@ class PhaseStory:
 
     @property
     def last_loss(self) -> float | None:
-        """Training loss, mean over the last steps (a twentieth of the phase, 50 at most)."""
-        last = self.losses[-max(1, min(50, len(self.losses) // 20)) :]
+        """Training loss of the last step, as displays show it."""
+        return self.losses[-1] if self.losses else None
+
+    @property
+    def num_last_steps(self) -> int:
+        """The steps that `mean_last_loss` is of: a twentieth of the phase, 50 at most."""
+        return max(1, min(50, len(self.losses) // 20))
+
+    @property
+    def mean_last_loss(self) -> float | None:
+        """Training loss, mean over the last steps."""
+        last = self.losses[-self.num_last_steps :]
         return statistics.fmean(last) if last else None
 
     @property
@@ -94,6 +111,11 @@ class PhaseStory:
             if name != VALIDATION_S.name
         ]
 
+    @property
+    def has_bits_per_byte(self) -> bool:
+        """Whether validations measured them."""
+        return self.validation("bits_per_byte") is not None
+
     def validation(self, name: str) -> float | None:
         """The newest value of a validation metric."""
         return self.validations[-1][1].get(name) if self.validations else None
@@ -108,7 +130,8 @@ class AttemptStory:
         resumed_from: The checkpoint it went on from; None: it began anew.
         first_step: Global step of its first train record.
         last_step: Global step of its last one.
-        ended: Unix time of its end, seconds.
+        ended: Unix time of its end, or of the last that it recorded; None: it runs, or recorded
+            nothing.
         result: How it ended, in a word or two.
         reason: More on that.
     """
@@ -131,6 +154,7 @@ class SessionStory:
     config: Config
     phases: Sequence[PhaseStory]
     attempts: Sequence[AttemptStory]
+    changes: Sequence[ChangeStory] = ()
 
     @property
     def num_steps(self) -> int:
@@ -138,9 +162,13 @@ class SessionStory:
         return sum(phase.num_steps for phase in self.phases)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that all phases consumed."""
-        return sum(phase.num_tokens for phase in self.phases)
+    def consumed(self) -> Mapping[str, int]:
+        """What all phases consumed, by its unit; tokens if they consumed nothing."""
+        found: dict[str, int] = {}
+        for phase in self.phases:
+            if phase.num_tokens:
+                found[phase.unit] = found.get(phase.unit, 0) + phase.num_tokens
+        return found or {"tokens": 0}
 
 
 def gather_story(session_dir: Path) -> SessionStory:
@@ -157,12 +185,18 @@ def gather_story(session_dir: Path) -> SessionStory:
             "Name a session's folder, as runs/<session.name>."
         )
     config = load_stored_config(layout)
+    attempts = [_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())]
     return SessionStory(
         root=session_dir,
         identity=identity,
         config=config,
         phases=_phases(layout, config),
-        attempts=[_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())],
+        attempts=attempts,
+        changes=[
+            change
+            for one in attempts
+            for change in read_changes(layout.attempt(one.number), one.first_step)
+        ],
     )
 
 
@@ -176,6 +210,8 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
                 f"{phase.step_text} a step, {phase.optimizer.name} at "
                 f"{phase.optimizer.lr:g}, {phase.schedule.name}, {phase.engine.label}"
             ),
+            unit=phase.unit,
+            loss_kind=loss_kind(phase.objective),
         )
         for phase in config.phases
     }
@@ -215,17 +251,21 @@ def _group(values: Mapping[str, float], prefix: str) -> dict[str, float]:
 
 def _attempt(layout: SessionLayout, number: int, identity: SessionIdentity) -> AttemptStory:
     attempt = layout.attempt(number)
-    adopted, outcome = read_adopted(attempt), read_outcome(attempt)
-    steps = [
-        r["global_step"] for r in read_metric_records(attempt.metrics_file) if r["kind"] == "train"
-    ]
+    adopted, outcome, error = read_adopted(attempt), read_outcome(attempt), read_error(attempt)
+    steps = []
+    last_sign = max((e.get("time", 0) for e in read_events(attempt.events_file)), default=0)
+    for record in read_metric_records(attempt.metrics_file):
+        last_sign = max(last_sign, record["timing"]["time"])
+        if record["kind"] == "train":
+            steps.append(record["global_step"])
     result, reason = _result(layout, number, identity)
+    ended = outcome.time if outcome else error.time if error else last_sign or None
     return AttemptStory(
         number=number,
         resumed_from=_short(adopted.resumed_from) if adopted and adopted.resumed_from else None,
         first_step=min(steps, default=None),
         last_step=max(steps, default=None),
-        ended=outcome.time if outcome else None,
+        ended=None if result == "running" else ended,
         result=result,
         reason=reason,
     )
@@ -249,4 +289,8 @@ def _result(layout: SessionLayout, number: int, identity: SessionIdentity) -> tu
     if number < max(layout.attempt_numbers()):
         return "killed", "it left no outcome"
     # The report of a session that ends well is written before the attempt's outcome.
-    return ("finished", "") if identity.state == "finished" else ("open", "running, or killed")
+    if identity.state == "finished":
+        return "finished", ""
+    lease = read_lease(layout)
+    is_running = lease is not None and lease.is_held()
+    return ("running", "") if is_running else ("killed", "it left no outcome")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -19,10 +20,9 @@ COLOURS = ("#2f6fde", "#d9730d", "#0f9d74", "#8b5cd6", "#c43d5f", "#5b7083")
 
 _INK = "#3a4350"
 _FAINT = "#e4e8ee"
-_MOST_POINTS = 1500
+_LETTERS_PER_INCH = 10
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "phaseline",
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,
@@ -38,36 +38,70 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw_curves(phases: Sequence[PhaseStory]) -> str:
-    """Draws loss and learning rate over the global step; empty text if nothing was trained."""
+@dataclass(frozen=True)
+class Size:
+    """A size that curves are drawn for.
+
+    Attributes:
+        name: Tells the drawings of one page apart.
+        width_in: Inches.
+        loss_height_in: Of the axes of one kind of loss.
+        lr_height_in: Of the axes of the learning rate.
+        most_points: On one line.
+    """
+
+    name: str
+    width_in: float
+    loss_height_in: float
+    lr_height_in: float
+    most_points: int
+
+
+WIDE = Size("wide", 11, 4.2, 1.5, 1500)
+NARROW = Size("narrow", 4.4, 2.8, 1.3, 400)
+"""For telephones, where the wide one's text could not be read."""
+
+
+def draw_curves(phases: Sequence[PhaseStory], size: Size = WIDE) -> str:
+    """Draws losses and learning rate over the global step; empty text if nothing was trained.
+
+    Losses of each kind have axes of their own.
+    """
     trained = [(idx, phase) for idx, phase in enumerate(phases) if phase.steps]
     if not trained:
         return ""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 6.0), layout="constrained")
-        loss_axes, lr_axes = figure.subplots(
-            2, 1, sharex=True, gridspec_kw={"height_ratios": [3.2, 1]}
-        )
+    kinds = list(dict.fromkeys(phase.loss_kind for _, phase in trained))
+    heights = [
+        *[size.loss_height_in if len(kinds) == 1 else 0.7 * size.loss_height_in] * len(kinds)
+    ]
+    heights.append(size.lr_height_in)
+    style = {**_STYLE, "svg.hashsalt": f"phaseline-{size.name}"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(size.width_in, sum(heights)), layout="constrained")
+        axes = figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+        for kind, loss_axes in zip(kinds, axes, strict=False):
+            members = [phase for _, phase in trained if phase.loss_kind == kind]
+            loss_axes.set_ylim(*_loss_range(members))
+            loss_axes.set_ylabel(kind if len(kinds) == 1 else kind.replace(", ", "\n"))
+        lr_axes = axes[-1]
         for idx, phase in trained:
             colour = COLOURS[idx % len(COLOURS)]
-            _draw_loss(loss_axes, phase, colour)
-            steps, lrs = _thin(phase.steps, phase.lrs)
+            _draw_loss(axes[kinds.index(phase.loss_kind)], phase, colour, size)
+            steps, lrs = _thin(phase.steps, phase.lrs, size)
             lr_axes.plot(steps, lrs, color=colour, linewidth=1.8)
-        _mark_phases((loss_axes, lr_axes), [phase for _, phase in trained])
-        loss_axes.set_ylim(*_loss_range([phase for _, phase in trained]))
-        loss_axes.set_ylabel("loss, nats per target")
+        _mark_phases(axes, [phase for _, phase in trained], size)
         lr_axes.set_ylabel("learning rate")
         lr_axes.set_ylim(bottom=0)
         lr_axes.set_xlabel("global step")
-        lr_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        lr_axes.xaxis.set_major_locator(MaxNLocator(4 if size is NARROW else 9, integer=True))
         lr_axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         lr_axes.yaxis.set_major_locator(MaxNLocator(3))
         lr_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
         return _to_svg(figure)
 
 
-def _draw_loss(axes: Axes, phase: PhaseStory, colour: str) -> None:
-    steps, losses = _thin(phase.steps, phase.losses)
+def _draw_loss(axes: Axes, phase: PhaseStory, colour: str, size: Size) -> None:
+    steps, losses = _thin(phase.steps, phase.losses, size)
     axes.plot(steps, losses, color=colour, alpha=0.28, linewidth=0.9)
     axes.plot(steps, _smooth(losses), color=colour, linewidth=1.9)
     points = [(step, metrics["loss"]) for step, metrics in phase.validations if "loss" in metrics]
@@ -84,15 +118,18 @@ def _draw_loss(axes: Axes, phase: PhaseStory, colour: str) -> None:
         )
 
 
-def _mark_phases(both: Sequence[Axes], phases: Sequence[PhaseStory]) -> None:
-    top = both[0]
+def _mark_phases(all_axes: Sequence[Axes], phases: Sequence[PhaseStory], size: Size) -> None:
+    top = all_axes[0]
     first, last = phases[0].steps[0], phases[-1].steps[-1]
     margin = 0.008 * max(1, last - first)
     top.set_xlim(first - margin, last + margin)
     for idx, phase in enumerate(phases):
         if idx:
-            for axes in both:
+            for axes in all_axes:
                 axes.axvline(phase.steps[0], color="#98a2b0", linewidth=1, linestyle=(0, (4, 3)))
+        share = (phase.steps[-1] - phase.steps[0] + 2 * margin) / (last - first + 2 * margin)
+        if share * size.width_in * _LETTERS_PER_INCH < len(phase.name):
+            continue  # names would lie on each other; the legend has them all
         middle = (phase.steps[0] + phase.steps[-1]) / 2
         top.text(
             middle,
@@ -119,13 +156,15 @@ def _loss_range(phases: Sequence[PhaseStory]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _thin(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
+def _thin(
+    steps: Sequence[int], values: Sequence[float], size: Size
+) -> tuple[list[float], list[float]]:
     """Means over runs of neighbours, so that a long session's page stays small."""
-    size = max(1, -(-len(steps) // _MOST_POINTS))
-    at = range(0, len(steps), size)
+    span = max(1, -(-len(steps) // size.most_points))
+    at = range(0, len(steps), span)
     return (
-        [sum(steps[i : i + size]) / len(steps[i : i + size]) for i in at],
-        [sum(values[i : i + size]) / len(values[i : i + size]) for i in at],
+        [sum(steps[i : i + span]) / len(steps[i : i + span]) for i in at],
+        [sum(values[i : i + span]) / len(values[i : i + span]) for i in at],
     )
 
 

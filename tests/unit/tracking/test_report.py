@@ -10,10 +10,13 @@ import typer
 from typer.testing import CliRunner
 
 from phaseline.cli.report import report
+from phaseline.config.known_objectives import loss_kind
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.attempts import ErrorRecord, take_attempt, write_error
-from phaseline.tracking.report import write_report
-from phaseline.tracking.report_data import gather_story
+from phaseline.session.lease import Lease
+from phaseline.tracking.report import render_report, write_report
+from phaseline.tracking.report_data import PhaseStory, gather_story
+from phaseline.tracking.report_figures import NARROW, WIDE, draw_curves
 from unit.tracking.session_builder import SessionBuilder
 
 
@@ -74,7 +77,10 @@ def test_story_tells_what_the_view_holds_when_attempts_were_interrupted(
     assert (pretrain.num_steps, pretrain.num_tokens) == (200, 200 * 2048)
     assert (instruct.num_steps, instruct.num_tokens) == (300, 100 * 2048)
     assert pretrain.first_loss == pytest.approx(7.9008, abs=1e-4)
-    assert pretrain.last_loss == pytest.approx(2.23, abs=0.01)
+    # What displays end with, and beside it the mean over the last steps.
+    assert pretrain.last_loss == pytest.approx(2.2140, abs=1e-4)
+    assert pretrain.num_last_steps == 10
+    assert pretrain.mean_last_loss == pytest.approx(2.23, abs=0.01)
     assert pretrain.validation_changes == [
         ("loss", 3.0, 2.4),
         ("bits_per_byte", None, 1.2345),
@@ -83,8 +89,10 @@ def test_story_tells_what_the_view_holds_when_attempts_were_interrupted(
     assert [(a.result, a.first_step, a.last_step) for a in story.attempts] == [
         ("failed", 1, 100),
         ("stopped on request", 81, 200),
-        ("open", 201, 300),
+        ("killed", 201, 300),
     ]
+    # An attempt that left no outcome ended, as far as is known, when it last recorded something.
+    assert [attempt.ended for attempt in story.attempts] == [1.76e9, 1.76e9 + 5000, 1.76e9 + 300]
     assert story.attempts[0].reason == (
         "rank 1 on node-7, pretrain step 100: RuntimeError: lost <it>"
     )
@@ -125,10 +133,109 @@ def test_report_is_one_valid_page_that_fetches_nothing_when_written(told: Sessio
         "A made-up session.",
     ):
         assert text in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2, "a wide and a narrow drawing"
+    assert [page.count(f'class="{name}"') for name in ("wide", "narrow")] == [1, 1]
+    ids = re.findall(r' id="([^"]+)"', page)
+    defined = [name for name in ids if name.startswith("p") and len(name) == 11]
+    assert len(set(defined)) == len(defined), "the drawings' clip paths are told apart"
     assert "def &lt;script&gt;f():" in page
     assert "<script" not in page
     assert "and 90 blank lines at the end" in page
+
+
+def test_story_says_that_an_attempt_runs_while_its_lease_is_held(session: SessionBuilder) -> None:
+    attempt = session.attempt()
+    session.train(attempt, range(1, 4))
+    lease = Lease.acquire(session.layout)
+    try:
+        [story] = gather_story(session.layout.root).attempts
+        assert (story.result, story.ended) == ("running", None)
+        assert ">runs<" in render_report(gather_story(session.layout.root))
+    finally:
+        lease.release()
+    [story] = gather_story(session.layout.root).attempts
+    assert (story.result, story.ended) == ("killed", 1.76e9 + 3)
+
+
+def test_report_shows_old_and_new_value_of_a_changed_setting_and_the_step(
+    told: SessionBuilder,
+) -> None:
+    rate = {"path": "phases[0].optimizer.lr", "old": 0.003, "new": 0.001, "effect": "numbers"}
+    betas = {"path": "phases[1].optimizer.arguments.betas", "old": [0.9, 0.95], "new": [0.9, 0.99]}
+    passed = {"path": "phases[1]", "old": "(absent)", "new": "instruct", "effect": "ahead"}
+    told.event(2, "settings_accepted", changes=[rate])
+    told.event(2, "settings_changed", changes=[passed])
+    told.event(3, "settings_accepted", changes=[betas])
+    story = gather_story(told.layout.root)
+    assert [(c.attempt, c.first_step, c.old, c.new, c.is_accepted) for c in story.changes] == [
+        (2, 81, "0.003", "0.001", True),
+        (2, 81, "(absent)", "instruct", False),
+        (3, 201, "[0.9, 0.95]", "[0.9, 0.99]", True),
+    ]
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", render_report(story)))
+    first, rest = page.split("Changed settings")
+    assert "from step 81 on: optimizer.lr 0.003 → 0.001" in first
+    assert "from step 201 on: optimizer.arguments.betas [0.9, 0.95] → [0.9, 0.99]" in first
+    assert "phases[0].optimizer.lr 2 81 0.003 0.001 accepted" in rest
+    assert "phases[1] 2 81 (absent) instruct" in rest
+
+
+def test_report_escapes_what_a_changed_setting_says(told: SessionBuilder) -> None:
+    change = {"path": "phases[0].optimizer.lr", "old": "<i>", "new": {"<b>": 300 * "x"}}
+    told.event(2, "settings_accepted", changes=[change])
+    page = render_report(gather_story(told.layout.root))
+    assert "<i>" not in page
+    assert "&lt;b&gt;" in page
+    assert 121 * "x" not in page
+
+
+def test_report_draws_losses_of_different_kinds_on_axes_of_their_own() -> None:
+    phases = [
+        _phase("a", "causal_lm"),
+        _phase("b", "sft"),
+        _phase("c", "dpo"),
+        _phase("d", "own:x"),
+    ]
+    for size in (WIDE, NARROW):
+        drawn = draw_curves(phases, size)
+        for text in (
+            "loss</text>",
+            "nats per token</text>",
+            "dpo loss</text>",
+            "nats per pair</text>",
+            "own:x loss</text>",
+        ):
+            assert text in drawn
+        assert drawn.count('id="axes_') == 4, "three kinds of loss, and the learning rate"
+        assert draw_curves(phases[:2], size).count('id="axes_') == 2
+
+
+def test_report_counts_samples_where_no_tokens_are(told: SessionBuilder) -> None:
+    file = told.layout.config_file
+    text = file.read_text(encoding="utf-8")
+    head, _, tail = text.rpartition("sequence_length: 256")
+    file.write_text(f"{head}sequence_length: null{tail}", encoding="utf-8")
+    story = gather_story(told.layout.root)
+    assert [phase.unit for phase in story.phases] == ["tokens", "samples"]
+    assert story.consumed == {"tokens": 200 * 2048, "samples": 100 * 2048}
+    page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", render_report(story)))
+    assert "410k tokens 12.3k tokens/s" in page
+    assert "205k samples 12.3k samples/s" in page
+
+
+def _phase(name: str, objective: str) -> PhaseStory:
+    steps = list(range(1, 50))
+    return PhaseStory(
+        name=name,
+        objective=objective,
+        planned="",
+        setting="",
+        unit="tokens",
+        loss_kind=loss_kind(objective),
+        steps=steps,
+        losses=[1 / step for step in steps],
+        lrs=[1e-3 for _ in steps],
+    )
 
 
 def test_report_is_the_same_when_written_again(told: SessionBuilder) -> None:
