@@ -25,6 +25,16 @@ _MOST_CHARACTERS = 60
 DURATION_FORM = "a number and a unit, as '400 steps', '5M tokens' or '2 epochs'"
 """What a duration may be, for messages."""
 
+INTERVAL_FORM = "a number and a unit, as '500 steps', '5M tokens' or '15 minutes'"
+"""What an interval may be, for messages."""
+
+_TIME_PATTERN = re.compile(
+    r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>second|minute|hour)s?\s*", re.ASCII
+)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_SHORTEST_TIME_S = 1
+_LONGEST_TIME_S = 1000 * 3600
+
 # The scale is matched lazily: the `t` of `100 tokens` is none.
 _PATTERN = re.compile(
     r"\s*(?P<number>[0-9][0-9_,]*(?:\.[0-9]+)?)\s*"
@@ -148,6 +158,64 @@ class Duration:
                 return cls.parse(value)
             found = "null" if value is None else _shown(value)
             raise ValueError(f"is {found}; it must be {DURATION_FORM}")
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.to_string_ser_schema()
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How far apart things are that happen again and again: in training, or in wall time.
+
+    Attributes:
+        length: Of training; None where it is a time.
+        seconds: Of wall time; None where it is a length of training.
+        text: As `parse` reads it back.
+    """
+
+    length: Duration | None
+    seconds: float | None
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """Reads `500 steps`, `5M tokens`, `30 minutes`, `1.5 hours`.
+
+        Raises:
+            ValueError: The text is no interval; the message says what is allowed.
+        """
+        match = _TIME_PATTERN.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
+        if match is None:
+            try:
+                length = Duration.parse(text)
+            except ValueError as error:
+                raise ValueError(str(error).replace(DURATION_FORM, INTERVAL_FORM)) from None
+            return cls(length, None, str(length))
+        number = Decimal(match["number"])
+        seconds = float(number * _SECONDS[match["unit"]])
+        if not _SHORTEST_TIME_S <= seconds <= _LONGEST_TIME_S:
+            raise ValueError(
+                f"is {text!r}; it must be at least {_SHORTEST_TIME_S} seconds and at most "
+                f"{_LONGEST_TIME_S // 3600} hours"
+            )
+        return cls(None, seconds, f"{number.normalize():f} {match['unit']}s")
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back as the same interval."""
+        return self.text
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        def validate(value: object) -> Interval:
+            if isinstance(value, Interval):
+                return value
+            if isinstance(value, str):
+                return cls.parse(value)
+            found = "null" if value is None else _shown(value)
+            raise ValueError(f"is {found}; it must be {INTERVAL_FORM}")
 
         return core_schema.no_info_plain_validator_function(
             validate, serialization=core_schema.to_string_ser_schema()

@@ -21,6 +21,7 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.distributed.world import World
 from phaseline.errors import PhaselineError
+from phaseline.resilience.save_timer import SaveTimer
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 
@@ -63,6 +64,21 @@ def stop_steps(world: World) -> int:
             vote.close()
             return step
     return -1
+
+
+def save_steps(world: World) -> list[int]:
+    """The step edges at which a rank saves: by rank 0's clock, whatever another one's says."""
+    timer = SaveTimer(0.2 if world.is_main else 0.01)
+    vote = StopVote(StopFlag(), world, timer)
+    found = []
+    for step in range(1, 400):
+        time.sleep(0.002)
+        vote.agreed()
+        if vote.save_is_due():
+            vote.note_saved()
+            found.append(step)
+    vote.close()
+    return found
 
 
 def start(case: Case, world: World, seed: int) -> Engine:
@@ -110,6 +126,7 @@ def everything(folder: str) -> dict[str, Any]:
         found[name] = [whole_state(saved), resume(saved, case, world, root / f"{name}3")["state"]]
     found |= failures(world, root)
     found["stop"] = stop_steps(world)
+    found["saves"] = save_steps(world)
     found["gathered"] = world.gather_objects({"rank": world.dp_rank, "text": "x" * world.dp_rank})
     found["disagree"] = failure_of(lambda: world.require_agreement("the rank", world.dp_rank))
     world.close()
@@ -230,6 +247,15 @@ def test_all_ranks_stop_at_the_same_step_when_one_was_asked_to(
     steps = {rank["stop"] for rank in facts}
     assert len(steps) == 1
     assert steps.pop() >= 5
+
+
+def test_all_ranks_save_at_the_same_steps_by_the_main_ranks_clock(
+    facts: list[dict[str, Any]],
+) -> None:
+    first, second = (rank["saves"] for rank in facts)
+    assert first == second
+    # In 0.8 s and more, each at least 0.2 s after the one before.
+    assert 2 <= len(first) < 100
 
 
 def test_gather_objects_returns_every_value_by_rank(facts: list[dict[str, Any]]) -> None:

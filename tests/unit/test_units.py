@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaseline.units import Duration, parse_size
+from phaseline.units import Duration, Interval, parse_size
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,42 @@ def test_str_parses_back_when_epochs_are_fractional(value: float) -> None:
 )
 def test_steps_round_up_when_duration_is_no_multiple(text: str, steps: int) -> None:
     assert Duration.parse(text).steps(tokens_per_step=512, steps_per_epoch=10.0) == steps
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "written"),
+    [
+        ("30 minutes", 1800, "30 minutes"),
+        (" 1  minute ", 60, "1 minutes"),
+        ("1.50 hours", 5400, "1.5 hours"),
+        ("10 seconds", 10, "10 seconds"),
+        ("100 hours", 360_000, "100 hours"),
+    ],
+)
+def test_interval_of_time_is_read_and_written(text: str, seconds: float, written: str) -> None:
+    interval = Interval.parse(text)
+    assert (interval.seconds, interval.length, str(interval)) == (seconds, None, written)
+    assert Interval.parse(written) == interval
+
+
+def test_interval_of_training_is_a_duration() -> None:
+    interval = Interval.parse("5M tokens")
+    assert (interval.seconds, interval.length) == (None, Duration(5e6, "tokens"))
+    assert str(interval) == "5000000 tokens"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("15", "it must be a number and a unit, as '500 steps', '5M tokens' or '15 minutes'"),
+        ("15 min", "whose unit 'min' is unknown; it must be .* or '15 minutes'"),
+        ("0 minutes", "it must be at least 1 seconds and at most 1000 hours"),
+        ("0.1 seconds", "it must be at least 1 seconds"),
+        ("1001 hours", "at most 1000 hours"),
+        ("-5 minutes", "it must be a number and a unit"),
+        ("9" * 400 + " hours", "it must be"),
+    ],
+)
+def test_interval_says_what_is_allowed_when_text_is_none(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Interval.parse(text)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from phaseline.config.section import Section
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.config.tree import Loc
-from phaseline.units import DURATION_FORM, Duration
+from phaseline.units import DURATION_FORM, INTERVAL_FORM, Duration, Interval
 
 _BOUNDS = (
     (annotated_types.Gt, "gt", "greater than {}"),
@@ -29,6 +29,9 @@ _WORDS = {
     bool: "true or false",
     dict: "a section of keys and values",
 }
+
+
+_FORMS = {Duration: DURATION_FORM, Interval: INTERVAL_FORM}
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Slot:
     @property
     def is_duration(self) -> bool:
         """Whether it is a length of training."""
-        return _without_none(self.kind) is Duration
+        return _without_none(self.kind) in (Duration, Interval)
 
     @property
     def accepts_text(self) -> bool:
@@ -161,8 +164,8 @@ def _describe(kind: Any, bounds: tuple[Any, ...]) -> str:
     if get_origin(kind) is Literal:
         words = [str(word) for word in get_args(kind)]
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    if kind is Duration:
-        return DURATION_FORM
+    if kind in _FORMS:
+        return _FORMS[kind]
     if get_origin(kind) is tuple:
         return f"a list of {_describe_members(get_args(kind)[0])}{_describe_length(bounds)}"
     section = _section_in(kind)

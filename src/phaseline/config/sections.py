@@ -43,7 +43,7 @@ from phaseline.config.path_text import PathText
 from phaseline.config.section import Section
 from phaseline.config.tracking_section import ProfileSection, TrackingSection
 from phaseline.config.tree import found_text
-from phaseline.units import Duration
+from phaseline.units import Duration, Interval
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _TOKENS_PATTERN = re.compile(r"[0-9][0-9_]{0,30} tokens")
@@ -232,10 +232,11 @@ class CheckpointSection(Section):
     Once the next phase has published a checkpoint of its own, the weights alone are kept.
     """
 
-    every: Duration | None = Field(
-        None,
+    every: Interval | None = Field(
+        Interval.parse("15 minutes"),
         examples=["100 steps"],
-        description="Interval in steps or tokens; null: never between.",
+        description="Interval in steps, tokens or wall time; of time, the first one of a start "
+        "comes after 3 minutes. null: never between.",
     )
     keep_last: int = Field(
         2,

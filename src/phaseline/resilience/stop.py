@@ -1,4 +1,4 @@
-"""Stopping on request: the ranks agree at an edge that all of them reach."""
+"""Stopping on request, and saving by the clock: the ranks agree at an edge that all reach."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from phaseline.distributed.world import World
+from phaseline.resilience.save_timer import SaveTimer
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.resilience.stop_notice import StopNotice
 
@@ -23,22 +24,26 @@ class StopVote:
     An edge lies between two steps, two held-out batches or two samples. The vote starts at one
     edge and is read at the next, so that nobody waits for it. It is held only every so many
     edges as keeps its cost under half a percent, but at least every two seconds; each rank
-    proposes that number and all take the largest. Once agreed, it stays agreed.
+    proposes that number and all take the largest. Once agreed, it stays agreed. The same vote
+    tells all ranks that a save is due by the main rank's clock.
     """
 
-    def __init__(self, flag: StopFlag, world: World) -> None:
+    def __init__(self, flag: StopFlag, world: World, timer: SaveTimer | None = None) -> None:
         """Prepares the vote. **Ranks:** all; the side group's first use is collective.
 
         Args:
             flag: This rank's flag.
             world: The started world.
+            timer: When a save is due; the main rank's counts. None: time asks for none.
         """
         self._flag = flag
         self._world = world
+        self._timer = timer or SaveTimer(None)
+        self._is_save_due = False
         self._notice = StopNotice(flag, world.rendezvous)
         self._alone = world.dp_world_size == 1
         self._group = None if self._alone else world.side_group
-        self._ballot = torch.zeros(2, dtype=torch.int64)
+        self._ballot = torch.zeros(3, dtype=torch.int64)
         self._work: dist.Work | None = None
         self._is_agreed = False
         self._begin()
@@ -59,6 +64,18 @@ class StopVote:
             self._start()
             self._cost_s = time.monotonic() - now
         return False
+
+    def save_is_due(self) -> bool:
+        """Whether all ranks save at this edge, since the time for it has come.
+
+        **Ranks:** all, after `agreed` at the same edge.
+        """
+        return self._timer.is_due() if self._alone else self._is_save_due
+
+    def note_saved(self) -> None:
+        """Tells that a save begins at this edge, for whatever reason. **Ranks:** all."""
+        self._timer.note_saved()
+        self._is_save_due = False
 
     def begin(self) -> None:
         """Tells of a loop whose edges come at another pace; a vote is due at its first.
@@ -112,6 +129,7 @@ class StopVote:
     def _start(self) -> None:
         self._ballot[0] = int(self._flag.is_set)
         self._ballot[1] = self._proposal()
+        self._ballot[2] = int(self._world.is_main and self._timer.is_due())
         self._work = dist.all_reduce(
             self._ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
@@ -123,6 +141,7 @@ class StopVote:
         self._work = None
         self._cost_s += time.monotonic() - began
         self._is_agreed = bool(self._ballot[0])
+        self._is_save_due = bool(self._ballot[2])
         # It is read one edge after it was started, which is the first of the interval.
         self._edges_left = max(1, int(self._ballot[1]) - 1)
 

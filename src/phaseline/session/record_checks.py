@@ -104,6 +104,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Callable[[object], bool]]]] = {
     "checkpoint_rejected": {"problem": _is_text},
     "metrics_damaged": {"problem": _is_text},
     "environment_changed": {"problem": _is_text},
+    "steps_repeated": {"problem": _is_text},
     "exported": {"phase": _is_name},
     "attempt_ended": {
         "code": lambda value: _is_count(value) and value in _CODES,

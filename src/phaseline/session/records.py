@@ -133,28 +133,33 @@ def first_lines(path: Path, limit: int) -> WrittenLines:
     return WrittenLines(num_lines + is_torn, digest.hexdigest())
 
 
-def read_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+def read_records(
+    path: Path, limit: int | None = None, *, skip: int = 0
+) -> Iterator[dict[str, Any]]:
     """Yields whole objects in order; none if there is no file.
 
     Args:
         path: The file; it may be growing.
         limit: Only what the first so many lines hold.
+        skip: Only what comes after so many lines.
     """
     if limit == 0 or not path.is_file():
         return
     for position, line in enumerate(_lines(path), start=1):
         if not line.endswith(b"\n"):
             return
-        record = parse_line(line)
+        record = parse_line(line) if position > skip else None
         if record is not None:
             yield record
         if position == limit:
             return
 
 
-def read_metric_records(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+def read_metric_records(
+    path: Path, limit: int | None = None, *, skip: int = 0
+) -> Iterator[dict[str, Any]]:
     """As `read_records`, of a file of metrics: what is no metric record is passed over."""
-    return filter(is_metric_record, read_records(path, limit))
+    return filter(is_metric_record, read_records(path, limit, skip=skip))
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -103,9 +103,10 @@ def epochs_have_one_source(place: Place) -> Iterator[Finding]:
 
 def intervals_are_in_steps_or_tokens(place: Place) -> Iterator[Finding]:
     """Intervals are counted in what every phase has."""
+    saved = place.phase.checkpoint.every
     for section, key, interval in (
         ("evaluate", "every", place.phase.evaluate.every),
-        ("checkpoint", "every", place.phase.checkpoint.every),
+        ("checkpoint", "every", None if saved is None else saved.length),
         ("checkpoint", "keep_every", place.phase.checkpoint.keep_every),
     ):
         if interval is not None and interval.unit == "epochs":

@@ -97,7 +97,8 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 runtime.stop.begin()
             if runtime.stop.agreed() and not is_last:
                 return PhaseEnding.STOPPED
-            if (is_best or plan.checkpoint.due(step)) and not is_last:
+            is_due = is_best or plan.checkpoint.due(step) or runtime.stop.save_is_due()
+            if is_due and not is_last:
                 self.save(final=False)
         if position.phase_step > start:
             self._save_before_end()
@@ -222,6 +223,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         """
         runtime = self.runtime
         self.flush_metrics()
+        runtime.stop.note_saved()
         position = runtime.position
         runtime.store.save(
             runtime.engine,

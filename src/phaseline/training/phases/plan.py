@@ -20,7 +20,8 @@ class PhasePlan:
         tokens_per_step: Tokens that one optimizer step consumes.
         learning_rate: Of every update.
         validation: When held-out data is looked at.
-        checkpoint: When state is saved.
+        checkpoint: At which steps state is saved.
+        checkpoint_s: Wall time between two saves, seconds; None: steps alone decide.
         reading: When metrics are read from the device.
         keep_every_steps: One checkpoint of every so many steps is kept; 0: none.
     """
@@ -32,6 +33,7 @@ class PhasePlan:
     checkpoint: Schedule
     reading: Schedule
     keep_every_steps: int = 0
+    checkpoint_s: float | None = None
 
     def require_not_over(self, step: int, *, path: str) -> None:
         """Raises if more steps are done than the phase has: somebody shortened it too far.
@@ -75,6 +77,7 @@ class PhasePlan:
                 tokens_per_step=tokens_per_step, steps_per_epoch=steps_per_epoch or 1.0
             )
 
+        saved = phase.checkpoint.every
         num_steps = steps(phase.duration)
         warmup_steps, decay_steps = steps(phase.schedule.warmup), steps(phase.schedule.decay)
         falls = phase.schedule.name in ("linear", "cosine")
@@ -102,7 +105,8 @@ class PhasePlan:
                 final_frac=phase.schedule.final_lr_frac,
             ),
             validation=Schedule(steps(phase.evaluate.every) or None),
-            checkpoint=Schedule(steps(phase.checkpoint.every) or None),
+            checkpoint=Schedule(steps(None if saved is None else saved.length) or None),
+            checkpoint_s=None if saved is None else saved.seconds,
             reading=Schedule(interval_steps),
             keep_every_steps=steps(phase.checkpoint.keep_every),
         )

@@ -106,6 +106,8 @@ class ProgressClock:
             evaluations = 1 + plan.validation.count(after, plan.num_steps - 1)
             saves = 1 + plan.checkpoint.count(after, plan.num_steps - 1)
             work_s = recent_s * (plan.num_steps - after)
+            if plan.checkpoint_s is not None:
+                saves += int(work_s / plan.checkpoint_s)
             return work_s + evaluations * self._evaluation_s + saves * self._save_s
 
         self.phase_left_s = cost_s(phase_step)

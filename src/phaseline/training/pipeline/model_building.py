@@ -23,6 +23,7 @@ from phaseline.models.flops import flops_per_token
 from phaseline.objectives import Objective, build_objective, require_shape
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.validation_metric import ValidationMetric, build_metrics
+from phaseline.resilience.save_timer import SaveTimer
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter
@@ -183,7 +184,7 @@ class ModelBuilding:
             attempt=self._session.attempt.number,
             committed=self._session.adopted.committed,
             store=store,
-            stop=StopVote(self._stop_flag, self._world),
+            stop=StopVote(self._stop_flag, self._world, SaveTimer(plan.checkpoint_s)),
             display=self._display,
             clock=self._clock(phase_idx, plan),
             callbacks=callbacks,

@@ -48,6 +48,7 @@ from phaseline.training.pipeline.environment_record import (
     read_started_with,
 )
 from phaseline.training.pipeline.lost_records import require_records
+from phaseline.training.pipeline.repeated_steps import find_repeated_steps
 from phaseline.training.pipeline.resume_point import (
     SetAside,
     find_headless,
@@ -273,6 +274,9 @@ class SessionManager:
                     ),
                     *(("environment_changed", one) for one in self._describe(attempt)),
                 ]
+                repeated = find_repeated_steps(layout, attempt.number, adopted)
+                if repeated is not None:
+                    found.append(("steps_repeated", str(repeated)))
             events = RecordWriter(attempt.events_file)
         except BaseException:
             lease.release()

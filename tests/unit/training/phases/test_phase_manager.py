@@ -17,6 +17,8 @@ from phaseline.checkpoint.store import SavedReport
 from phaseline.errors import AnomalyError
 from phaseline.objectives.base import TokenBatch
 from phaseline.objectives.causal_lm import CausalLM
+from phaseline.resilience.save_timer import SaveTimer
+from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.tracking.metric_keys import CATALOGUE, DEVICE_PEAK_BYTES, DEVICE_RESERVED_BYTES
 from phaseline.training.phases.callbacks import Callback
@@ -82,6 +84,25 @@ def test_phase_does_everything_in_its_order_when_it_finishes(maker: RuntimeMaker
         ("validation", 0), ("train", 1), ("train", 2), ("validation", 2), ("train", 3),
         ("train", 4), ("validation", 4), ("train", 5), ("train", 6), ("validation", 6),
     ]  # fmt: skip
+
+
+def test_phase_saves_by_the_clock_and_is_trained_to_the_same_bits(maker: RuntimeMaker) -> None:
+    whole = maker.make(checkpoint={"every": None})
+    TrainingPhaseManager(runtime=whole).run()
+    log = Log()
+    runtime = maker.make(callbacks=[log], checkpoint={"every": "2 minutes", "asynchronous": False})
+    assert (runtime.plan.checkpoint_s, runtime.plan.checkpoint.every) == (120.0, None)
+    # A minute passes from one step to the next.
+    clock = itertools.count(step=30).__next__
+    runtime.stop = StopVote(StopFlag(), runtime.world, SaveTimer(120, clock=clock))
+    TrainingPhaseManager(runtime=runtime).run()
+    saved = [line for line in log.told if line.startswith("saved")]
+    assert saved == [
+        "saved step-00000004.a0002",
+        "saved step-00000006-trained.a0002",
+        "saved step-00000006.a0002 final",
+    ]
+    assert torch.equal(weights_of(runtime), weights_of(whole))
 
 
 def test_phase_records_every_step_with_its_learning_rate_and_counters(maker: RuntimeMaker) -> None:
