@@ -17,6 +17,7 @@ from phaseline.cli.options import (
 )
 from phaseline.cli.showing import show
 from phaseline.cli.trust import code_of_session
+from phaseline.config.bounds import MAX_INTEGER, SMALLEST
 from phaseline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,11 +41,15 @@ def sample(
             "the phase, or one before it, was trained on chats.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, at most.")] = 128,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Tokens to write, at most.")
+    ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 takes the most likely token each time.")
+        float, typer.Option(min=0.0, max=1000.0, help="0 takes the most likely token each time.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn with a temperature.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_INTEGER, help="Of what is drawn with a temperature.")
+    ] = 0,
 ) -> None:
     """Let a trained phase write: continue one text, or talk with it in the terminal.
 
@@ -52,6 +57,10 @@ def sample(
     every text is continued by itself. The same seed writes the same.
     """
     require_one_choice(step, best=best)
+    if not (temperature == 0 or temperature >= SMALLEST):
+        raise UsageError(
+            f"--temperature is {temperature}; other than 0 it must be at least {SMALLEST:g}."
+        )
     if prompt is None and not sys.stdin.isatty():
         raise UsageError("Nothing to continue: give --prompt TEXT, or start it on a terminal.")
     # Not above: torch and transformers take seconds, and the help needs neither.
@@ -67,6 +76,8 @@ def sample(
             seed=seed,
             is_chat=chat,
         )
+    if talk.shortened:
+        show(talk.shortened, err=True)
     if prompt is not None:
         show(talk.answer(prompt))
         return

@@ -40,6 +40,12 @@ class Sample:
     """Whether the model ended it by itself."""
 
 
+def most_new_tokens(module: Any) -> int | None:
+    """Tokens that a model can write after one: it has no positions for more. None: no limit."""
+    longest = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    return max(1, longest - 1) if isinstance(longest, int) else None
+
+
 @torch.no_grad()
 def generate(
     module: Any,
@@ -59,7 +65,7 @@ def generate(
         module: A bare transformers model, in evaluation mode.
         coder: The tokenizer.
         prompts: Index and text of each.
-        max_new_tokens: Tokens per sample, at most.
+        max_new_tokens: Tokens per sample, at most; fewer where the model has fewer positions.
         temperature: 0 takes the most likely token.
         seed: Of the position; each prompt's index is mixed in.
         in_step: Whether the ranks hold the model in parts, so that each must run as many
@@ -71,8 +77,8 @@ def generate(
         One sample per prompt, in order.
     """
     device = next(module.parameters()).device
-    longest = getattr(module.config, "max_position_embeddings", None)
-
+    most = most_new_tokens(module)
+    room = max_new_tokens if most is None else min(max_new_tokens, most)
     num_given = 0
 
     def is_cut(ids: torch.Tensor, _scores: object, **_unused: object) -> torch.Tensor:
@@ -85,8 +91,8 @@ def generate(
     samples = []
     for idx, prompt in prompts:
         ids = coder.encode(prompt) or [coder.eos_id]
-        if longest is not None:
-            ids = ids[-max(1, longest - max_new_tokens) :]
+        if most is not None:
+            ids = ids[-(most + 1 - room) :]
         num_given = len(ids)
         seed_all(position_seed(seed, idx), device)
         inputs = torch.tensor([ids], device=device)
@@ -95,7 +101,7 @@ def generate(
             output = module.generate(
                 inputs,
                 attention_mask=torch.ones_like(inputs),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=room,
                 do_sample=temperature > 0,
                 eos_token_id=coder.eos_id,
                 pad_token_id=coder.pad_id,

@@ -64,6 +64,42 @@ def test_sample_asks_for_a_prompt_where_nobody_could_type_one(
     assert "give --prompt TEXT, or start it on a terminal" in capsys.readouterr().err
 
 
+def test_sample_says_that_it_writes_less_when_the_model_has_fewer_positions(
+    session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sample(session, "--prompt", "word", "--max-new-tokens", "64") == 0
+    assert capsys.readouterr().err == (
+        "At most 63 tokens are written, not 64: the model has 64 positions, and the text that is "
+        "continued takes one at least.\n"
+    )
+    assert sample(session, "--prompt", "word", "--max-new-tokens", "63") == 0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--max-new-tokens", "2147483648"),
+            "'--max-new-tokens': Input should be less than or equal to 1000000",
+        ),
+        (
+            ("--max-new-tokens", "0"),
+            "'--max-new-tokens': Input should be greater than or equal to 1",
+        ),
+        (("--temperature", "1e-320"), "--temperature is 1e-320; other than 0 it must be at least"),
+        (("--temperature", "1e300"), "'--temperature': Input should be less than or equal to 1000"),
+        (("--temperature", "nan"), "'--temperature': Input should be less than or equal to 1000"),
+        (("--seed", str(2**64)), "'--seed': Input should be less than or equal to 922337203"),
+    ],
+)
+def test_sample_refuses_numbers_beyond_all_bounds(
+    session: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert sample(session, "--prompt", "word", *words) == ExitCode.USAGE
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_sample_answers_on_a_terminal_until_an_empty_line(
     session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,15 @@ def test_generate_cuts_a_prompt_that_leaves_no_room() -> None:
     assert module.asked[0]["ids"] == CODER.encode("6789")
 
 
+@pytest.mark.parametrize(("longest", "asked"), [(12, 8), (8, 7), (3, 2), (2, 1)])
+def test_generate_writes_less_when_the_model_has_fewer_positions(longest: int, asked: int) -> None:
+    module = Echo("x", longest=longest)
+    write(module, "0123456789")
+    [call] = module.asked
+    assert call["max_new_tokens"] == asked
+    assert len(call["ids"]) + asked == longest
+
+
 def test_generate_begins_with_the_end_of_a_text_when_the_prompt_is_empty() -> None:
     module = Echo("x")
     assert write(module, "")[0].completion == "x"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 
+from phaseline.config.architectures import find_architecture
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.tokenizers import vocab_size_of
 from phaseline.config.inheritance import is_local
@@ -128,29 +129,55 @@ def positions_cover_the_sequences(place: Place) -> Iterator[Finding]:
 
 
 def sequences_beyond(place: Place, values: Mapping[str, object], words: str) -> Iterator[Finding]:
-    """Sequences of a phase that are longer than an architecture has positions for.
+    """Sequences and samples of a phase that are longer than an architecture has positions for.
 
     Args:
         place: The phase.
         values: The architecture's fields.
         words: How messages call them.
     """
+    limit, limited_by, key = _positions(values, words)
+    if limit is None:
+        return
+    lengths = {
+        ("data", "sequence_length"): place.phase.data.sequence_length,
+        ("evaluate", "sequence_length"): place.phase.evaluate.sequence_length,
+    }
+    for keys, length in lengths.items():
+        if length is not None and length > limit:
+            yield Finding(
+                place.loc(*keys),
+                f"is {length}, but {limited_by} allows at most {limit}",
+                f"Set {words}.{key} to at least {length}, or shorten the sequences."
+                if words == "model.config"
+                else f"Shorten the sequences to {limit}.",
+            )
+    samples = place.phase.evaluate.samples
+    is_asked = samples is not None and "max_new_tokens" in samples.model_fields_set
+    if samples is not None and is_asked and samples.max_new_tokens >= limit > 1:
+        yield Finding(
+            place.loc("evaluate", "samples", "max_new_tokens"),
+            f"is {samples.max_new_tokens}, but {limited_by} is {limit}, which a prompt and what is "
+            "written after it share",
+            f"Set it to at most {limit - 1}; of longer prompts the end is used.",
+        )
+
+
+def _positions(values: Mapping[str, object], words: str) -> tuple[int | None, str, str]:
+    """How many positions a model has, in words by what, and the field that says it."""
+    model_type = values.get("model_type")
+    found = find_architecture(model_type) if isinstance(model_type, str) else None
     for key in _POSITION_KEYS:
-        limit = values.get(key)
-        if not isinstance(limit, int):
-            continue
-        for section, length in (
-            ("data", place.phase.data.sequence_length),
-            ("evaluate", place.phase.evaluate.sequence_length),
-        ):
-            if length is not None and length > limit:
-                yield Finding(
-                    place.loc(section, "sequence_length"),
-                    f"is {length}, but {words}.{key} allows at most {limit}",
-                    f"Set {words}.{key} to at least {length}, or shorten the sequences."
-                    if words == "model.config"
-                    else f"Shorten the sequences to {limit}.",
-                )
+        name = key if found is None else found.key_of(values, key)
+        limit = values.get(name)
+        if isinstance(limit, int) and not isinstance(limit, bool):
+            return limit, f"{words}.{name}", name
+    if found is not None:
+        name = found.key_of(values, _POSITION_KEYS[0])
+        default = found.default_of(name)
+        if isinstance(default, int) and not isinstance(default, bool):
+            return default, f"the default of {found.name}.{name}", name
+    return None, "", ""
 
 
 def vocabulary_covers_the_tokenizer(config: Config) -> Iterator[Finding]:
@@ -159,7 +186,7 @@ def vocabulary_covers_the_tokenizer(config: Config) -> Iterator[Finding]:
     needed = vocab_size_of(config)
     if given is None or needed is None:
         return
-    if not isinstance(given, int) or isinstance(given, bool) or given < needed:
+    if isinstance(given, int) and given < needed:
         yield Finding(
             ("model", "config", "vocab_size"),
             f"is {given!r}; it must be a whole number of at least {needed}, "

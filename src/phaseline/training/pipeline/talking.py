@@ -11,7 +11,7 @@ import torch
 
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import UsageError
-from phaseline.models.generation import Coder, generate
+from phaseline.models.generation import Coder, generate, most_new_tokens
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 
 
@@ -47,6 +47,15 @@ class Talk:
                 "Only models of transformers can be sampled."
             )
         self._trained = trained
+        most = most_new_tokens(self._module)
+        self.shortened = ""
+        """That less is written than was asked for; empty if it is not so."""
+        if most is not None and max_new_tokens > most:
+            self.shortened = (
+                f"At most {most} tokens are written, not {max_new_tokens}: the model has {most + 1} "
+                "positions, and the text that is continued takes one at least."
+            )
+            max_new_tokens = most
         self._generate = partial(
             generate,
             self._module,
