@@ -12,20 +12,23 @@ from phaseline.objectives.classification import Classification, class_logits
 from phaseline.training.phases.runtime import PhaseRuntime
 
 
-def random_samples(runtime: PhaseRuntime, num_rows: int, length: int | None) -> LabelledBatch:
+def random_samples(
+    runtime: PhaseRuntime, num_rows: int, length: int | None, *, vocab_size: int | None = None
+) -> LabelledBatch:
     """Rows as large as they come, filled at random, on the CPU.
 
     Args:
         runtime: A phase that trains on samples with a label.
         num_rows: Rows of the batch.
         length: Tokens of each row; None of images and features.
+        vocab_size: Tokens are below it; None: all that the tokenizer has.
     """
     data = runtime.data
     labels = torch.randint(0, data.num_classes, (num_rows,))
     if data.form is not None:
         return LabelledBatch(torch.rand(num_rows, *data.form.shape), labels, num_rows)
     assert length is not None
-    ids = torch.randint(0, data.tokenizer.vocab_size, (num_rows, length))
+    ids = torch.randint(0, vocab_size or data.tokenizer.vocab_size, (num_rows, length))
     return LabelledBatch(ids, labels, num_rows, torch.full((num_rows,), length))
 
 

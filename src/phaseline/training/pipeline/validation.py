@@ -21,7 +21,7 @@ from phaseline.errors import (
     PhaselineError,
 )
 from phaseline.models.compilation import require_compiler
-from phaseline.models.generation import generate
+from phaseline.models.generation import generate, most_new_tokens
 from phaseline.models.linear_loss import require_same_loss
 from phaseline.objectives.distillation import Distillation
 from phaseline.session.layout import AttemptLayout
@@ -30,6 +30,7 @@ from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training.pipeline.document_trial import DocumentTrial, pairs_in_rows, two_documents
 from phaseline.training.pipeline.label_trial import LabelTrial, random_samples
 from phaseline.training.pipeline.teaching import require_same_vocabulary
+from phaseline.training.pipeline.vocabulary_trial import SAFE_VOCABULARY, VocabularyTrial
 
 
 class PhaseValidation:
@@ -64,6 +65,7 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         trials = (
             self._try_levers,
+            self._find_the_tokens,
             self._try_teacher,
             self._find_the_classes,
             self._train_worst_batch,
@@ -88,6 +90,11 @@ class PhaseValidation:
             require_compiler(runtime.world.device, path=f"{path}.compile")
         if section.linear_cross_entropy:
             require_same_loss(runtime.engine.model, path=f"{path}.linear_cross_entropy")
+
+    def _find_the_tokens(self) -> None:
+        if self._runtime.data.form is None:
+            length = self._runtime.section.data.sequence_length
+            VocabularyTrial(self._runtime).run(self._worst_batch(1, length, SAFE_VOCABULARY))
 
     def _try_teacher(self) -> None:
         if isinstance(self._runtime.objective, Distillation):
@@ -183,6 +190,16 @@ class PhaseValidation:
                 f"{type(runtime.engine.module).__name__}, has no `generate`. Remove `samples`, or "
                 "give a model of transformers."
             )
+        most = most_new_tokens(runtime.engine.module)
+        is_asked = "max_new_tokens" in section.model_fields_set
+        if most is not None and is_asked and section.max_new_tokens > most:
+            # `validate` has said it of an architecture that it knows.
+            path = f"phases[{runtime.phase_idx}].evaluate.samples.max_new_tokens"
+            problem = (
+                f"is {section.max_new_tokens}, but the model has {most + 1} positions, which a "
+                "prompt and what is written after it share"
+            )
+            raise ConfigurationError([Fault(path, "", problem, f"Set it to at most {most}.")])
         generate(
             runtime.engine.module,
             runtime.data.tokenizer,
@@ -193,16 +210,20 @@ class PhaseValidation:
             in_step=runtime.engine.settings.partitions_weights,
         )
 
-    def _worst_batch(self, num_rows: int, sequence_length: int | None) -> AnyBatch:
+    def _worst_batch(
+        self, num_rows: int, sequence_length: int | None, vocab_size: int | None = None
+    ) -> AnyBatch:
         """Full rows of random tokens, with what it takes to keep documents apart in them.
 
-        Where samples have a label, whole random samples.
+        Where samples have a label, whole random samples. Tokens are below `vocab_size`; None: all
+        that the tokenizer has.
         """
         runtime = self._runtime
         if self._is_labelled():
-            return random_samples(runtime, num_rows, sequence_length).to(runtime.world.device)
+            samples = random_samples(runtime, num_rows, sequence_length, vocab_size=vocab_size)
+            return samples.to(runtime.world.device)
         assert sequence_length is not None
-        vocab_size = runtime.data.tokenizer.vocab_size
+        vocab_size = vocab_size or runtime.data.tokenizer.vocab_size
         ids = torch.randint(0, vocab_size, (num_rows, sequence_length + 1))
         batch = Batch(input_ids=ids[:, :-1], targets=ids[:, 1:], rows=num_rows)
         if self._shares_rows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +48,40 @@ def test_trial_refuses_a_best_by_what_nothing_measures(maker: RuntimeMaker, tmp_
         r"It measures loss, perplexity, bits_per_byte, num_units\.",
     ):
         trial(maker, tmp_path, "units").run()
+
+
+class Writer(torch.nn.Module):
+    """A model of the user's own that can write, with 40 positions."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size)
+        self.config = SimpleNamespace(max_position_embeddings=40)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.table(ids)
+        return logits
+
+    def generate(self, inputs: torch.Tensor, **_arguments: object) -> torch.Tensor:
+        return torch.cat([inputs, inputs[:, -1:]], dim=1)
+
+
+@pytest.mark.parametrize(("given", "is_refused"), [(None, False), (39, False), (40, True)])
+def test_trial_refuses_samples_that_are_longer_than_the_model(
+    maker: RuntimeMaker, tmp_path: Path, given: int | None, is_refused: bool
+) -> None:
+    samples = {"prompts": ["a"]} | ({} if given is None else {"max_new_tokens": given})
+    runtime = maker.make(build=Writer, evaluate={"samples": samples})
+    validation = PhaseValidation(runtime, AttemptLayout(1, tmp_path))
+    if not is_refused:
+        assert validation.run()
+        return
+    with pytest.raises(
+        ConfigurationError,
+        match=r"phases\[0\]\.evaluate\.samples\.max_new_tokens is 40, but the model has 40 "
+        r"positions.*Set it to at most 39\.",
+    ):
+        validation.run()
 
 
 def test_trial_refuses_prompts_of_held_out_text(maker: RuntimeMaker, tmp_path: Path) -> None:
