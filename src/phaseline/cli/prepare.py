@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phaseline.cli.options import ConfigFile, Overrides
+from phaseline.cli.showing import show
 from phaseline.config.model_head import trains_classes
 from phaseline.errors import StopRequestedError, UsageError, printable
 from phaseline.resilience.stop_flag import listening
@@ -124,7 +125,7 @@ def _display() -> Iterator[tuple[Callable[[str], None], Progress | None]]:
     from phaseline.data.progress import RichProgress
 
     if not sys.stdout.isatty():
-        yield typer.echo, None
+        yield show, None
         return
     with RichProgress() as progress:
         yield progress.say, progress

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,29 @@ def test_what_would_move_a_terminals_cursor_is_spelt_out(
 )
 def test_printable_keeps_text_and_spells_out_the_rest(text: str, expected: str) -> None:
     assert printable(text) == expected
+
+
+@pytest.mark.parametrize("has_line", [False, True], ids=["nothing is read", "a line is read"])
+def test_what_is_shown_to_a_reader_that_is_gone_ends_nothing(
+    has_line: bool, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from phaseline.cli.showing import show; show('one'); sys.stdin.readline(); "
+        "show(1000 * 'two'); show('three'); show('four', err=True); "
+        "open(sys.argv[1], 'w').write('done')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "done")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        if has_line:
+            assert process.stdout.readline() == "one\n"
+        process.stdout.close()
+        process.stdout = None
+        _, errors = process.communicate("go on\n", timeout=60)
+    assert (process.returncode, errors) == (0, "four\n")
+    assert (tmp_path / "done").read_text() == "done"
