@@ -55,6 +55,19 @@ def keep_agent_output(
         _record(death, attempt, host)
 
 
+def record_left_at_once(layout: SessionLayout, *, since: int, host: str) -> None:
+    """Puts on record that a second Ctrl-C has ended the ranks, which left no word.
+
+    Args:
+        layout: The session's directory.
+        since: The newest attempt before the start.
+        host: This machine's name.
+    """
+    numbers = [number for number in layout.attempt_numbers() if number > since]
+    if numbers and read_outcome(layout.attempt(numbers[-1])) is None:
+        _record(Death(0, "left at once on a second Ctrl-C"), layout.attempt(numbers[-1]), host)
+
+
 def _is_unexplained(attempt: AttemptLayout, death: Death) -> bool:
     """Whether a rank that ended by itself left no word of its own, but perhaps others of it."""
     error = read_error(attempt)

@@ -23,7 +23,7 @@ import psutil
 
 from phaseline.cluster.agent import AGENT_VARIABLE
 from phaseline.cluster.agent_output import AgentOutput
-from phaseline.cluster.agent_record import keep_agent_output
+from phaseline.cluster.agent_record import keep_agent_output, record_left_at_once
 from phaseline.cluster.launch_command import LaunchCommand
 from phaseline.cluster.refusal import REFUSAL_VARIABLE, last_words, read_refusal
 from phaseline.cluster.verdict import judge, newest_attempt
@@ -71,8 +71,11 @@ def launch(
         launcher = Launcher(command, flash=flash or say)
         code = launcher.run()
         unrecorded = last_words(refusal_file)
-        if not launcher.left_at_once and read_error(unrecorded) is None:
-            keep_agent_output(launcher.output, code, layout, since=since, host=socket.gethostname())
+        host = socket.gethostname()
+        if launcher.left_at_once:
+            record_left_at_once(layout, since=since, host=host)
+        elif read_error(unrecorded) is None:
+            keep_agent_output(launcher.output, code, layout, since=since, host=host)
         verdict = judge(
             layout,
             since=since,

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from phaseline.errors import ExitCode
+from phaseline.session.attempts import read_error
 from phaseline.session.layout import SessionLayout
 
 pytestmark = pytest.mark.distributed
@@ -157,6 +158,9 @@ def test_launcher_leaves_at_once_when_interrupted_twice(start: Callable[[str], J
     code, output = job.end()
     assert code == ExitCode.FAILED
     assert "Left at once" in output
+    error = read_error(SessionLayout(job.session).attempt(1))
+    assert error is not None
+    assert (error.kind, error.message) == ("Killed", "left at once on a second Ctrl-C")
     job.require_no_survivor()
 
 
