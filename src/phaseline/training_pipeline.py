@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from phaseline.config.places import looking_in
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.resilience.stop_flag import StopFlag, listening
 from phaseline.session.attempts import Outcome
+from phaseline.session.inputs import places_of
 from phaseline.training.pipeline.configuration_builder import ConfigurationBuilder
 from phaseline.training.pipeline.images import InPlace, ProcessImages
 from phaseline.training.pipeline.orchestrator import PipelineOrchestrator
@@ -86,8 +88,9 @@ class TrainingPipeline:
         )
         self.session = manager.open()
         self._images.attempt_opened(self.session.attempt, environment.rank)
-        with listening(self._stop_flag) as stop_flag:
+        places = places_of(self.session.layout, self.session.moved)
+        with looking_in(places), listening(self._stop_flag) as stop_flag:
             orchestrator = PipelineOrchestrator(
-                configuration, self.session, images=self._images, stop_flag=stop_flag
+                manager.configuration, self.session, images=self._images, stop_flag=stop_flag
             )
             return orchestrator.run()

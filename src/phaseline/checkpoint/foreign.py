@@ -22,6 +22,7 @@ from phaseline.checkpoint.tensor_files import (
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import WORDS_FOR_WEIGHTS
+from phaseline.config.places import current_places, place_of
 from phaseline.errors import CheckpointError, PhaselineError
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
@@ -98,6 +99,11 @@ def find_weights(
             raise UnusableWeightsError(error.problem, error.fix) from error
     else:
         path, phase = _split(text)
+    if not path.exists() and text in current_places().known:
+        raise UnusableWeightsError(
+            "does not exist any more, and its weights are still needed",
+            "Put it back, or name the place where it lies now: the same contents are no change.",
+        )
     if not path.exists():
         near = get_close_matches(text.lower(), words, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Paths start at the folder you start in."
@@ -122,11 +128,11 @@ def find_weights(
 
 
 def _split(text: str) -> tuple[Path, str | None]:
-    whole = Path(text).expanduser()
+    whole = place_of(text)
     if "#" not in text or whole.exists():
         return whole, None
     head, _, phase = text.rpartition("#")
-    return Path(head).expanduser(), phase
+    return place_of(head), phase
 
 
 def _of_files(

@@ -21,12 +21,14 @@ from phaseline.config.hub import (
 )
 from phaseline.config.inheritance import (
     WORDS_FOR_WEIGHTS,
+    kept_model,
     outside_weights,
     pretrained_weights,
     teacher_of,
     teacher_phase,
 )
 from phaseline.config.model_section import HUB_PREFIX
+from phaseline.config.places import place_of
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
 from phaseline.errors import CheckpointError
@@ -137,11 +139,12 @@ class _Described:
         self.words = "model.config"
         self.fault: UnusableWeightsError | None = None
         self._pretrained = text = pretrained_weights(config.model)
-        if text is None or _is_still_to_come(text):
+        kept = kept_model(config.model)
+        if text is None or (kept is None and _is_still_to_come(text)):
             return
         self.words = "model.pretrained"
         try:
-            folder = require_cached(text) if is_hub_name(text) else Path(text).expanduser()
+            folder = kept or (require_cached(text) if is_hub_name(text) else place_of(text))
             self.values = _require_architecture(folder)
         except HubModelError as error:
             self.fault = UnusableWeightsError(error.problem, error.fix)

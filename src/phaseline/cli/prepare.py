@@ -11,9 +11,12 @@ import typer
 from phaseline.cli.options import ConfigFile, Overrides
 from phaseline.cli.showing import show
 from phaseline.config.model_head import trains_classes
+from phaseline.config.places import looking_in
 from phaseline.errors import StopRequestedError, UsageError, printable
 from phaseline.resilience.stop_flag import listening
+from phaseline.session.layout import SessionLayout
 from phaseline.session.session_file import load_session_file
+from phaseline.training.pipeline.changed_settings import as_session_calls_it
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,10 +70,12 @@ def prepare(
         if verify and is_given:
             raise UsageError(f"--verify has no effect with {name}. Remove one of them.")
     loaded = load_session_file(config, override or ())
+    wanted, places = as_session_calls_it(SessionLayout(loaded.session_dir), loaded.config)
     if preview:
-        _preview(loaded.config, _phases(loaded.config, phase), samples or 2)
+        with looking_in(places):
+            _preview(wanted, _phases(wanted, phase), samples or 2)
         return
-    with _display() as (say, progress), listening(None) as stop_flag:
+    with looking_in(places), _display() as (say, progress), listening(None) as stop_flag:
 
         def proceed() -> None:
             if stop_flag.is_set:
@@ -79,7 +84,7 @@ def prepare(
                     "half-done, and the same command does the rest."
                 )
 
-        _prepare(loaded.config, shard, say, proceed, progress, verifies=verify)
+        _prepare(wanted, shard, say, proceed, progress, verifies=verify)
 
 
 def _prepare(

@@ -93,16 +93,28 @@ def submit(
     if dry_run:
         typer.echo(_join(jobs), nl=False)
         return
-    for folder in sessions:
-        _require_free(SessionLayout(folder))
-    if all(is_finished(member) for member in members):
-        for folder in sessions:
-            show(describe_finished(SessionLayout(folder)))
+    if not _have_work(members):
         return
     numbers = submit_jobs(jobs, loaded.config.cluster)
     for folder in sessions:
         note_submitted(SessionLayout(folder), numbers)
     _show_submitted(numbers, sessions, jobs[0].file)
+
+
+def _have_work(members: list[LoadedConfig]) -> bool:
+    """Whether a session has anything left to do; says so if none has.
+
+    Raises:
+        UsageError: A session is in use.
+    """
+    layouts = [SessionLayout(member.session_dir) for member in members]
+    for layout in layouts:
+        _require_free(layout)
+    if not all(map(is_finished, members)):
+        return True
+    for layout in layouts:
+        show(describe_finished(layout))
+    return False
 
 
 def _show_submitted(numbers: Sequence[str], sessions: Sequence[Path], script: Path) -> None:

@@ -13,6 +13,7 @@ from phaseline.config.model_section import (
     LoraSection,
     ModelSection,
 )
+from phaseline.config.places import current_places, place_of
 from phaseline.config.sections import Config, PhaseSection
 
 WORDS_FOR_WEIGHTS = ("previous", "fresh", "pretrained")
@@ -32,7 +33,14 @@ def pretrained_weights(model: ModelSection) -> str | None:
 def is_local(model: ModelSection) -> bool:
     """Whether `model.pretrained` is a folder, and no name on the hub."""
     text = model.pretrained or ""
-    return not text.startswith(HUB_PREFIX) and Path(text).expanduser().exists()
+    if text.startswith(HUB_PREFIX):
+        return False
+    return place_of(text).exists() or text in current_places().known
+
+
+def kept_model(model: ModelSection) -> Path | None:
+    """The folder of a session that keeps the configuration of `model.pretrained`, if one does."""
+    return current_places().kept_model.get((model.pretrained, model.revision))
 
 
 def source_phase(config: Config, idx: int) -> int | None:

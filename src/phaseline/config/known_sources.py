@@ -104,6 +104,15 @@ _MOST = 2**31 - 1
 
 _MOST_PIXELS = 16_384
 """Of a side of an image."""
+_PATHS = {"files": "paths", "text_files": "paths", "token_files": "paths", "saved_dataset": "path"}
+"""Of built-in sources, the argument that says where they lie."""
+
+
+def paths_of_source(name: str, arguments: Mapping[str, object]) -> list[str]:
+    """The paths and patterns that a built-in source reads; of others nothing is known."""
+    found = arguments.get(_PATHS.get(name, ""), ())
+    every = [found] if isinstance(found, str) else found
+    return [path for path in every if isinstance(path, str)] if isinstance(every, Iterable) else []
 
 
 def _is_size(value: object) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from phaseline.config.faults import faults_of
 from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
 from phaseline.config.partial import partial_config
+from phaseline.config.places import Places, looking_in
 from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, Node, found_text, path_text
@@ -58,6 +60,7 @@ def load_config(
     rules: Sequence[PhaseRule] = (),
     session_format: int | None = None,
     variables: Mapping[str, str] = os.environ,
+    places: Callable[[Path], Places] | None = None,
 ) -> LoadedConfig:
     """Reads, merges and checks a session file.
 
@@ -69,6 +72,7 @@ def load_config(
         session_format: The older format that the session began with, whose defaults it keeps;
             None: it is this version's.
         variables: The environment, which decides a few settings over the file.
+        places: Says where the paths of the session in a directory lead; None: where they say.
 
     Raises:
         ConfigurationError: The file cannot be used; every fault that was found.
@@ -79,19 +83,35 @@ def load_config(
     root, faults_of_defaults = merge_defaults(root)
     if session_format is not None:
         root = with_old_defaults(root, session_format)
-    config, faults = _validate(root, rules)
+
+    def directory_of(config: Config) -> Path:
+        return Path(session_dir or Path(config.session.root) / config.session.name)
+
+    def looking(config: Config) -> AbstractContextManager[None]:
+        return looking_in(places(directory_of(config))) if places is not None else nullcontext()
+
+    config, faults = _validate(root, rules, looking)
     told = {fault.path for fault in faults}
     faults += [fault for fault in _integers_beyond(root) if fault.path not in told]
     faults = [*faults_of_variables, *faults_of_overrides, *faults_of_defaults, *faults]
     if faults or config is None:
         raise ConfigurationError(_in_file_order(faults))
-    directory = session_dir or Path(config.session.root) / config.session.name
     config = resolve_names(config)
-    return LoadedConfig(config=config, session_dir=Path(directory), source=path, root=root)
+    return LoadedConfig(config=config, session_dir=directory_of(config), source=path, root=root)
 
 
-def _validate(root: Node, rules: Sequence[PhaseRule] = ()) -> tuple[Config | None, list[Fault]]:
-    """The configuration, and all that speaks against it."""
+def _validate(
+    root: Node,
+    rules: Sequence[PhaseRule] = (),
+    looking: Callable[[Config], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> tuple[Config | None, list[Fault]]:
+    """The configuration, and all that speaks against it.
+
+    Args:
+        root: What was written.
+        rules: What phases are held against besides.
+        looking: Has paths lead to where the session of the configuration finds them.
+    """
     plain = root.plain()
     try:
         # Strict, and through JSON: there a list is what a tuple is given as, a text is no
@@ -103,7 +123,8 @@ def _validate(root: Node, rules: Sequence[PhaseRule] = ()) -> tuple[Config | Non
         if partial is not None:
             faults += find_contradictions(partial, root, rules, is_partial=True)
         return None, faults
-    return config, find_contradictions(config, root, rules)
+    with looking(config):
+        return config, find_contradictions(config, root, rules)
 
 
 def _integers_beyond(node: Node) -> Iterator[Fault]:

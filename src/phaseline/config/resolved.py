@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,17 @@ def fingerprint(config: Config) -> str:
 def settings_of(config: Config) -> dict[Loc, Any]:
     """Every setting with its path, in the order of the schema."""
     return dict(_leaves(config.model_dump(mode="json")))
+
+
+def with_values(config: Config, values: Iterable[tuple[Loc, Any]]) -> Config:
+    """The configuration with other values of some settings that it has, each with its path."""
+    plain: Any = config.model_dump(mode="json")
+    for loc, value in values:
+        section = plain
+        for key in loc[:-1]:
+            section = section[key]
+        section[loc[-1]] = value
+    return Config.model_validate_json(json.dumps(plain), strict=True)
 
 
 def changes_no_number(loc: Loc) -> bool:

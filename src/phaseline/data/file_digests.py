@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.places import located
 from phaseline.data.cache import Cache
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.session.stored import StoredFileError, parse_object, read_file
@@ -52,7 +53,8 @@ def digest_files(paths: Sequence[str], memory_folder: Path) -> list[str]:
 
 def fingerprint_files(paths: Sequence[str]) -> str:
     """Names the contents of files, in order; the user's cache remembers their digests."""
-    return fingerprint_of(digest_files(paths, Cache.of_user().root / "digests"))
+    places = [located(path) for path in paths]
+    return fingerprint_of(digest_files(places, Cache.of_user().root / "digests"))
 
 
 def _stamp(path: str) -> tuple[str, bool]:

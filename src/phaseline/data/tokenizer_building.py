@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phaseline.config.known import HUB_NAME
+from phaseline.config.known_sources import paths_of_source
+from phaseline.config.places import current_places, fixed_part, located, place_of
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources import Chat, Document, Pair, Preference, Source, build_source
@@ -55,6 +58,9 @@ def build_tokenizer(
     Raises:
         DataError: It cannot be read or fetched, or lacks a token that the section names.
     """
+    kept = current_places().kept_tokenizer.get(section_text(section))
+    if kept is not None and not _is_there(section, cache):
+        return Tokenizer.load(kept)
     template = _chat_template(section.chat_template)
     given = {"eos": section.eos, "pad": section.pad, "chat_template": template}
     if section.pretrained is not None:
@@ -66,6 +72,32 @@ def build_tokenizer(
     if section.train is None:
         return Tokenizer.of_bytes(section.special_tokens, settings)
     return _trained(section, settings, cache, report, proceed)
+
+
+def section_text(section: TokenizerSection) -> str:
+    """What the configuration says of a tokenizer, as one text."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True)
+
+
+def _is_there(section: TokenizerSection, cache: Cache) -> bool:
+    """Whether what a tokenizer is made of is where the configuration says. No network."""
+    template = section.chat_template
+    if template is not None and "{" not in template and not place_of(template).is_file():
+        return False
+    if section.train is not None:
+        return all(
+            Path(located(fixed_part(path))).exists()
+            for text in section.train.texts
+            for path in paths_of_source(text.source, text.arguments)
+        )
+    name = section.pretrained
+    if name is None or place_of(name).is_dir():
+        return True
+    return name not in current_places().known and cache.find(_KIND, _hub_key(section)) is not None
+
+
+def _hub_key(section: TokenizerSection) -> str:
+    return fingerprint_of("hub", section.pretrained, section.revision)
 
 
 def _trained(
@@ -125,7 +157,7 @@ def _chat_template(setting: str | None) -> str | None:
     if setting is None or "{" in setting:
         return setting
     try:
-        return Path(setting).read_text(encoding="utf-8")
+        return place_of(setting).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"tokenizer.chat_template is {setting!r}, a file that cannot be read: {error}. "
@@ -135,9 +167,9 @@ def _chat_template(setting: str | None) -> str | None:
 
 def _find_pretrained(name: str, revision: str | None, cache: Cache, report: Report) -> Path:
     """The folder of a pretrained tokenizer: the user's own, or a copy in the cache."""
-    if Path(name).is_dir():
-        return Path(name)
-    if HUB_NAME.fullmatch(name) is None:
+    if place_of(name).is_dir():
+        return place_of(name)
+    if HUB_NAME.fullmatch(name) is None or name in current_places().known:
         raise DataError(
             f"tokenizer.pretrained is {name!r}: there is no such folder below {Path.cwd()}, and "
             "it is no name of a model on the Hugging Face hub. Correct the path."

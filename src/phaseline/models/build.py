@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
-from phaseline.config.inheritance import pretrained_weights
+from phaseline.config.inheritance import kept_model, pretrained_weights
 from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import ModelSection
+from phaseline.config.places import place_of
 from phaseline.config.plugins import load_attribute
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.models.reward_head import answer_with_rewards
@@ -119,8 +120,9 @@ def _pretrained_config(
     from transformers import AutoConfig
 
     try:
-        folder = pretrained_folder(section)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        folder = kept_model(section) or pretrained_folder(section)
+        # What it trusts is said here: else it would ask at the terminal.
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except HubModelError as error:
         problem = f"is {section.pretrained!r}, which {error.problem}"
         raise _fault("model.pretrained", problem, error.fix) from error
@@ -152,7 +154,7 @@ def pretrained_folder(section: ModelSection) -> Path:
     """
     text = pretrained_weights(section)
     assert text is not None
-    return require_cached(text) if is_hub_name(text) else Path(text).expanduser()
+    return require_cached(text) if is_hub_name(text) else place_of(text)
 
 
 def _of_transformers(

@@ -68,6 +68,11 @@ class AttemptLayout:
         return self.dir / "events.jsonl"
 
     @property
+    def moved_file(self) -> Path:
+        """Which paths of the configuration it found elsewhere."""
+        return self.dir / "moved.json"
+
+    @property
     def stacks_dir(self) -> Path:
         """Where ranks write the stacks of their threads."""
         return self.dir / "stacks"
@@ -136,6 +141,11 @@ class SessionLayout:
     def config_file(self) -> Path:
         """The resolved configuration."""
         return self.root / "config.yaml"
+
+    @property
+    def inputs_dir(self) -> Path:
+        """What is kept of what the session was started with; see `inputs.py`."""
+        return self.root / "inputs"
 
     @property
     def lease_dir(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from phaseline.config.cross_checks import PhaseRule
@@ -10,6 +11,7 @@ from phaseline.config.loading import LoadedConfig, load_config
 from phaseline.config.upgrades import FORMAT
 from phaseline.errors import SessionError
 from phaseline.session.identity import load_identity
+from phaseline.session.inputs import session_places
 from phaseline.session.layout import SessionLayout
 
 
@@ -22,6 +24,8 @@ def load_session_file(
 ) -> LoadedConfig:
     """As `config.loading.load_config`, with the defaults that the session began with.
 
+    Paths lead where the session finds them.
+
     Args:
         path: The YAML file.
         overrides: Each `path=value`.
@@ -31,13 +35,12 @@ def load_session_file(
     Raises:
         ConfigurationError: The file cannot be used; every fault that was found.
     """
-    loaded = load_config(path, overrides, session_dir=session_dir, rules=rules)
-    began_with = _first_format(SessionLayout(loaded.session_dir))
-    if began_with == FORMAT:
-        return loaded
-    return load_config(
-        path, overrides, session_dir=session_dir, rules=rules, session_format=began_with
+    load = partial(
+        load_config, path, overrides, session_dir=session_dir, rules=rules, places=session_places
     )
+    loaded = load()
+    began_with = _first_format(SessionLayout(loaded.session_dir))
+    return loaded if began_with == FORMAT else load(session_format=began_with)
 
 
 def _first_format(layout: SessionLayout) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from phaseline.config.checks.finding import Finding
 from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
+from phaseline.config.places import current_places, place_of
 from phaseline.config.sections import Config
 from phaseline.config.tree import found_text
 
@@ -28,7 +29,7 @@ def tokenizer_is_described_once(config: Config) -> Iterator[Finding]:
         )
     if section.revision is None:
         return
-    is_hub = section.pretrained is not None and not Path(section.pretrained).is_dir()
+    is_hub = section.pretrained is not None and not _is_folder(section.pretrained)
     if not is_hub:
         yield Finding(
             ("tokenizer", "revision"),
@@ -43,15 +44,15 @@ def pretrained_tokenizer_can_be_read(config: Config) -> Iterator[Finding]:
     if name is None:
         return
     loc = ("tokenizer", "pretrained")
-    if Path(name).is_dir():
-        if not (Path(name) / _FILE).is_file():
+    if place_of(name).is_dir():
+        if not (place_of(name) / _FILE).is_file():
             yield Finding(
                 loc,
                 f"is {name!r}, a folder without {_FILE}",
                 "Name one that transformers saved a tokenizer in: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER).",
             )
-    elif HUB_NAME.fullmatch(name) is None:
+    elif HUB_NAME.fullmatch(name) is None and not _is_folder(name):
         yield Finding(
             loc,
             f"is {name!r}, but there is no such folder, and it is no name of a model on the "
@@ -120,8 +121,10 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
     text, whose = setting, ""
     if "{" not in setting:
         try:
-            text, whose = Path(setting).read_text(encoding="utf-8"), f" of {setting}"
+            text, whose = place_of(setting).read_text(encoding="utf-8"), f" of {setting}"
         except (OSError, UnicodeDecodeError) as error:
+            if setting in current_places().known:
+                return  # the session keeps it
             yield Finding(
                 loc,
                 f"is {found_text(setting)}, a file that cannot be read: {_reason(error)}",
@@ -133,6 +136,11 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _is_folder(name: str) -> bool:
+    """Whether it is a folder, or was one when the session began, which keeps what was in it."""
+    return place_of(name).is_dir() or name in current_places().known
 
 
 def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Finding]:
@@ -154,7 +162,7 @@ def vocab_size_of(config: Config) -> int | None:
     """Entries of the tokenizer; None where only reading it from the hub could tell."""
     section = config.tokenizer
     if section.pretrained is not None:
-        return _vocab_size_in(Path(section.pretrained) / _FILE, section.special_tokens)
+        return _vocab_size_in(place_of(section.pretrained) / _FILE, section.special_tokens)
     return _own_vocab_size(config) if section.train is None else section.train.vocab_size
 
 

@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 from typing import IO, cast
 
+from phaseline.config.places import located
+
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -23,6 +25,7 @@ def open_bytes(path: str) -> IO[bytes]:
 
     Reading raises one of `READ_ERRORS` where the file is damaged or cut off.
     """
+    path = located(path)
     with Path(path).open("rb") as file:
         magic = file.read(_MAGIC_BYTES)
     if magic.startswith(b"\x1f\x8b"):

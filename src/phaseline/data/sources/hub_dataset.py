@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phaseline.config.places import place_of
 from phaseline.data.file_digests import fingerprint_files
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.formats.columnar import rows_of_batches
@@ -59,10 +59,11 @@ class HubTable:
         self._subset = subset
         self._split = split
         self._revision = revision
+        self._folder = place_of(name)
 
     def fingerprint(self) -> str:
         """Names the content: by the commit if one is given, else by the rows themselves."""
-        if self._revision and _COMMIT.fullmatch(self._revision) and not Path(self._name).is_dir():
+        if self._revision and _COMMIT.fullmatch(self._revision) and not self._folder.is_dir():
             return fingerprint_of(self._name, self._subset, self._split, self._revision)
         files = sorted(file["filename"] for file in self._dataset.cache_files)
         content = fingerprint_files(files)
@@ -89,7 +90,10 @@ class HubTable:
         failures = (OSError, ValueError, datasets.exceptions.DatasetsError)
         try:
             found = datasets.load_dataset(
-                self._name, self._subset, split=self._split, revision=self._revision
+                str(self._folder) if self._folder.is_dir() else self._name,
+                self._subset,
+                split=self._split,
+                revision=self._revision,
             )
         except failures as error:
             raise DataError(self._unavailable(error)) from error
@@ -105,7 +109,7 @@ class HubTable:
     def _unavailable(self, error: Exception) -> str:
         said = " ".join(str(error).split())
         fix = "Correct the source's arguments."
-        if isinstance(error, OSError) and not Path(self._name).is_dir():
+        if isinstance(error, OSError) and not self._folder.is_dir():
             fix = (
                 "Correct its name; if this machine has no network, run `phaseline prepare` once on "
                 "one that has, with the same HF_HOME, or save the data set to a folder with "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseline.config.places import place_of
 from phaseline.data.sources.problems import RowFault
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _content(value: object, folder: Path) -> bytes:
     path = path_of_image(value)
     if path is not None:
         try:
-            return (folder / path).read_bytes()
+            return place_of(str(folder / path)).read_bytes()
         except OSError as error:
             fix = "Paths of images are relative to the folder of the file that names them."
             raise RowFault("a missing image", f"the image cannot be read: {error}", fix) from None

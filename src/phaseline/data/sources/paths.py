@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.places import current_places, fixed_part, located
 from phaseline.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def list_files(owner: str, paths: Sequence[str], takes: Callable[[str], bool]) -
         takes: Whether a file that was found in a folder is one of the source's; what begins
             with a dot never is. A file that is named or matched is taken in any case.
 
+    Returns:
+        The files as the paths write them: `located` says where each lies.
+
     Raises:
         DataError: `paths` is no list, or one of them gives no file.
     """
@@ -33,16 +37,38 @@ def list_files(owner: str, paths: Sequence[str], takes: Callable[[str], bool]) -
         )
     found: set[str] = set()
     for path in paths:
-        files = list(_files_in(path, takes) if Path(path).is_dir() else _matches(path))
+        place = located(path)
+        is_folder = Path(place).is_dir()
+        files = [
+            _as_written(file, path, place)
+            for file in (_files_in(place, takes) if is_folder else _matches(place))
+        ]
         if not files:
             kind = "a folder without a file that this source reads"
-            problem = kind if Path(path).is_dir() else "which matches no file"
+            problem = kind if is_folder else "which matches no file"
+            folders = current_places().folders
+            fix = (
+                "If it was moved, name the place where it lies now: the same contents are no "
+                "change of the session."
+                if folders
+                else "Correct it or start in another folder."
+            )
+            start = folders[0] if folders else Path.cwd()
             raise DataError(
-                f"`paths` of a {owner} source holds {path!r}, {problem} from {Path.cwd()}. "
-                "Correct it or start in another folder."
+                f"`paths` of a {owner} source holds {path!r}, {problem} from {start}. {fix}"
             )
         found.update(files)
     return sorted(found)
+
+
+def _as_written(file: str, path: str, place: str) -> str:
+    """A file by the path of the configuration, whatever place that leads to: it names the file."""
+    if place == path:
+        return file
+    if Path(place).is_file():
+        return path
+    here, there = Path(fixed_part(path)), Path(fixed_part(place))
+    return str(here / Path(file).relative_to(there))
 
 
 def _matches(pattern: str) -> Iterator[str]:

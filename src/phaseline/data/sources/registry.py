@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -37,6 +38,12 @@ BUILT_IN: Mapping[str, Callable[..., Source]] = {
     "saved_dataset": saved_dataset,
     "digits": Digits,
 }
+
+
+def source_key(section: SourceSection) -> str:
+    """What the configuration says of a source, its weight aside, as one text."""
+    said = section.model_dump(mode="json", include={"source", "arguments", "filters"})
+    return json.dumps(said, sort_keys=True)
 
 
 def build_filtered_source(section: SourceSection) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from phaseline.config.known_sources import shape_of_roles
+from phaseline.config.places import place_of
 from phaseline.data.file_digests import fingerprint_files
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.columns import Columns, Given, are_complete, resolve_columns
@@ -202,5 +203,5 @@ class RowSource:
             for row in self._table.rows(Problems("skip"), [column])
             if (path := path_of_image(row.values.get(column))) is not None
         ]
-        present = [str(path) for path in paths if path.is_file()]
+        present = [str(path) for path in paths if place_of(str(path)).is_file()]
         return [pillow_version, present, fingerprint_files(present)]

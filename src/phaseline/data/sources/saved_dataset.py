@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.places import place_of
 from phaseline.data.sources.files import FileTable
 from phaseline.data.sources.row_source import RowSettings, RowSource
 from phaseline.errors import DataError
@@ -36,16 +37,17 @@ def saved_dataset(
 
 def _folder(root: Path, split: str | None) -> Path:
     """The folder of one split."""
-    if (root / _STATE_FILE).is_file() and split is None:
+    place = place_of(str(root))
+    if (place / _STATE_FILE).is_file() and split is None:
         return root
-    splits = sorted(file.parent.name for file in root.glob(f"*/{_STATE_FILE}"))
+    splits = sorted(file.parent.name for file in place.glob(f"*/{_STATE_FILE}"))
     if split in splits:
         return root / str(split)
     if not splits:
-        kind = "a single data set" if (root / _STATE_FILE).is_file() else "no saved data set"
+        kind = "a single data set" if (place / _STATE_FILE).is_file() else "no saved data set"
         fix = (
             "Remove `split`."
-            if split is not None and (root / _STATE_FILE).is_file()
+            if split is not None and (place / _STATE_FILE).is_file()
             else "It must be a folder that `save_to_disk` of the datasets library wrote."
         )
         raise DataError(f"`path` of a saved_dataset source is {str(root)!r}, {kind}. {fix}")
@@ -59,9 +61,10 @@ def _folder(root: Path, split: str | None) -> Path:
 def _arrow_files(folder: Path) -> list[str]:
     # Read directly: the files are Arrow streams, and importing `datasets` takes seconds at
     # every start.
-    state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    place = place_of(str(folder))
+    state = json.loads((place / _STATE_FILE).read_text(encoding="utf-8"))
     files = [str(folder / file["filename"]) for file in state.get("_data_files", ())]
-    missing = [file for file in files if not Path(file).is_file()]
+    missing = [file for file in files if not place_of(file).is_file()]
     if missing or not files or state.get("_indices_files"):
         found = f"lacks {missing[0]}" if missing else "holds no rows that can be read in order"
         raise DataError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseline.config.places import located
 from phaseline.data.file_digests import fingerprint_files
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.paths import list_files
@@ -122,15 +123,16 @@ class TokenFiles:
     def _map(self, path: str) -> NDArray[Any]:
         if path.endswith(".npy"):
             # A view of the map without numpy's own class, which costs more at each cut.
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            return np.asarray(np.load(located(path), mmap_mode="r", allow_pickle=False))
         assert self._dtype is not None
-        size = Path(path).stat().st_size
+        place = located(path)
+        size = Path(place).stat().st_size
         if size % self._dtype.itemsize:
             raise ValueError(
                 f"its {size} bytes are no whole number of tokens of {self._dtype.itemsize} bytes"
             )
         # An empty file cannot be mapped.
-        return np.asarray(np.memmap(path, self._dtype, "r")) if size else np.zeros(0, self._dtype)
+        return np.asarray(np.memmap(place, self._dtype, "r")) if size else np.zeros(0, self._dtype)
 
     def _cut(self, tokens: Tokens) -> Iterator[Tokens]:
         if tokens.ndim == 2:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from phaseline.checkpoint.manifest import list_kept
 from phaseline.config.changes import Change, Effect, compare
+from phaseline.config.places import Places, looking_in
+from phaseline.config.resolved import with_values
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
 from phaseline.errors import SessionChangedError, UsageError
 from phaseline.session.identity import load_identity
+from phaseline.session.inputs import places_of
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
 from phaseline.session.stored_config import load_stored_config
 from phaseline.training.pipeline.accepted_change import AcceptedChange
+from phaseline.training.pipeline.moved_inputs import Moved, find_moved
 from phaseline.training.pipeline.saved_state import SavedState
 
 _ACCEPTED = "settings_accepted"
@@ -42,11 +46,13 @@ class ChangedSettings:
         passed: Changes that need nobody's consent.
         accepted: Changes that somebody accepted for this start.
         refused: Changes that it cannot go on with: not accepted, or beyond that.
+        moved: Paths among those that passed which lead to the same contents elsewhere.
     """
 
     passed: tuple[Change, ...] = ()
     accepted: tuple[Change, ...] = ()
     refused: tuple[Change, ...] = ()
+    moved: Moved = field(default_factory=Moved)
 
     def with_world_size(self, old: int, new: int) -> ChangedSettings:
         """Adds that other ranks go on; the configuration need not say how many there are."""
@@ -108,7 +114,8 @@ def compare_with_session(
             )
         return ChangedSettings()
     stored = load_stored_config(layout)
-    changes = _changes(stored, wanted.config, layout, in_depth=in_depth)
+    with looking_in(places_of(layout)):
+        changes, moved = _changes(stored, wanted.config, layout, in_depth=in_depth)
     if not may_be_idle:
         _require_matches(keys, changes, stored, wanted.config, layout)
     accepted: list[Change] = []
@@ -118,7 +125,7 @@ def compare_with_session(
         may_be = change.effect is Effect.NUMBERS
         (accepted if is_accepted and may_be else refused).append(change)
     passed = tuple(change for change in changes if change.is_harmless)
-    return ChangedSettings(passed, tuple(accepted), tuple(refused))
+    return ChangedSettings(passed, tuple(accepted), tuple(refused), moved)
 
 
 def require_acceptable(
@@ -151,9 +158,20 @@ def require_none_refused(
         raise SessionChangedError(_refusal(changes.refused, wanted, layout))
 
 
+def as_session_calls_it(layout: SessionLayout, config: Config) -> tuple[Config, Places]:
+    """A configuration with moved paths by what its session calls them, and where those lead."""
+    places = places_of(layout)
+    if load_identity(layout) is None:
+        return config, places
+    stored = load_stored_config(layout)
+    with looking_in(places):
+        _, moved = _changes(stored, config, layout, in_depth=False)
+    return with_values(config, moved.originals.items()), places_of(layout, moved.places)
+
+
 def _changes(
     stored: Config, wanted: Config, layout: SessionLayout, *, in_depth: bool
-) -> list[Change]:
+) -> tuple[list[Change], Moved]:
     """Every change, those that the newest checkpoint cannot go with marked so."""
     names = [phase.name for phase in stored.phases]
     begun = {name: False for name in names if list_kept(layout.phase(name))}
@@ -163,14 +181,15 @@ def _changes(
         # was left by an attempt that nobody trusts.
         before = names[: names.index(state.phase)]
         begun = {**dict.fromkeys(before, True), state.phase: state.is_final}
-    changes = compare(stored, wanted, begun)
+    changes, moved = find_moved(stored, wanted, compare(stored, wanted, begun), layout)
     if state is None or not any(change.effect is Effect.NUMBERS for change in changes):
-        return changes
+        return changes, moved
     against = state.objections(stored, wanted, changes, in_depth=in_depth)
-    return [
+    judged = [
         _judged(change, against, in_depth=in_depth) if change.effect is Effect.NUMBERS else change
         for change in changes
     ]
+    return judged, moved
 
 
 def _judged(change: Change, against: Mapping[Loc, str], *, in_depth: bool) -> Change:

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.config.batch_layout import BatchLayout
-from phaseline.config.resolved import fingerprint, from_yaml
+from phaseline.config.resolved import fingerprint, from_yaml, with_values
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
 from phaseline.errors import ConfigurationError, Fault
@@ -38,6 +39,15 @@ class TrainingConfiguration:
     layouts: tuple[BatchLayout, ...]
     fingerprint: str
     locate: Callable[[Loc], str] = field(default=_stored, compare=False, repr=False)
+
+    def with_values(
+        self, values: Sequence[tuple[Sequence[str | int], Any]]
+    ) -> TrainingConfiguration:
+        """The same with other values of some settings, each with its path."""
+        if not values:
+            return self
+        config = with_values(self.config, [(tuple(loc), value) for loc, value in values])
+        return replace(self, config=config, fingerprint=fingerprint(config))
 
 
 class ConfigurationBuilder:

@@ -43,6 +43,7 @@ from phaseline.training.pipeline.configuration_builder import TrainingConfigurat
 from phaseline.training.pipeline.feed_notices import FeedNotices
 from phaseline.training.pipeline.finalization import Finalization, summarize
 from phaseline.training.pipeline.images import ProcessImages
+from phaseline.training.pipeline.keeping import differences, keep_session_inputs
 from phaseline.training.pipeline.model_building import ModelBuilding
 from phaseline.training.pipeline.preparation import prepare_data
 from phaseline.training.pipeline.resume_point import ResumePoint, newest_verified
@@ -159,6 +160,8 @@ class PipelineOrchestrator:
         facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
         if facts and self._environment.image == 0:
             self._session.event("data_prepared", sources=facts)
+            if self._session.is_main:
+                self._keep_inputs()
         self._prepare_determinism(report)
         world = self._world = World(
             self._environment,
@@ -178,6 +181,13 @@ class PipelineOrchestrator:
         return self._finalize(world)
 
     # -- The steps
+
+    def _keep_inputs(self) -> None:
+        config = self._configuration.config
+        has_begun = self._session.adopted.resumed_from is not None
+        keep_session_inputs(self._session.layout, config, has_begun=has_begun)
+        for note in differences(config) if has_begun else ():
+            self._display.note(note)
 
     def _prepare_determinism(self, report: Callable[[str], None]) -> None:
         """Before the world: CUDA's libraries read their environment when they start."""

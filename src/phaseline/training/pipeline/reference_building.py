@@ -171,7 +171,8 @@ class ReferenceBuilding:
                 "it began with, which are trained by now, so they cannot be measured again. "
                 "Restore the folder from a copy; or put data.sequence_length and "
                 "evaluate.sequence_length back, if they were changed; or set "
-                "objective_arguments.reference to memory, for which those weights are read again."
+                "objective_arguments.reference to memory, for which those weights are read again "
+                f"(--accept-change 'phases[{self._phase_idx}].objective_arguments')."
             )
         return reference
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from phaseline.session.committed import CommittedLines, find_lost_lines
 from phaseline.session.confinement import require_confined
 from phaseline.session.files import PASSING, write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
+from phaseline.session.inputs import read_moved, write_moved
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
@@ -92,6 +93,7 @@ class OpenSession:
         events: What happened, on the main rank.
         place: Where this rank is.
         notes: What a person is told of how it was opened, on the main rank.
+        moved: Paths of the configuration that lie elsewhere now, with the same contents.
     """
 
     layout: SessionLayout
@@ -104,6 +106,7 @@ class OpenSession:
     events: RecordWriter | None = None
     place: Place = field(default_factory=Place)
     notes: tuple[str, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_main(self) -> bool:
@@ -192,7 +195,13 @@ class SessionManager:
         self._environment = environment
         self._take_over = take_over
         self._accept_changes = tuple(accept_changes)
+        self._originals: list[Any] = []
         self._layout = SessionLayout(configuration.session_dir)
+
+    @property
+    def configuration(self) -> TrainingConfiguration:
+        """What the open session trains: what is asked for, paths by what the session calls them."""
+        return self._configuration
 
     def open(self) -> OpenSession:
         """Creates the session or resumes it. **Ranks:** all. No collective.
@@ -219,6 +228,8 @@ class SessionManager:
                 "error": None,
                 "attempt": session.attempt.number,
                 "fingerprint": self._configuration.fingerprint,
+                "originals": self._originals,
+                "moved": dict(session.moved),
                 "adopted": asdict(session.adopted),
             },
         )
@@ -232,6 +243,7 @@ class SessionManager:
             error = PhaselineError(told["error"])
             error.exit_code = ExitCode(told["code"])
             raise error
+        self._configuration = self._configuration.with_values(told["originals"])
         if told["fingerprint"] != self._configuration.fingerprint:
             raise WorldError(
                 f"Rank {self._environment.rank} has another configuration than rank 0. Start all "
@@ -243,6 +255,7 @@ class SessionManager:
             attempt=self._layout.attempt(told["attempt"]),
             environment=self._environment,
             rendezvous=rendezvous,
+            moved=told["moved"],
             adopted=Adopted(
                 checkpoints=tuple(adopted["checkpoints"]),
                 resumed_from=adopted["resumed_from"],
@@ -256,10 +269,13 @@ class SessionManager:
         lease = self._take_lease()
         try:
             changes = self._require_acceptable()
+            self._originals = [[[*loc], text] for loc, text in changes.moved.originals.items()]
+            self._configuration = self._configuration.with_values(self._originals)
             if environment.attempt is not None:
                 attempt = layout.attempt(environment.attempt)
                 adopted = read_adopted(attempt)
                 assert adopted is not None
+                moved = read_moved(attempt)
                 put_aside: list[SetAside] = []
                 found: list[tuple[str, str]] = []
             else:
@@ -277,6 +293,8 @@ class SessionManager:
                 repeated = find_repeated_steps(layout, attempt.number, adopted)
                 if repeated is not None:
                     found.append(("steps_repeated", str(repeated)))
+                moved = changes.moved.places
+                write_moved(attempt, moved)
             events = RecordWriter(attempt.events_file)
         except BaseException:
             lease.release()
@@ -290,6 +308,7 @@ class SessionManager:
             lease=lease,
             events=events,
             notes=(*map(str, put_aside), *(line for _, line in found), *changes.notes()),
+            moved=moved,
         )
         self._record_start(session, put_aside, found, changes)
         session.identity = self._identify()

@@ -115,4 +115,4 @@ def _chat_tokenizer(trained: TrainedPhase) -> Any:
         trained.tokenizer.save(Path(folder))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

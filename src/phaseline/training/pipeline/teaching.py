@@ -14,6 +14,7 @@ from phaseline.checkpoint.reader import CheckpointReader
 from phaseline.checkpoint.tensor_files import UnusableWeightsError
 from phaseline.config.inheritance import teacher_phase
 from phaseline.config.model_section import ModelSection
+from phaseline.config.places import current_places, looking_in
 from phaseline.data.batch import Batch
 from phaseline.distributed.engines import EngineSettings
 from phaseline.distributed.seeding import position_seed, seed_all
@@ -22,6 +23,7 @@ from phaseline.models.build import build_model
 from phaseline.models.skeleton import build_without_memory
 from phaseline.objectives.distillation import Distillation
 from phaseline.objectives.token_loss import run_model
+from phaseline.session.inputs import places_of
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
 from phaseline.training.phases.runtime import PhaseRuntime
@@ -159,9 +161,12 @@ def _fresh(context: StartContext) -> torch.nn.Module:
 
 def _skeleton(context: StartContext, weights: ForeignWeights) -> torch.nn.Module:
     """The teacher's own architecture; its parameters have no values."""
-    model = context.configuration.config.model
+    model, places = context.configuration.config.model, current_places()
     if weights.checkpoint is not None:
-        model = _model_of_session(weights.checkpoint, model) or model
+        layout = SessionLayout(weights.checkpoint.parents[4])
+        found = _model_of_session(layout, model)
+        if found is not None:
+            model, places = found, places_of(layout)
     elif weights.path.is_file():
         raise UnusableWeightsError(
             "is a single file, which does not say what model its weights are of",
@@ -170,7 +175,8 @@ def _skeleton(context: StartContext, weights: ForeignWeights) -> torch.nn.Module
     else:
         model = ModelSection(pretrained=str(weights.path), attention=model.attention)
     build = partial(_build, context, model, is_folder=weights.checkpoint is None)
-    return build_without_memory(build)
+    with looking_in(places):
+        return build_without_memory(build)
 
 
 def _build(
@@ -190,14 +196,13 @@ def _build(
         raise UnusableWeightsError(f"cannot be built: {fault}", "Take another teacher.") from error
 
 
-def _model_of_session(checkpoint: Path, own: ModelSection) -> ModelSection | None:
-    """The model of the session that a checkpoint lies in; None if it lies elsewhere.
+def _model_of_session(layout: SessionLayout, own: ModelSection) -> ModelSection | None:
+    """The model of the session that a checkpoint lies in; None if it lies in none.
 
     Args:
-        checkpoint: The checkpoint.
+        layout: Of the folder where that session would be.
         own: The model of the session at hand.
     """
-    layout = SessionLayout(checkpoint.parents[4])
     if not layout.config_file.is_file():
         return None
     try:

@@ -21,16 +21,18 @@ from phaseline.checkpoint.trust import list_inherited
 from phaseline.checkpoint.weight_matching import fill_module, match_names
 from phaseline.checkpoint.weight_readers import CheckpointWeights, WeightReader
 from phaseline.config.model_head import model_head
+from phaseline.config.places import Places, current_places, looking_in
 from phaseline.config.plugins import names_are_untrusted
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.data.cache import Cache, ReadOnlyCache
 from phaseline.data.tokenizer import Tokenizer
-from phaseline.data.tokenizer_building import build_tokenizer
+from phaseline.data.tokenizer_building import build_tokenizer, section_text
 from phaseline.distributed.seeding import position_seed, seed_all
 from phaseline.errors import UsageError
 from phaseline.models.build import build_model
 from phaseline.models.skeleton import build_without_memory
 from phaseline.session.identity import require_session
+from phaseline.session.inputs import places_of
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
 from phaseline.session.stored_config import load_stored_config
@@ -48,6 +50,7 @@ class TrainedPhase:
         phase: The phase's name.
         checkpoint: The checkpoint, verified.
         tokenizer: Of the session.
+        places: Where paths of its configuration lead.
     """
 
     layout: SessionLayout
@@ -55,6 +58,7 @@ class TrainedPhase:
     phase: str
     checkpoint: Path
     tokenizer: Tokenizer
+    places: Places
 
     @classmethod
     def find(
@@ -89,13 +93,24 @@ class TrainedPhase:
         Raises:
             DataError: The tokenizer is not the one that it was trained with.
         """
-        cache = Cache.configured(config.preparation)
-        if names_are_untrusted():
-            cache = ReadOnlyCache(cache.root)
-        tokenizer = build_tokenizer(config.tokenizer, cache)
+        places = places_of(layout, current_places().moved)
+        kept = places.kept_tokenizer.get(section_text(config.tokenizer))
+        if kept is not None:
+            tokenizer = Tokenizer.load(kept)
+        else:
+            cache = Cache.configured(config.preparation)
+            if names_are_untrusted():
+                cache = ReadOnlyCache(cache.root)
+            with looking_in(places):
+                tokenizer = build_tokenizer(config.tokenizer, cache)
         require_same_tokenizer(CheckpointReader(checkpoint), tokenizer, phase)
         return cls(
-            layout=layout, config=config, phase=phase, checkpoint=checkpoint, tokenizer=tokenizer
+            layout=layout,
+            config=config,
+            phase=phase,
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
+            places=places,
         )
 
     @property
@@ -137,7 +152,8 @@ class TrainedPhase:
             },
             head=model_head(self.config, self.section.objective),
         )
-        return build_without_memory(build)
+        with looking_in(self.places):
+            return build_without_memory(build)
 
     @contextmanager
     def open(self) -> Iterator[WeightReader]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from phaseline.config.places import located
 from phaseline.data.sources.problems import Problems, Row, RowFault
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def read_parquet(
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, memory_map=True) as file:
+    with pq.ParquetFile(located(path), memory_map=True) as file:
         names = _needed(file.schema_arrow.names, columns)
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names)
         yield from rows_of_batches(path, batches, problems)
@@ -39,7 +40,7 @@ def read_arrow(
     """Yields the rows of an Arrow IPC file or stream, mapped and not read into memory."""
     import pyarrow as pa
 
-    with pa.memory_map(path) as file:
+    with pa.memory_map(located(path)) as file:
         is_file = file.read(6) == b"ARROW1"
         file.seek(0)
         if is_file:

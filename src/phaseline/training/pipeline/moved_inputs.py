@@ -1,0 +1,215 @@
+"""Paths of a configuration that lead elsewhere now, to the same contents: no change.
+
+What a session was started with goes on naming it: ids of documents and checkpoints know the
+paths as they were written. So those stay, and what is opened is found where it lies now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from phaseline.config.changes import Change, Effect
+from phaseline.config.data_section import SourceSection
+from phaseline.config.inheritance import outside_weights, pretrained_weights
+from phaseline.config.known_sources import paths_of_source
+from phaseline.config.model_section import HUB_PREFIX, PHASE_PREFIX
+from phaseline.config.places import current_places, fixed_part, located, looking_in, place_of
+from phaseline.config.resolved import settings_of
+from phaseline.config.sections import Config
+from phaseline.config.tree import Loc
+from phaseline.errors import PhaselineError
+from phaseline.session.inputs import MODEL, SessionInputs, hash_of, load_inputs
+from phaseline.session.layout import SessionLayout
+from phaseline.session.records import read_events
+
+_SAME = "the same contents lie there"
+_OTHER = "what lies there is not what the session was started with"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What lies elsewhere now, with the same contents.
+
+    Attributes:
+        places: What the session calls a path, and where that lies now.
+        originals: Settings that differ by it alone, each with what the session calls it.
+    """
+
+    places: Mapping[str, str] = field(default_factory=dict)
+    originals: Mapping[Loc, str] = field(default_factory=dict)
+
+
+def find_moved(
+    stored: Config, wanted: Config, changes: Sequence[Change], layout: SessionLayout
+) -> tuple[list[Change], Moved]:
+    """Looks at every path that changed whether the same contents lie there.
+
+    Args:
+        stored: What the session was started with.
+        wanted: What it is to go on with.
+        changes: How they differ.
+        layout: The session.
+
+    Returns:
+        The changes, those that change nothing marked so; and what has moved.
+    """
+    values = (settings_of(stored), settings_of(wanted))
+    pairs: dict[Loc, tuple[str, str]] = {}
+    for change in changes:
+        old, new = (settings.get(change.loc) for settings in values)
+        if isinstance(old, str) and isinstance(new, str) and _is_path(stored, change.loc):
+            pair = _pair_of(old, new)
+            if pair is not None:
+                pairs[change.loc] = pair
+    is_asked = any(change.loc in pairs and not change.is_harmless for change in changes)
+    inputs = load_inputs(layout) if is_asked else None
+    if inputs is None:
+        return list(changes), Moved()
+    contents = _Contents(stored, inputs, layout)
+    moved = {**current_places().moved, **dict(pairs.values())}
+    with looking_in(replace(current_places(), moved=moved)):
+        same = {loc for loc in pairs if contents.are_same(loc)}
+    found = [
+        _judged(change, is_same=change.loc in same) if change.loc in pairs else change
+        for change in changes
+    ]
+    places = dict(pairs[loc] for loc in same)
+    return found, Moved(places, {loc: str(values[0][loc]) for loc in same})
+
+
+def _judged(change: Change, *, is_same: bool) -> Change:
+    if is_same:
+        return replace(change, effect=Effect.NONE, remark=_SAME)
+    if change.is_harmless:
+        return change
+    return replace(change, remark=f"{_OTHER}{f': {change.remark}' if change.remark else ''}")
+
+
+def _is_path(config: Config, loc: Loc) -> bool:
+    """Whether a setting is a path, as far as a built-in part of Phaseline reads it."""
+    if loc in (("model", "pretrained"), ("tokenizer", "pretrained")):
+        return True
+    if loc == ("tokenizer", "chat_template"):
+        return "{" not in str(config.tokenizer.chat_template)
+    if loc[0] == "phases" and loc[2:] in (
+        ("inherit", "weights"),
+        ("objective_arguments", "teacher"),
+    ):
+        return True
+    return _source_at(config, loc) is not None
+
+
+def _source_at(config: Config, loc: Loc) -> SourceSection | None:
+    """The data source one of whose paths a setting is."""
+    value: object = config.model_dump(mode="json")
+    for depth, key in enumerate(loc):
+        if key == "arguments" and isinstance(value, Mapping) and value.get("source"):
+            source, arguments = str(value["source"]), value["arguments"]
+            is_one = loc[depth + 1] in ("path", "paths") and paths_of_source(source, arguments)
+            filters = value.get("filters") or {}
+            section = SourceSection.model_validate(
+                {"source": source, "arguments": arguments, "filters": filters}
+            )
+            return section if is_one else None
+        value = value[key] if isinstance(value, (Mapping, list)) else None  # type: ignore[index]  # of what it indexes
+    return None
+
+
+def _pair_of(old: str, new: str) -> tuple[str, str] | None:
+    """What a path was called, and where that lies now; None if it is no move of a path."""
+    if any(text.startswith((HUB_PREFIX, PHASE_PREFIX)) for text in (old, new)):
+        return None
+    (old, _, old_phase), (new, _, new_phase) = old.partition("#"), new.partition("#")
+    before, now = fixed_part(old), fixed_part(new)
+    rests = [
+        PurePath(whole).parts[len(PurePath(part).parts) :]
+        for whole, part in ((old, before), (new, now))
+    ]
+    if old_phase != new_phase or rests[0] != rests[1] or not PurePath(before).parts:
+        return None
+    place = Path(located(now))
+    return (before, str(place.absolute())) if place.exists() else None
+
+
+class _Contents:
+    """What lies where the session's paths lead, held against what it was started with."""
+
+    def __init__(self, stored: Config, inputs: SessionInputs, layout: SessionLayout) -> None:
+        self._stored = stored
+        self._inputs = inputs
+        self._layout = layout
+        self._weights: dict[str, str] = {}
+
+    def are_same(self, loc: Loc) -> bool:
+        """Whether the contents behind a setting are what they were."""
+        try:
+            if loc == ("model", "pretrained"):
+                return self._is_same_model()
+            if loc[0] == "tokenizer" and loc[1] != "train":
+                return self._is_same_tokenizer
+            if loc[2:] == ("inherit", "weights"):
+                return self._are_same_weights(int(loc[1]))
+            if loc[2:] == ("objective_arguments", "teacher"):
+                # Its weights are held against the checkpoint's record when they are loaded.
+                return bool(self._fingerprint(str(settings_of(self._stored)[loc])))
+            return self._is_same_source(loc)
+        except (PhaselineError, OSError, ValueError):
+            return False
+
+    def _is_same_model(self) -> bool:
+        model = self._stored.model
+        kept = self._inputs.files.get(f"{MODEL}/config.json")
+        here = hash_of(place_of(str(model.pretrained)) / "config.json")
+        if kept is None or kept.hash != here:
+            return False
+        text = pretrained_weights(model)
+        taken = [
+            idx
+            for idx in range(len(self._stored.phases))
+            if outside_weights(self._stored, idx) == text and self._taken(idx)
+        ]
+        return all(self._are_same_weights(idx) for idx in taken)
+
+    @cached_property
+    def _is_same_tokenizer(self) -> bool:
+        from phaseline.data.cache import Cache
+        from phaseline.data.tokenizer_building import build_tokenizer
+
+        tokenizer = build_tokenizer(
+            self._stored.tokenizer, Cache.configured(self._stored.preparation)
+        )
+        return tokenizer.fingerprint == self._inputs.tokenizer
+
+    def _is_same_source(self, loc: Loc) -> bool:
+        from phaseline.data.sources import build_filtered_source
+        from phaseline.data.sources.registry import source_key
+
+        section = _source_at(self._stored, loc)
+        assert section is not None
+        known = self._inputs.sources.get(source_key(section))
+        return known is not None and build_filtered_source(section).fingerprint() == known
+
+    def _are_same_weights(self, idx: int) -> bool:
+        text = outside_weights(self._stored, idx)
+        return text is not None and self._taken(idx) == self._fingerprint(text)
+
+    def _taken(self, idx: int) -> str:
+        """The fingerprint of the weights that a phase took; empty if it took none yet."""
+        name = self._stored.phases[idx].name
+        found = [
+            str(event.get("fingerprint", ""))
+            for number in self._layout.attempt_numbers()
+            for event in read_events(self._layout.attempt(number).events_file)
+            if event.get("event") == "weights_taken" and event.get("phase") == name
+        ]
+        return found[-1] if found else ""
+
+    def _fingerprint(self, text: str) -> str:
+        from phaseline.checkpoint.foreign import find_weights
+
+        if text not in self._weights:
+            self._weights[text] = find_weights(text).fingerprint()
+        return self._weights[text]
