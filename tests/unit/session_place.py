@@ -64,11 +64,11 @@ class SessionPlace:
             accept_changes=accept,
         ).run()
 
-    def run_until(self, name: str, step: int) -> Outcome:
+    def run_until(self, name: str, step: int, *overrides: str) -> Outcome:
         """The same, and asks it to stop once a step of the session is done."""
         flag = StopFlag()
         self.module.stops[step] = flag
-        return self.run(name, flag=flag)
+        return self.run(name, *overrides, flag=flag)
 
     def layout(self, name: str) -> SessionLayout:
         return SessionLayout(self.folder / name)

@@ -22,7 +22,7 @@ from phaseline.checkpoint.tensor_files import (
 from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import WORDS_FOR_WEIGHTS
-from phaseline.config.places import current_places, place_of
+from phaseline.config.places import is_known, place_of
 from phaseline.errors import CheckpointError, PhaselineError
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
@@ -99,7 +99,7 @@ def find_weights(
             raise UnusableWeightsError(error.problem, error.fix) from error
     else:
         path, phase = _split(text)
-    if not path.exists() and text in current_places().known:
+    if not path.exists() and is_known(text):
         raise UnusableWeightsError(
             "does not exist any more, and its weights are still needed",
             "Put it back, or name the place where it lies now: the same contents are no change.",

@@ -13,7 +13,7 @@ from phaseline.config.model_section import (
     LoraSection,
     ModelSection,
 )
-from phaseline.config.places import current_places, place_of
+from phaseline.config.places import current_places, first_name, is_known, place_of
 from phaseline.config.sections import Config, PhaseSection
 
 WORDS_FOR_WEIGHTS = ("previous", "fresh", "pretrained")
@@ -35,12 +35,13 @@ def is_local(model: ModelSection) -> bool:
     text = model.pretrained or ""
     if text.startswith(HUB_PREFIX):
         return False
-    return place_of(text).exists() or text in current_places().known
+    return place_of(text).exists() or is_known(text)
 
 
 def kept_model(model: ModelSection) -> Path | None:
     """The folder of a session that keeps the configuration of `model.pretrained`, if one does."""
-    return current_places().kept_model.get((model.pretrained, model.revision))
+    name = None if model.pretrained is None else first_name(model.pretrained)
+    return current_places().kept_model.get((name, model.revision))
 
 
 def source_phase(config: Config, idx: int) -> int | None:

@@ -25,8 +25,10 @@ class Places:
             working folder.
         moved: Paths as they are written, each with where that lies now, of a file or of a folder
             and all that is in it.
-        known: Paths as they are written that were there when the session began, so that they
-            are no names on the hub.
+        known: Paths as the session calls them that were there when it began, so that they are no
+            names on the hub.
+        renamed: Absolute paths at which something was found later, each with what the session
+            calls it; it need not be there any more.
         kept_model: A folder with the configuration of a pretrained model, by `model.pretrained`
             and `model.revision`.
         kept_tokenizer: A folder with a tokenizer, by its section as JSON text.
@@ -35,6 +37,7 @@ class Places:
     folders: tuple[Path, ...] = ()
     moved: Mapping[str, str] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     kept_model: Mapping[tuple[str | None, str | None], Path] = field(default_factory=dict)
     kept_tokenizer: Mapping[str, Path] = field(default_factory=dict)
 
@@ -66,7 +69,7 @@ def located(text: str) -> str:
     """
     whole = os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111 - as it is written, but for the home
     for written, now in _places.moved.items():
-        rest = _below(written, text)
+        rest = below(written, text)
         if rest is not None:
             return str(Path(now, rest)) if rest else now
     if os.path.isabs(whole):  # noqa: PTH117
@@ -83,6 +86,21 @@ def place_of(text: str) -> Path:
     return Path(located(text))
 
 
+def first_name(text: str) -> str:
+    """What the session calls a path: how it was written at first."""
+    absolute = str(place_of(text).absolute())
+    for place, name in _places.renamed.items():
+        rest = below(place, absolute)
+        if rest is not None:
+            return str(PurePath(name, rest)) if rest else name
+    return text
+
+
+def is_known(text: str) -> bool:
+    """Whether a path was there when the session began, whatever became of it."""
+    return text in _places.known or first_name(text) in _places.known
+
+
 def fixed_part(text: str) -> str:
     """A pattern's folders before the first that is a pattern; of a path all of it."""
     parts = PurePath(text).parts
@@ -92,7 +110,7 @@ def fixed_part(text: str) -> str:
     return str(PurePath(*parts[:first]))
 
 
-def _below(written: str, text: str) -> str | None:
+def below(written: str, text: str) -> str | None:
     """What a path has behind another; None if it is not the same or below it."""
     above, whole = PurePath(written).parts, PurePath(text).parts
     if whole[: len(above)] != above:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from phaseline.config.known import HUB_NAME
 from phaseline.config.known_sources import paths_of_source
-from phaseline.config.places import current_places, fixed_part, located, place_of
+from phaseline.config.places import current_places, fixed_part, is_known, located, place_of
 from phaseline.data.cache import Cache, Proceed, Report, always_proceed
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources import Chat, Document, Pair, Preference, Source, build_source
@@ -93,7 +93,7 @@ def _is_there(section: TokenizerSection, cache: Cache) -> bool:
     name = section.pretrained
     if name is None or place_of(name).is_dir():
         return True
-    return name not in current_places().known and cache.find(_KIND, _hub_key(section)) is not None
+    return not is_known(name) and cache.find(_KIND, _hub_key(section)) is not None
 
 
 def _hub_key(section: TokenizerSection) -> str:
@@ -169,7 +169,7 @@ def _find_pretrained(name: str, revision: str | None, cache: Cache, report: Repo
     """The folder of a pretrained tokenizer: the user's own, or a copy in the cache."""
     if place_of(name).is_dir():
         return place_of(name)
-    if HUB_NAME.fullmatch(name) is None or name in current_places().known:
+    if HUB_NAME.fullmatch(name) is None or is_known(name):
         raise DataError(
             f"tokenizer.pretrained is {name!r}: there is no such folder below {Path.cwd()}, and "
             "it is no name of a model on the Hugging Face hub. Correct the path."

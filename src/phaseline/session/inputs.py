@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,8 @@ class SessionInputs:
         model_revision: What `model.revision` said.
         paths: Paths as they were written that were there then, so that they are no names on the
             hub.
+        renamed: Absolute paths at which something was found later, each with what the session
+            calls it.
         sources: Fingerprints of data sources by `source_key`, those that paths lead to.
         files: What is kept, by its path below the folder.
     """
@@ -74,6 +76,7 @@ class SessionInputs:
     model_of: str | None
     model_revision: str | None
     paths: tuple[str, ...]
+    renamed: dict[str, str]
     sources: dict[str, str]
     files: dict[str, KeptFile]
 
@@ -159,6 +162,18 @@ def keep_inputs(
     return record
 
 
+def remember_moved(
+    layout: SessionLayout, inputs: SessionInputs, moved: Mapping[str, str]
+) -> SessionInputs:
+    """Records where something was found that had moved. **Ranks:** main."""
+    renamed = {**inputs.renamed, **{place: name for name, place in moved.items()}}
+    if renamed == inputs.renamed:
+        return inputs
+    record = replace(inputs, renamed=renamed)
+    write_json(layout.inputs_dir / _RECORD, asdict(record))
+    return record
+
+
 def places_of(layout: SessionLayout, moved: Mapping[str, str] | None = None) -> Places:
     """Where paths of a session's configuration lead.
 
@@ -174,6 +189,7 @@ def places_of(layout: SessionLayout, moved: Mapping[str, str] | None = None) -> 
         folders=tuple(_folders(layout, inputs)),
         moved=dict(moved or {}),
         known=frozenset(inputs.paths),
+        renamed=inputs.renamed,
         kept_model={(inputs.model_of, inputs.model_revision): model} if model else {},
         kept_tokenizer={inputs.tokenizer_of: tokenizer} if tokenizer else {},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phaseline.config.checks.finding import Finding
 from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TURN
-from phaseline.config.places import current_places, place_of
+from phaseline.config.places import is_known, place_of
 from phaseline.config.sections import Config
 from phaseline.config.tree import found_text
 
@@ -123,7 +123,7 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
         try:
             text, whose = place_of(setting).read_text(encoding="utf-8"), f" of {setting}"
         except (OSError, UnicodeDecodeError) as error:
-            if setting in current_places().known:
+            if is_known(setting):
                 return  # the session keeps it
             yield Finding(
                 loc,
@@ -140,7 +140,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 def _is_folder(name: str) -> bool:
     """Whether it is a folder, or was one when the session began, which keeps what was in it."""
-    return place_of(name).is_dir() or name in current_places().known
+    return place_of(name).is_dir() or is_known(name)
 
 
 def _check_template(text: str, whose: str, loc: tuple[str, ...]) -> Iterator[Finding]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from phaseline.config.data_section import SourceSection
 from phaseline.config.inheritance import kept_model, outside_weights, teacher_of
 from phaseline.config.known_sources import paths_of_source
-from phaseline.config.places import current_places, fixed_part, place_of
+from phaseline.config.places import fixed_part, is_known, place_of
 from phaseline.config.sections import Config
 from phaseline.data.cache import Cache
 from phaseline.data.sources import build_filtered_source
@@ -27,6 +27,7 @@ from phaseline.session.inputs import (
     is_whole,
     keep_inputs,
     load_inputs,
+    remember_moved,
     session_from,
 )
 from phaseline.session.layout import SessionLayout
@@ -34,16 +35,20 @@ from phaseline.session.layout import SessionLayout
 _OF_A_MODEL = ("config.json", "generation_config.json")
 
 
-def keep_session_inputs(layout: SessionLayout, config: Config, *, has_begun: bool) -> None:
+def keep_session_inputs(
+    layout: SessionLayout, config: Config, moved: Mapping[str, str], *, has_begun: bool
+) -> None:
     """Keeps tokenizer and model configuration, unless that is done. **Ranks:** main.
 
     Args:
         layout: The session, whose lease this process holds.
         config: What it trains.
+        moved: What the session calls a path, and where that lies now.
         has_begun: Whether it has trained weights: these go with what was kept then.
     """
     before = load_inputs(layout)
     if before is not None and _is_of(before, config, has_begun) and is_whole(layout, before):
+        remember_moved(layout, before, moved)
         return
     tokenizer = build_tokenizer(config.tokenizer, Cache.configured(config.preparation))
     folder = None
@@ -62,6 +67,10 @@ def keep_session_inputs(layout: SessionLayout, config: Config, *, has_begun: boo
         model_of=config.model.pretrained,
         model_revision=config.model.revision,
         paths=tuple(sorted({*_paths(config), *(() if before is None else before.paths)})),
+        renamed={
+            **({} if before is None else before.renamed),
+            **{place: name for name, place in moved.items()},
+        },
         sources={
             source_key(one): build_filtered_source(one).fingerprint() for one in _sources(config)
         },
@@ -151,6 +160,6 @@ def _paths(config: Config) -> Iterator[str]:
         if (
             text is not None
             and "{" not in text
-            and (place_of(fixed_part(text)).exists() or text in current_places().known)
+            and (place_of(fixed_part(text)).exists() or is_known(text))
         ):
             yield text

@@ -6,7 +6,7 @@ paths as they were written. So those stay, and what is opened is found where it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -16,7 +16,15 @@ from phaseline.config.data_section import SourceSection
 from phaseline.config.inheritance import outside_weights, pretrained_weights
 from phaseline.config.known_sources import paths_of_source
 from phaseline.config.model_section import HUB_PREFIX, PHASE_PREFIX
-from phaseline.config.places import current_places, fixed_part, located, looking_in, place_of
+from phaseline.config.places import (
+    below,
+    current_places,
+    first_name,
+    fixed_part,
+    located,
+    looking_in,
+    place_of,
+)
 from phaseline.config.resolved import settings_of
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc
@@ -25,6 +33,8 @@ from phaseline.session.inputs import MODEL, SessionInputs, hash_of, load_inputs
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
 
+_OF_WEIGHTS = (("inherit", "weights"), ("objective_arguments", "teacher"))
+_KEPT = (("model", "pretrained"), ("tokenizer", "pretrained"), ("tokenizer", "chat_template"))
 _SAME = "the same contents lie there"
 _OTHER = "what lies there is not what the session was started with"
 
@@ -58,13 +68,16 @@ def find_moved(
     """
     values = (settings_of(stored), settings_of(wanted))
     pairs: dict[Loc, tuple[str, str]] = {}
+    gone: set[Loc] = set()
     for change in changes:
         old, new = (settings.get(change.loc) for settings in values)
         if isinstance(old, str) and isinstance(new, str) and _is_path(stored, change.loc):
-            pair = _pair_of(old, new)
+            pair = _pair_of(*_without_phase(change.loc, old, new))
             if pair is not None:
                 pairs[change.loc] = pair
-    is_asked = any(change.loc in pairs and not change.is_harmless for change in changes)
+            elif change.loc in _KEPT and not place_of(new).exists() and first_name(new) == old:
+                gone.add(change.loc)  # it was found there before, and the session keeps it
+    is_asked = any(change.loc in {*pairs, *gone} and not change.is_harmless for change in changes)
     inputs = load_inputs(layout) if is_asked else None
     if inputs is None:
         return list(changes), Moved()
@@ -73,11 +86,36 @@ def find_moved(
     with looking_in(replace(current_places(), moved=moved)):
         same = {loc for loc in pairs if contents.are_same(loc)}
     found = [
-        _judged(change, is_same=change.loc in same) if change.loc in pairs else change
+        _judged(change, is_same=change.loc in same or change.loc in gone)
+        if change.loc in pairs or change.loc in gone
+        else change
         for change in changes
     ]
-    places = dict(pairs[loc] for loc in same)
-    return found, Moved(places, {loc: str(values[0][loc]) for loc in same})
+    originals = {loc: str(values[0][loc]) for loc in (*same, *gone)}
+    names = {fixed_part(str(values[1][loc])): pairs[loc][0] for loc in same}
+    # What a phase that was added reads from there is what the others read.
+    originals |= dict(_called_alike(wanted, names, originals))
+    return found, Moved(dict(pairs[loc] for loc in same), originals)
+
+
+def _called_alike(
+    wanted: Config, names: Mapping[str, str], known: Mapping[Loc, str]
+) -> Iterator[tuple[Loc, str]]:
+    """Other settings that lead to moved places, each with what the session calls that.
+
+    Args:
+        wanted: What is to go on.
+        names: New paths as they are written, each with what the session calls it.
+        known: Settings that are dealt with.
+    """
+    for loc, value in settings_of(wanted).items():
+        if loc in known or not isinstance(value, str):
+            continue
+        for now, before in names.items():
+            rest = below(now, value)
+            if rest is not None and _is_path(wanted, loc):
+                yield loc, str(PurePath(before, rest)) if rest else before
+                break
 
 
 def _judged(change: Change, *, is_same: bool) -> Change:
@@ -94,10 +132,7 @@ def _is_path(config: Config, loc: Loc) -> bool:
         return True
     if loc == ("tokenizer", "chat_template"):
         return "{" not in str(config.tokenizer.chat_template)
-    if loc[0] == "phases" and loc[2:] in (
-        ("inherit", "weights"),
-        ("objective_arguments", "teacher"),
-    ):
+    if loc[0] == "phases" and loc[2:] in _OF_WEIGHTS:
         return True
     return _source_at(config, loc) is not None
 
@@ -118,17 +153,19 @@ def _source_at(config: Config, loc: Loc) -> SourceSection | None:
     return None
 
 
+def _without_phase(loc: Loc, old: str, new: str) -> tuple[str, str]:
+    """Paths of weights without the phase that both name, as `runs/base#pretrain`."""
+    (before, mark, phase), (now, *rest) = old.rpartition("#"), new.rpartition("#")
+    is_alike = bool(before and now) and [mark, phase] == rest
+    return (before, now) if is_alike and loc[2:] in _OF_WEIGHTS else (old, new)
+
+
 def _pair_of(old: str, new: str) -> tuple[str, str] | None:
     """What a path was called, and where that lies now; None if it is no move of a path."""
     if any(text.startswith((HUB_PREFIX, PHASE_PREFIX)) for text in (old, new)):
         return None
-    (old, _, old_phase), (new, _, new_phase) = old.partition("#"), new.partition("#")
     before, now = fixed_part(old), fixed_part(new)
-    rests = [
-        PurePath(whole).parts[len(PurePath(part).parts) :]
-        for whole, part in ((old, before), (new, now))
-    ]
-    if old_phase != new_phase or rests[0] != rests[1] or not PurePath(before).parts:
+    if below(before, old) != below(now, new) or not PurePath(before).parts:
         return None
     place = Path(located(now))
     return (before, str(place.absolute())) if place.exists() else None

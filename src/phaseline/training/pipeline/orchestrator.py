@@ -185,7 +185,8 @@ class PipelineOrchestrator:
     def _keep_inputs(self) -> None:
         config = self._configuration.config
         has_begun = self._session.adopted.resumed_from is not None
-        keep_session_inputs(self._session.layout, config, has_begun=has_begun)
+        session = self._session
+        keep_session_inputs(session.layout, config, session.moved, has_begun=has_begun)
         for note in differences(config) if has_begun else ():
             self._display.note(note)
 

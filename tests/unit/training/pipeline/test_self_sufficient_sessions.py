@@ -188,6 +188,26 @@ def test_same_contents_elsewhere_are_no_change(place: SessionPlace, name: str) -
     assert place.run("stopped", *overrides).code is ExitCode.FINISHED
 
 
+def test_base_model_that_was_moved_and_then_removed_is_not_missed(place: SessionPlace) -> None:
+    overrides = move("models")(place)
+    assert place.run_until("stopped", 4, *overrides).code is ExitCode.STOPPED
+    shutil.rmtree(place.folder.parent / "new place")
+    assert place.run("stopped", *overrides).code is ExitCode.FINISHED
+    assert_as_whole(place)
+
+
+def test_phase_that_is_added_reads_moved_data_by_its_first_name(place: SessionPlace) -> None:
+    overrides = move("corpus")(place)
+    third = "  - {name: third, duration: 1 steps}\ntracking"
+    text = (place.folder / "session.yaml").read_text().replace("tracking", third, 1)
+    (place.folder / "session.yaml").write_text(text)
+    assert place.run("stopped", *overrides).code is ExitCode.FINISHED
+    stored = load_stored_config(place.layout("stopped"))
+    assert [str(phase.data.sources[0].arguments["paths"]) for phase in stored.phases] == [
+        "['corpus/*.txt']"
+    ] * 3
+
+
 def test_other_contents_elsewhere_are_refused(place: SessionPlace) -> None:
     models, corpus = move("models")(place), place.folder / "other"
     shutil.copytree(place.folder / "corpus", corpus)
