@@ -220,3 +220,7 @@ class Interval:
         return core_schema.no_info_plain_validator_function(
             validate, serialization=core_schema.to_string_ser_schema()
         )
+
+
+NEVER = Interval(None, None, "never")
+"""Of what never happens."""

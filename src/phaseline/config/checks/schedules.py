@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import PhaseSection
-from phaseline.units import Duration
+from phaseline.units import NEVER, Duration
 
 _WITHOUT_FINAL = ("constant", "inverse_sqrt")
 _FALLING = ("linear", "cosine")
@@ -103,10 +103,10 @@ def epochs_have_one_source(place: Place) -> Iterator[Finding]:
 
 def intervals_are_in_steps_or_tokens(place: Place) -> Iterator[Finding]:
     """Intervals are counted in what every phase has."""
-    saved = place.phase.checkpoint.every
+    saved = place.phase.checkpoint.every or NEVER
     for section, key, interval in (
         ("evaluate", "every", place.phase.evaluate.every),
-        ("checkpoint", "every", None if saved is None else saved.length),
+        ("checkpoint", "every", saved.length),
         ("checkpoint", "keep_every", place.phase.checkpoint.keep_every),
     ):
         if interval is not None and interval.unit == "epochs":

@@ -8,7 +8,7 @@ from phaseline.config.sections import PhaseSection
 from phaseline.errors import ConfigurationError, Fault
 from phaseline.training.phases.learning_rate import LearningRate
 from phaseline.training.phases.schedule import Schedule
-from phaseline.units import Duration
+from phaseline.units import NEVER, Duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class PhasePlan:
                 tokens_per_step=tokens_per_step, steps_per_epoch=steps_per_epoch or 1.0
             )
 
-        saved = phase.checkpoint.every
+        saved = phase.checkpoint.every or NEVER
         num_steps = steps(phase.duration)
         warmup_steps, decay_steps = steps(phase.schedule.warmup), steps(phase.schedule.decay)
         falls = phase.schedule.name in ("linear", "cosine")
@@ -105,8 +105,8 @@ class PhasePlan:
                 final_frac=phase.schedule.final_lr_frac,
             ),
             validation=Schedule(steps(phase.evaluate.every) or None),
-            checkpoint=Schedule(steps(None if saved is None else saved.length) or None),
-            checkpoint_s=None if saved is None else saved.seconds,
+            checkpoint=Schedule(steps(saved.length) or None),
+            checkpoint_s=saved.seconds,
             reading=Schedule(interval_steps),
             keep_every_steps=steps(phase.checkpoint.keep_every),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,30 @@ class OpenSession:
         return list_trusted(self.layout, self.attempt.number, self.adopted)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """An attempt, and what was found when it began.
+
+    Attributes:
+        attempt: Its folder.
+        adopted: What it stands on.
+        moved: Paths that lie elsewhere now.
+        put_aside: Checkpoints that it does not trust.
+        found: What else a person must know, by the name of its event.
+    """
+
+    attempt: AttemptLayout
+    adopted: Adopted
+    moved: Mapping[str, str]
+    put_aside: Sequence[SetAside] = ()
+    found: Sequence[tuple[str, str]] = ()
+
+    def notes(self) -> Iterator[str]:
+        """One line each, for a person."""
+        yield from map(str, self.put_aside)
+        yield from (problem for _, problem in self.found)
+
+
 class SessionManager:
     """Opens the session on every rank; the main rank decides and tells the others."""
 
@@ -272,47 +296,48 @@ class SessionManager:
             self._originals = [[[*loc], text] for loc, text in changes.moved.originals.items()]
             self._configuration = self._configuration.with_values(self._originals)
             if environment.attempt is not None:
-                attempt = layout.attempt(environment.attempt)
-                adopted = read_adopted(attempt)
-                assert adopted is not None
-                moved = read_moved(attempt)
-                put_aside: list[SetAside] = []
-                found: list[tuple[str, str]] = []
+                begun = self._take_up(layout.attempt(environment.attempt))
             else:
                 require_records(layout)
-                attempt = take_attempt(layout)
-                adopted, put_aside = self._adopt(attempt)
-                changes = self._with_ranks(changes, adopted)
-                found = [
-                    *(
-                        ("metrics_damaged", one)
-                        for one in find_lost_lines(layout, adopted.committed)
-                    ),
-                    *(("environment_changed", one) for one in self._describe(attempt)),
-                ]
-                repeated = find_repeated_steps(layout, attempt.number, adopted)
-                if repeated is not None:
-                    found.append(("steps_repeated", str(repeated)))
-                moved = changes.moved.places
-                write_moved(attempt, moved)
-            events = RecordWriter(attempt.events_file)
+                begun = self._begin(changes)
+                changes = self._with_ranks(changes, begun.adopted)
+            events = RecordWriter(begun.attempt.events_file)
         except BaseException:
             lease.release()
             raise
         session = OpenSession(
             layout=layout,
-            attempt=attempt,
+            attempt=begun.attempt,
             environment=environment,
             rendezvous=rendezvous,
-            adopted=adopted,
+            adopted=begun.adopted,
             lease=lease,
             events=events,
-            notes=(*map(str, put_aside), *(line for _, line in found), *changes.notes()),
-            moved=moved,
+            notes=(*begun.notes(), *changes.notes()),
+            moved=begun.moved,
         )
-        self._record_start(session, put_aside, found, changes)
+        self._record_start(session, begun, changes)
         session.identity = self._identify()
         return session
+
+    def _take_up(self, attempt: AttemptLayout) -> _Begun:
+        """A later image: what the first one wrote down."""
+        adopted = read_adopted(attempt)
+        assert adopted is not None
+        return _Begun(attempt, adopted, read_moved(attempt))
+
+    def _begin(self, changes: ChangedSettings) -> _Begun:
+        """The first image: takes the attempt's number, and writes down what it stands on."""
+        layout = self._layout
+        attempt = take_attempt(layout)
+        adopted, put_aside = self._adopt(attempt)
+        found = [("metrics_damaged", one) for one in find_lost_lines(layout, adopted.committed)]
+        found += [("environment_changed", one) for one in self._describe(attempt)]
+        repeated = find_repeated_steps(layout, attempt.number, adopted)
+        if repeated is not None:
+            found.append(("steps_repeated", str(repeated)))
+        write_moved(attempt, changes.moved.places)
+        return _Begun(attempt, adopted, changes.moved.places, put_aside, found)
 
     def _describe(self, attempt: AttemptLayout) -> list[str]:
         """Records what the attempt runs with; returns what of it is not as at the last start."""
@@ -341,22 +366,16 @@ class SessionManager:
                 "it writable, or put the session elsewhere (--session DIR or session.root)."
             ) from error
 
-    def _record_start(
-        self,
-        session: OpenSession,
-        put_aside: list[SetAside],
-        found: list[tuple[str, str]],
-        changes: ChangedSettings,
-    ) -> None:
+    def _record_start(self, session: OpenSession, begun: _Begun, changes: ChangedSettings) -> None:
         session.event(
             "image_started",
             image=self._environment.image,
             world_size=self._environment.world_size,
             resumed_from=session.adopted.resumed_from,
         )
-        for one in put_aside:
+        for one in begun.put_aside:
             session.event("checkpoint_rejected", **asdict(one))
-        for name, problem in found:
+        for name, problem in begun.found:
             session.event(name, problem=problem)
         # Recorded before they are stored: after a kill in between they are found again.
         for name, facts in changes.events():
