@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare": ("phaseline.cli.prepare:prepare", _RUNNING),
     "submit": ("phaseline.cli.submit:submit", _RUNNING),
     "stop": ("phaseline.cli.stop:stop", _RUNNING),
+    "branch": ("phaseline.cli.branch:branch", _RUNNING),
     "validate": ("phaseline.cli.validate:validate", _RUNNING),
     "status": ("phaseline.cli.inspect:status", _LOOKING),
     "metrics": ("phaseline.cli.inspect:metrics", _LOOKING),

@@ -20,6 +20,7 @@ from phaseline.cluster.verdict import describe_finished
 from phaseline.config.loading import LoadedConfig
 from phaseline.errors import UsageError
 from phaseline.session.confinement import require_confined
+from phaseline.session.copies import require_no_copy
 from phaseline.session.jobs import note_submitted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import read_lease
@@ -179,6 +180,7 @@ def _require_free(layout: SessionLayout) -> None:
         UsageError: The session is in use.
     """
     require_confined(layout)
+    require_no_copy(layout)
     lease = read_lease(layout)
     if lease is not None and lease.is_held():
         raise UsageError(

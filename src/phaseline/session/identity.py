@@ -29,6 +29,7 @@ class SessionIdentity:
         state: finished: there is nothing left to do.
         validated: Phases that were tried, as {"phase", "key", "engine"}: digests of what the
             trial and its checkpoint depend on.
+        place: The directory that it was started in last, by which a copy is noticed.
         first_format: The session format that it began with, whose defaults it keeps; see
             `config/upgrades.py`.
     """
@@ -41,6 +42,7 @@ class SessionIdentity:
     phaseline_version: str
     state: Literal["open", "finished"]
     validated: list[dict[str, Any]]
+    place: str
     first_format: Count = FORMAT
 
 

@@ -61,6 +61,7 @@ class Session:
             phaseline_version="0.1.0",
             state="open",
             validated=[],
+            place="",
         )
         save_identity(self.layout, self.identity)
         write_text(self.layout.config_file, to_yaml(_config(root.name)))

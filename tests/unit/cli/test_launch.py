@@ -55,6 +55,7 @@ def _finish(config: Path, folder: Path) -> None:
         phaseline_version="",
         state="finished",
         validated=[],
+        place="",
     )
     save_identity(layout, identity)
 

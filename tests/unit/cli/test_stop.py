@@ -43,6 +43,7 @@ def identify(layout: SessionLayout, state: str) -> None:
         phaseline_version="",
         state="finished" if state == "finished" else "open",
         validated=[],
+        place="",
     )
     save_identity(layout, identity)
 

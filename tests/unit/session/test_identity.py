@@ -17,6 +17,7 @@ IDENTITY = SessionIdentity(
     phaseline_version="0.1.0",
     state="open",
     validated=[{"world_size": 2, "fingerprint": "abc", "phases": ["pretrain"]}],
+    place="/runs/quickstart",
 )
 
 

@@ -12,7 +12,7 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.session_file import load_session_file
 from unit.config.session_text import write
 
-IDENTITY = SessionIdentity("0f", "test", 0.0, "f", "w", "0.1.0", "open", [])
+IDENTITY = SessionIdentity("0f", "test", 0.0, "f", "w", "0.1.0", "open", [], "")
 WARMUP = ("phases", 0, "schedule", "warmup")
 
 

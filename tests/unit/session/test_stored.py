@@ -33,7 +33,7 @@ GOOD: list[Any] = [
     Outcome(ExitCode.STOPPED, "asked", 1.5),
     Adopted(("phases/a/run-1/checkpoints/step-00000003.a0001",), None, covered((1, 3))),
     ErrorRecord(1, "h", "a", 3, "ValueError", "m", "t", False, 1.5),
-    SessionIdentity("5e55", "demo", 1.5, "f", "w", "0.1", "open", [{"phase": "a"}], 2),
+    SessionIdentity("5e55", "demo", 1.5, "f", "w", "0.1", "open", [{"phase": "a"}], "/p", 2),
     JobStart(
         job_id="7", restart=0, line="l", nodes="n", began=1.0, slot_ends=None, since=0,
         checkpoint=None,

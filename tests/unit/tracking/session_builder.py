@@ -50,6 +50,7 @@ class SessionBuilder:
             phaseline_version="0.1.0",
             state=state,
             validated=[],
+            place="",
         )
         save_identity(self.layout, identity)
 

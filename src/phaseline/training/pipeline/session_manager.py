@@ -33,6 +33,7 @@ from phaseline.session.attempts import (
 )
 from phaseline.session.committed import CommittedLines, find_lost_lines
 from phaseline.session.confinement import require_confined
+from phaseline.session.copies import place_of_session, require_no_copy
 from phaseline.session.files import PASSING, write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
 from phaseline.session.inputs import read_moved, write_moved
@@ -353,6 +354,7 @@ class SessionManager:
         try:
             if self._environment.attempt is None:
                 require_confined(self._layout)
+                require_no_copy(self._layout)
             root.mkdir(parents=True, exist_ok=True)
             return Lease.acquire(self._layout, take_over=self._take_over)
         except OSError as error:
@@ -409,10 +411,14 @@ class SessionManager:
                 phaseline_version=__version__,
                 state="open",
                 validated=[],
+                place=place_of_session(layout),
             )
             write_text(layout.config_file, text)
             save_identity(layout, identity)
             return identity
+        if identity.place != place_of_session(layout):
+            identity = replace(identity, place=place_of_session(layout))
+            save_identity(layout, identity)
         if layout.config_file.read_text(encoding="utf-8") != text:
             # A phase or an export that was added opens a finished session again. First: a kill
             # after the configuration was written must not leave it finished.

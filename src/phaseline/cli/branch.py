@@ -1,0 +1,49 @@
+"""`phaseline branch`: makes the copy of a session a session of its own."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phaseline.cli.showing import show
+from phaseline.errors import UsageError
+from phaseline.session.confinement import require_confined
+from phaseline.session.copies import find_original, place_of_session
+from phaseline.session.identity import load_identity, require_session, save_identity
+from phaseline.session.lease import Lease
+
+
+def branch(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The copied folder, as runs/second.")
+    ],
+) -> None:
+    """Have a session's copied folder go on as a session of its own.
+
+    Copy a session's folder while nothing runs in it, as `cp -r runs/first runs/second`, then run
+    this once for the copy: it gets a wandb run of its own. Everything else stays, so
+    `phaseline launch FILE --session DIR` goes on from where the original stood.
+
+    Exit codes: 0 it is its own session; 2 the folder is no copy of a session that is still there.
+    """
+    layout = require_session(directory)
+    require_confined(layout)
+    lease = Lease.acquire(layout)
+    try:
+        identity = load_identity(layout)
+        original = None if identity is None else find_original(layout, identity)
+        if identity is None or original is None:
+            raise UsageError(
+                f"{directory} is no copy of another session that is still there: it goes on as it "
+                "is, with `phaseline launch`."
+            )
+        wandb_id = uuid.uuid4().hex[:12]
+        save_identity(layout, replace(identity, wandb_id=wandb_id, place=place_of_session(layout)))
+    finally:
+        lease.release()
+    show(f"{directory} is a session of its own now; its wandb run will be {wandb_id}.")
+    show(f"  original  {original}")
