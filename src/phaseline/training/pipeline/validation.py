@@ -65,8 +65,8 @@ class PhaseValidation:
         self._runtime.world.require_agreement("the phase", self._runtime.section.name)
         trials = (
             self._try_levers,
-            self._find_the_tokens,
             self._try_teacher,
+            self._find_the_tokens,
             self._find_the_classes,
             self._train_worst_batch,
             self._evaluate_worst_batch,
@@ -100,7 +100,7 @@ class PhaseValidation:
         if isinstance(self._runtime.objective, Distillation):
             length = self._runtime.section.data.sequence_length
             self._runtime.engine.model.eval()
-            batch = self._worst_batch(1, length)
+            batch = self._worst_batch(1, length, SAFE_VOCABULARY)
             assert isinstance(batch, Batch), "teachers are of tokens"
             require_same_vocabulary(self._runtime, batch)
 
