@@ -134,6 +134,25 @@ def test_data_that_were_prepared_with_another_result_are_refused(place: SessionP
         place.run("other")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        # What only the classes of transformers themselves can say.
+        ("model.config.layer_types=[full_attention, full_attention]", "layer_types"),
+        ("model.config.rope_parameters={rope_type: nothing, rope_theta: 1e4}", "'nothing'"),
+        ("model.config.dtype=float33", "float33"),
+    ],
+)
+def test_model_that_cannot_be_built_is_refused_before_data_are_prepared(
+    place: SessionPlace, override: str, message: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=message):
+            place.run("refused", override)
+    assert not (place.folder / "cache").exists()
+    assert place.run("refused").code is ExitCode.FINISHED
+
+
 def test_pipeline_finishes_in_place_and_leaves_everything(
     place: SessionPlace, capsys: pytest.CaptureFixture[str]
 ) -> None:

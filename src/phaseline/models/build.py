@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from phaseline.errors import ConfigurationError, Fault
 from phaseline.models.reward_head import answer_with_rewards
 
 _LANGUAGE = ModelHead()
+_ANY_VOCABULARY = 300_000
+"""More than the special tokens that any architecture has by default."""
 
 
 def build_model(
@@ -60,6 +63,32 @@ def build_model(
     return module
 
 
+def require_buildable(section: ModelSection, head: ModelHead = _LANGUAGE) -> None:
+    """Raises if `model.config` describes no model; nothing else is looked at.
+
+    Before data are prepared, whose vocabulary is not known yet, and without memory.
+
+    Args:
+        section: Which model.
+        head: What a model of transformers ends in.
+
+    Raises:
+        ConfigurationError: The configuration describes no model.
+    """
+    if section.config is None:
+        return
+    special_ids = {"eos_token_id": 0, "pad_token_id": 0}
+    build = partial(_from_config, section, _ANY_VOCABULARY, special_ids, head)
+    if "vocab_size" in section.config:
+        build = partial(_from_config, section, 1, special_ids, head)
+    try:
+        with torch.device("meta"):
+            build()
+    except ConfigurationError:
+        # What cannot do without memory is tried with it.
+        build()
+
+
 def _require_embeddings(path: str, num_embeddings: int, vocab_size: int) -> None:
     """Raises if a token has no embedding: it would fail at the first batch that holds it."""
     if num_embeddings < vocab_size:
@@ -76,7 +105,8 @@ def _from_config(
 ) -> torch.nn.Module:
     from transformers import AutoConfig
 
-    values: dict[str, Any] = dict(section.config or {})
+    # transformers completes what it is given, sections within included.
+    values: dict[str, Any] = deepcopy(section.config or {})
     model_type = str(values.pop("model_type"))
     if head.kind != "classes" or _reads_tokens(model_type):
         values.setdefault("vocab_size", vocab_size)

@@ -11,7 +11,7 @@ from phaseline.config.model_head import ModelHead
 from phaseline.config.model_section import ModelSection
 from phaseline.data.batch import LabelledBatch
 from phaseline.errors import ConfigurationError
-from phaseline.models.build import build_model
+from phaseline.models.build import build_model, require_buildable
 from phaseline.objectives.classification import class_logits
 
 SPECIAL = {"eos_token_id": 256, "pad_token_id": 257}
@@ -81,6 +81,30 @@ def test_model_is_refused_when_a_field_would_have_no_effect() -> None:
         ConfigurationError, match=r"model\.config has hiden_size, which LlamaConfig"
     ):
         build(config={**LLAMA, "hiden_size": 3})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**LLAMA},
+        {**LLAMA, "vocab_size": 259},
+        {"model_type": "gpt2", "hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 300},
+        {"model_type": "mamba", "num_hidden_layers": 1, "hidden_size": 16},
+        {"model_type": "bloom", "n_layer": 1, "hidden_size": 16, "n_head": 2},
+    ],
+)
+def test_require_buildable_takes_a_model_and_leaves_its_configuration(
+    config: dict[str, Any],
+) -> None:
+    section = ModelSection(config={**config})
+    require_buildable(section)
+    assert section.config == config
+
+
+def test_require_buildable_refuses_what_transformers_refuses() -> None:
+    layers = {"layer_types": ["full_attention"] * 3}
+    with pytest.raises(ConfigurationError, match="describes no causal language model"):
+        require_buildable(ModelSection(config={**LLAMA, **layers}))
 
 
 def test_model_takes_fields_by_the_names_that_transformers_translates() -> None:

@@ -16,6 +16,7 @@ from phaseline.cluster.slot import EndlessSlot, Slot, open_slot
 from phaseline.cluster.slurm import JobPlace
 from phaseline.config.environment import WANDB_MODE
 from phaseline.config.inheritance import describe_start
+from phaseline.config.model_head import model_head
 from phaseline.distributed.determinism import (
     deterministic_kernels,
     prepare_environment,
@@ -26,6 +27,7 @@ from phaseline.distributed.determinism import (
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError, ExitCode
+from phaseline.models.build import require_buildable
 from phaseline.resilience.stack_watch import watching_for_stacks
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.resilience.stop_notice import StopNotice
@@ -155,6 +157,9 @@ class PipelineOrchestrator:
         for idx in range(len(config.phases)):
             report(f"{describe_start(config, idx)}.")
         report(self._describe_wandb())
+        identity = self._session.identity
+        if self._environment.image == 0 and identity is not None and not identity.validated:
+            require_buildable(config.model, model_head(config, config.phases[0].objective))
         notice = StopNotice(self._stop_flag, rendezvous)
         fetches = self._environment.local_rank == 0
         facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
