@@ -176,6 +176,8 @@ class CheckpointStore:
         name = checkpoint_name(position.phase_step, self._origin.attempt, before_end=before_end)
         if name == self._last_name and not position.final:
             return  # nothing was trained since
+        if self.is_main:
+            self._fence()  # before anything is written where the session may not lie any more
         self._last_name = name
         self._make_room()
         copy_began = time.monotonic()

@@ -135,9 +135,10 @@ def _describe_failure(layout: SessionLayout, places: Sequence[AttemptLayout]) ->
             rows.append(("launcher", str(launcher_log)))
         if error.consequence:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
+    if not attempt.number:  # the session's directory is gone
+        return "\n".join(["The attempt failed.", *_rows(rows)])
     rows += _saved_row(layout)
-    head = f"Attempt {attempt.number} failed." if attempt.number else "The attempt failed."
-    return "\n".join([head, *_rows(rows), RESUME])
+    return "\n".join([f"Attempt {attempt.number} failed.", *_rows(rows), RESUME])
 
 
 def _why_no_record(attempt: AttemptLayout) -> str:

@@ -67,9 +67,16 @@ def test_save_publishes_nothing_when_the_tensors_cannot_be_written(
     assert names(tmp_path) == []
 
 
-def test_save_publishes_nothing_when_the_fence_raises(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("call", "kind"), [(1, SessionBusyError), (2, CheckpointError)])
+def test_save_publishes_nothing_when_the_fence_raises(
+    world: World, tmp_path: Path, call: int, kind: type[Exception]
+) -> None:
+    calls = []
+
     def fence() -> None:
-        raise SessionBusyError("Another process took over the session.")
+        calls.append(sorted(tmp_path.iterdir()))
+        if len(calls) == call:
+            raise SessionBusyError("Another process took over the session.")
 
     store = CheckpointStore(
         tmp_path,
@@ -78,9 +85,11 @@ def test_save_publishes_nothing_when_the_fence_raises(world: World, tmp_path: Pa
         Retention(keep_last=2),
         fence=fence,
     )
-    with pytest.raises(CheckpointError, match="Another process took over the session"):
+    with pytest.raises(kind, match="Another process took over the session"):
         save(store, build(world, 1), at(1), {})
     assert names(tmp_path) == []
+    # It is asked before anything is written, and again before anything is published.
+    assert calls[0] == []
 
 
 def test_save_works_again_after_one_that_failed(world: World, tmp_path: Path) -> None:
