@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 import time
@@ -30,6 +29,7 @@ from phaseline.session.committed import find_lost_lines
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.records import encode
 from phaseline.tracking.formatting import format_quantity, format_seconds
 
 _COUNTERS = ("seq", "kind", "phase", "phase_step", "global_step", "tokens")
@@ -100,7 +100,7 @@ def metrics(
         _require_phase(layout, phase)
     if format is MetricsFormat.JSONL:
         for record in read_metrics(layout, phase):
-            sys.stdout.write(json.dumps(record) + "\n")
+            sys.stdout.write(encode(record).decode("utf-8", "replace"))
     else:
         _write_csv(lambda: map(_csv_row, read_metrics(layout, phase)))
     lost_lines = list(find_lost_lines(layout, newest_committed(layout)))
@@ -131,10 +131,10 @@ def _write_csv(rows: Callable[[], Iterable[dict[str, Any]]]) -> None:
     columns = dict.fromkeys(_COUNTERS)
     for row in rows():
         columns |= dict.fromkeys(row)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
     # A session that runs may have new ones by now.
-    writer = csv.DictWriter(sys.stdout, [*columns], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows())
+    writer.writerows([row.get(name, "") for name in columns] for row in rows())
 
 
 def _show_session(session: SessionStatus) -> None:

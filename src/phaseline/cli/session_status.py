@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import LeaseState, read_lease
-from phaseline.session.metrics_view import read_metrics
+from phaseline.session.metrics_view import read_newest
 from phaseline.session.pace import phase_lengths
 from phaseline.session.records import read_events
 from phaseline.session.stored_config import load_stored_config
@@ -192,11 +193,11 @@ def describe_attempt(attempt: AttemptLayout, *, is_running: bool = False) -> Att
 def _phases(layout: SessionLayout, config: Config, *, is_running: bool) -> Iterator[PhaseStatus]:
     last_records: dict[str, dict[str, Any]] = {}
     losses: dict[str, float] = {}
-    for record in read_metrics(layout):
-        name = record["phase"]
-        last_records[name] = record
+    for name, records in read_newest(layout).items():
+        last_records[name] = newest = next(records)
+        found = (record["metrics"].get(f"{name}/train/loss") for record in chain([newest], records))
         # Not finite is recorded as a text.
-        losses[name] = float(record["metrics"].get(f"{name}/train/loss", losses.get(name, "nan")))
+        losses[name] = float(next((loss for loss in found if loss is not None), "nan"))
     lengths = phase_lengths(layout)
     saved = _newest_trusted(layout)
     begun = [phase.name for phase in config.phases if phase.name in last_records | lengths]

@@ -10,7 +10,8 @@ from phaseline.errors import ExitCode, SessionError
 from phaseline.session.committed import CommittedLines
 from phaseline.session.files import fsync_folder, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
-from phaseline.session.records import read_events, read_metric_records
+from phaseline.session.record_ends import ends_of_phases, read_backwards
+from phaseline.session.records import read_events
 from phaseline.session.stored import CheckpointPath, read_stored
 
 _Record = TypeVar("_Record")
@@ -152,9 +153,9 @@ def last_place(attempt: AttemptLayout) -> tuple[str | None, int | None]:
     for event in read_events(attempt.events_file):
         if event.get("event") == "phase_started":
             phase, step = event["phase"], event.get("phase_step")
-    for record in read_metric_records(attempt.metrics_file):
-        if record.get("phase") == phase:
-            step = record["phase_step"]
+    for name, end in ends_of_phases(attempt.metrics_file):
+        if name == phase:
+            step = next(read_backwards(attempt.metrics_file, end))["phase_step"]
     return phase, step
 
 

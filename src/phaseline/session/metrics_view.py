@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, takewhile
+from pathlib import Path
 from typing import Any, Final
 
 from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.record_checks import METRIC_KINDS
+from phaseline.session.record_ends import ends_of_phases, read_backwards
 from phaseline.session.records import read_metric_records
 
 _RECORDS_PER_STEP: Final = 5
@@ -41,16 +43,40 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
     Yields:
         Records; `seq` is their `number_of`.
     """
-    for number in reversed(layout.attempt_numbers()):
-        adopted = read_adopted(layout.attempt(number))
-        if adopted is not None:
-            parts = [*((part.attempt, part.lines) for part in adopted.committed), (number, None)]
-            break
-    else:
-        return
     records = chain.from_iterable(
-        read_metric_records(layout.attempt(number).metrics_file, limit) for number, limit in parts
+        read_metric_records(layout.attempt(number).metrics_file, limit)
+        for number, limit in _parts(layout)
     )
     for record in records:
         if phase is None or record.get("phase") == phase:
             yield {**record, "seq": number_of(record)}
+
+
+def read_newest(layout: SessionLayout) -> dict[str, Iterator[dict[str, Any]]]:
+    """The records of `read_metrics` by phase, the newest first.
+
+    Only the ends of long files are read, as far as somebody asks for records.
+
+    Args:
+        layout: The session; it may be running.
+    """
+    ends: dict[str, list[tuple[Path, int]]] = {}
+    for number, limit in reversed(_parts(layout)):
+        path = layout.attempt(number).metrics_file
+        for phase, end in ends_of_phases(path, limit):
+            ends.setdefault(phase, []).append((path, end))
+    return {phase: _read_backwards(phase, places) for phase, places in ends.items()}
+
+
+def _read_backwards(phase: str, places: list[tuple[Path, int]]) -> Iterator[dict[str, Any]]:
+    for path, end in places:
+        yield from takewhile(lambda record: record["phase"] == phase, read_backwards(path, end))
+
+
+def _parts(layout: SessionLayout) -> list[tuple[int, int | None]]:
+    """Attempts whose records the session stands on, and how many lines of each; None: all."""
+    for number in reversed(layout.attempt_numbers()):
+        adopted = read_adopted(layout.attempt(number))
+        if adopted is not None:
+            return [*((part.attempt, part.lines) for part in adopted.committed), (number, None)]
+    return []

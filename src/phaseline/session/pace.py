@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 from statistics import median
 
 from phaseline.session.layout import SessionLayout
-from phaseline.session.records import read_events, read_metric_records
+from phaseline.session.record_ends import ends_of_phases, read_backwards
+from phaseline.session.records import read_events
 
 _NUM_STEPS = 200
 
@@ -21,12 +22,19 @@ def step_seconds(layout: SessionLayout, phase: str | None = None) -> float | Non
         phase: Only steps of this phase.
     """
     for number in reversed(layout.attempt_numbers()):
+        path = layout.attempt(number).metrics_file
+        places = [end for name, end in ends_of_phases(path) if phase in (None, name)]
+        if not places:
+            continue
+        records = takewhile(
+            lambda record: phase in (None, record["phase"]), read_backwards(path, places[0])
+        )
+        trained = (record for record in records if record["kind"] == "train")
         ends: list[tuple[int, float]] = [
             (record["global_step"], record["timing"]["time"])
-            for record in read_metric_records(layout.attempt(number).metrics_file)
-            if record.get("kind") == "train" and phase in (None, record["phase"])
-        ][-_NUM_STEPS:]
-        took = [end - begin for (step, begin), (after, end) in pairwise(ends) if after == step + 1]
+            for record in islice(trained, _NUM_STEPS)
+        ]
+        took = [end - begin for (after, end), (step, begin) in pairwise(ends) if after == step + 1]
         if took:
             return median(took)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from phaseline.config.sections import NAME_PATTERN
@@ -13,6 +14,7 @@ METRIC_KINDS: Final = ("train", "validation", "samples")
 """Of one step, in the order in which they are recorded."""
 _COUNTS: Final = ("phase_step", "global_step", "tokens")
 _CODES: Final = frozenset(map(int, ExitCode))
+_NUMBERS: Final = frozenset({int, float})
 _NO_NUMBERS: Final = frozenset({"nan", "inf", "-inf"})
 """How a record writes what JSON has no number for."""
 
@@ -56,7 +58,12 @@ def _is_text(value: object) -> bool:
 
 def _is_name(value: object) -> bool:
     """Whether it can be a phase's: a plain name, of which paths are made."""
-    return isinstance(value, str) and NAME_PATTERN.fullmatch(value) is not None
+    return isinstance(value, str) and _is_plain(value)
+
+
+@lru_cache
+def _is_plain(name: str) -> bool:
+    return NAME_PATTERN.fullmatch(name) is not None
 
 
 def _is_recorded_number(value: object) -> bool:
@@ -64,7 +71,12 @@ def _is_recorded_number(value: object) -> bool:
 
 
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_recorded_number, value.values()))
+    if not isinstance(value, Mapping):
+        return False
+    # One look at all types: a session may have millions of records.
+    return _NUMBERS.issuperset(map(type, value.values())) or all(
+        map(_is_recorded_number, value.values())
+    )
 
 
 def _are_samples(value: object) -> bool:

@@ -20,7 +20,7 @@ import xxhash
 from phaseline.session.files import named
 from phaseline.session.record_checks import is_event, is_metric_record
 
-_LONGEST_LINE_BYTES = 1 << 24
+LONGEST_LINE_BYTES = 1 << 24
 """No record is longer, 16 MiB: what is, is damage, and would fill the memory."""
 _BLOCK_BYTES = 1 << 20
 _END = b"\n"
@@ -70,7 +70,7 @@ class RecordWriter:
         """Adds records at the end, all in one write. NaN and infinities become strings."""
         if not records:
             return
-        rest = b"".join([_encode(record) for record in records])
+        rest = b"".join([encode(record) for record in records])
         if self._is_torn:
             rest = _END + rest  # whatever comes next begins on a line of its own
         while rest:
@@ -169,7 +169,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """The object of a line; None if it holds none."""
-    if len(line) > _LONGEST_LINE_BYTES:
+    if len(line) > LONGEST_LINE_BYTES:
         return None
     try:
         record = orjson.loads(line)
@@ -185,8 +185,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     """Yields every line, an unfinished last one too; of a line that is too long its end alone."""
     with path.open("rb") as file:
         is_begun = False
-        while line := file.readline(_LONGEST_LINE_BYTES):
-            is_whole = line.endswith(b"\n") or len(line) < _LONGEST_LINE_BYTES
+        while line := file.readline(LONGEST_LINE_BYTES):
+            is_whole = line.endswith(b"\n") or len(line) < LONGEST_LINE_BYTES
             if is_whole:
                 # What was left of one that is too long is no record, whatever it looks like.
                 yield b"\n" if is_begun else line
@@ -199,8 +199,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _encode(record: Mapping[str, Any]) -> bytes:
-    """A line. It is written every step, so by the fast encoder where that one is right."""
+def encode(record: Mapping[str, Any]) -> bytes:
+    """A line, with its end. There may be millions, so by the fast encoder where that is right."""
     try:
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from phaseline.config.sections import Config
 from phaseline.errors import ExitCode, SessionError
 from phaseline.session.attempts import read_adopted, read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
-from phaseline.session.layout import SessionLayout
+from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import read_lease
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.record_ends import ends_of_phases, read_backwards
 from phaseline.session.records import read_events, read_metric_records
 from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.metric_keys import VALIDATION_S
@@ -230,15 +232,16 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
 def _take(story: PhaseStory, record: Mapping[str, Any]) -> None:
     prefix = f"{story.name}/"
     named = {**record["timing"], **record["metrics"]}
-    values = {k.removeprefix(prefix): float(v) for k, v in named.items() if k.startswith(prefix)}
     story.num_steps = max(story.num_steps, record["phase_step"])
-    if record["kind"] == "train":
+    if record["kind"] == "train":  # there may be millions
         story.steps.append(record["global_step"])
-        story.losses.append(values["train/loss"])
-        story.lrs.append(values["train/lr"])
-        if values.get("train/tokens_per_s"):
-            story.speeds.append(values["train/tokens_per_s"])
-    elif record["kind"] == "validation":
+        story.losses.append(float(named[f"{prefix}train/loss"]))
+        story.lrs.append(float(named[f"{prefix}train/lr"]))
+        if speed := named.get(f"{prefix}train/tokens_per_s"):
+            story.speeds.append(float(speed))
+        return
+    values = {k.removeprefix(prefix): float(v) for k, v in named.items() if k.startswith(prefix)}
+    if record["kind"] == "validation":
         story.validations.append((record["global_step"], _group(values, "validation/")))
     elif record["kind"] == "samples":
         story.sample_metrics = _group(values, "samples/")
@@ -252,23 +255,38 @@ def _group(values: Mapping[str, float], prefix: str) -> dict[str, float]:
 def _attempt(layout: SessionLayout, number: int, identity: SessionIdentity) -> AttemptStory:
     attempt = layout.attempt(number)
     adopted, outcome, error = read_adopted(attempt), read_outcome(attempt), read_error(attempt)
-    steps = []
-    last_sign = max((e.get("time", 0) for e in read_events(attempt.events_file)), default=0)
-    for record in read_metric_records(attempt.metrics_file):
-        last_sign = max(last_sign, record["timing"]["time"])
-        if record["kind"] == "train":
-            steps.append(record["global_step"])
+    first, last = _outer_steps(attempt)
     result, reason = _result(layout, number, identity)
-    ended = outcome.time if outcome else error.time if error else last_sign or None
+    ended = outcome.time if outcome else error.time if error else _last_sign(attempt) or None
     return AttemptStory(
         number=number,
         resumed_from=_short(adopted.resumed_from) if adopted and adopted.resumed_from else None,
-        first_step=min(steps, default=None),
-        last_step=max(steps, default=None),
+        first_step=first,
+        last_step=last,
         ended=None if result == "running" else ended,
         result=result,
         reason=reason,
     )
+
+
+def _outer_steps(attempt: AttemptLayout) -> tuple[int | None, int | None]:
+    """Global steps of an attempt's first and last train record; steps come in order."""
+    path = attempt.metrics_file
+    trained = (one for one in read_metric_records(path) if one["kind"] == "train")
+    first = next(trained, None)
+    if first is None:
+        return None, None
+    end = next(end for _, end in ends_of_phases(path))
+    last = next(one for one in read_backwards(path, end) if one["kind"] == "train")
+    return first["global_step"], last["global_step"]
+
+
+def _last_sign(attempt: AttemptLayout) -> float:
+    """Unix time of the last event or record; 0 if there is none."""
+    events = (event.get("time", 0) for event in read_events(attempt.events_file))
+    path = attempt.metrics_file
+    newest = [next(read_backwards(path, end)) for _, end in islice(ends_of_phases(path), 1)]
+    return max([*events, *(record["timing"]["time"] for record in newest)], default=0)
 
 
 def _short(checkpoint: str) -> str:

@@ -10,7 +10,7 @@ from phaseline.session.attempts import Adopted, read_adopted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import number_of
 from phaseline.session.record_checks import is_metric_record
-from phaseline.session.records import parse_line, read_metric_records
+from phaseline.session.records import LONGEST_LINE_BYTES, parse_line, read_metric_records
 
 
 class ViewTail:
@@ -55,6 +55,7 @@ class FileTail:
         """Reads nothing yet."""
         self._path = path
         self._offset = 0
+        self._is_in_long_line = False
 
     def read_new(self) -> Iterator[dict[str, Any]]:
         """Yields what was added since the last time."""
@@ -62,11 +63,14 @@ class FileTail:
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(LONGEST_LINE_BYTES):
+                is_whole = line.endswith(b"\n")
+                if not is_whole and len(line) < LONGEST_LINE_BYTES:
                     return
                 self._offset += len(line)
-                record = parse_line(line)
+                # Of a line that is too long nothing is a record, whatever its end looks like.
+                record = None if self._is_in_long_line or not is_whole else parse_line(line)
+                self._is_in_long_line = not is_whole
                 if record is not None:
                     yield record
 

@@ -101,7 +101,7 @@ def test_lines_that_are_damage_are_passed_over_and_counted(tmp_path: Path) -> No
 def test_line_that_is_too_long_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phaseline.session.records._LONGEST_LINE_BYTES", 20)
+    monkeypatch.setattr("phaseline.session.records.LONGEST_LINE_BYTES", 20)
     long = encoded({"text": "x" * 70})
     # Its end looks like a record.
     path = lines(tmp_path, encoded({"a": 1}), long + b'{"c":3}', long, encoded({"b": 2}))
