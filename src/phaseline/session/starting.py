@@ -34,7 +34,9 @@ def announced(layout: SessionLayout) -> Iterator[None]:
     me = LeaseOwner.of_this_process()
     with suppress(OSError, SessionError):
         layout.root.mkdir(parents=True, exist_ok=True)
-        write_json(layout.launcher_file, {"owner": asdict(me)})
+        # Two launchers at once: one of them is refused, and is not to end what the other said.
+        if not is_starting(layout):
+            write_json(layout.launcher_file, {"owner": asdict(me)})
     try:
         yield
     finally:

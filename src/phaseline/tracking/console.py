@@ -47,6 +47,7 @@ class Progress:
         mfu: Share of the devices' peak that the model's arithmetic uses.
         phase_left_s: Time to the end of the phase.
         session_left_s: Time to the end of the session.
+        is_read: Whether loss, learning rate and gradient norm are of this very step.
         unit: What the phase counts: tokens, or of images and features samples.
     """
 
@@ -64,6 +65,7 @@ class Progress:
     mfu: float | None = None
     phase_left_s: float | None = None
     session_left_s: float | None = None
+    is_read: bool = True
     unit: str = "tokens"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TextIO
 
 from phaseline.errors import printable
@@ -76,6 +77,9 @@ class PlainDisplay:
 
 def progress_line(progress: Progress) -> str:
     """One line with everything that is known."""
+    if not progress.is_read:
+        # A line is looked up later, and must not give one step another's numbers.
+        progress = replace(progress, loss=None, lr=None, grad_norm=None)
     share = progress.step / max(1, progress.num_steps)
     facts = [
         ("loss", format_loss(progress.loss), progress.loss),

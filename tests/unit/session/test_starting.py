@@ -58,6 +58,17 @@ def test_start_goes_on_where_it_cannot_be_announced(layout: SessionLayout) -> No
     assert layout.root.is_file()
 
 
+def test_start_that_another_launcher_has_announced_stays_announced(layout: SessionLayout) -> None:
+    command = [sys.executable, "-c", HOLDER, str(layout.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with announced(layout):
+            assert is_starting(layout)
+        assert is_starting(layout)
+        holder.kill()
+
+
 def test_start_of_another_launcher_is_not_taken_back(layout: SessionLayout) -> None:
     with announced(layout):
         other = json.loads(layout.launcher_file.read_text())

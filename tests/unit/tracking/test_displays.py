@@ -197,6 +197,16 @@ def test_rich_display_wipes_what_the_launcher_wrote_below_it(terminal: Terminal)
     assert terminal.read() == "\ra note\x1b[K\n\x1b[J"
 
 
+def test_plain_display_leaves_out_what_is_of_another_step() -> None:
+    stream = io.StringIO()
+    PlainDisplay(stream, interval_s=3600).update(replace(MIDDLE, is_read=False))
+    [line] = _lines(stream)
+    assert line == (
+        "2/3 long_context step 600/1,200 (50%) | val 2.5000 | tokens/s 12.4k | left 3m 12s | "
+        "session left 1h 02m"
+    )
+
+
 def test_displays_count_samples_where_no_tokens_are() -> None:
     stream = io.StringIO()
     PlainDisplay(stream, interval_s=3600).update(replace(MIDDLE, unit="samples"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from phaseline.session.metrics_view import read_metrics
+from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.console import Display
 from phaseline.tracking.report import write_report
 from phaseline.training.pipeline.configuration_builder import TrainingConfiguration
@@ -86,6 +87,9 @@ def summarize(session: OpenSession) -> list[str]:
         if record["kind"] in ("validation", "samples"):
             latest.setdefault(record["phase"], {}).update(record["metrics"])
         tokens[record["phase"]] = record["tokens"]
+    phases = load_stored_config(session.layout).phases
+    # The count goes on over phases.
+    units = " and ".join(dict.fromkeys(phase.unit for phase in phases))
     lines = []
     for phase, metrics in latest.items():
         shown = ", ".join(
@@ -93,5 +97,5 @@ def summarize(session: OpenSession) -> list[str]:
             for key, value in metrics.items()
             if not key.endswith("/count")
         )
-        lines.append(f"{phase}: {tokens[phase]:,} tokens in all, {shown}")
+        lines.append(f"{phase}: {tokens[phase]:,} {units} in all, {shown}")
     return lines

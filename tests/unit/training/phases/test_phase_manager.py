@@ -163,8 +163,8 @@ def test_phase_shows_its_first_step_and_then_slow_ones_between_readings(
     runtime.plan = replace(runtime.plan, reading=Schedule(100))
     monkeypatch.setattr(runtime.clock, "is_silent", lambda: runtime.position.phase_step == 5)
     TrainingPhaseManager(runtime=runtime).run()
-    shown = [(one.step, one.loss is not None) for one in seen(runtime).progress]
-    assert shown == [(1, True), (2, True), (4, True), (5, True), (8, True), (8, True)]
+    shown = [(one.step, one.is_read) for one in seen(runtime).progress]
+    assert shown == [(1, True), (2, True), (4, True), (5, False), (8, True), (8, True)]
 
 
 @pytest.mark.parametrize("micro_size", [1, 2, 8])

@@ -54,6 +54,7 @@ class ProgressMixin(PhaseHost):
                 mfu=runtime.last_timing.get(keys.MFU.key(phase)),
                 phase_left_s=clock.phase_left_s,
                 session_left_s=clock.session_left_s,
+                is_read=runtime.step_metrics.is_empty,
                 unit=runtime.section.unit,
             )
         )
