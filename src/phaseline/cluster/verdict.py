@@ -129,10 +129,10 @@ def _describe_failure(layout: SessionLayout, places: Sequence[AttemptLayout]) ->
         ]
         if attempt.number:
             rows.append(("log", str(attempt.rank_log(error.rank))))
-        launcher_log = attempt.launcher_log(0)
-        if not error.traceback and launcher_log.exists():
+        launcher_logs = sorted(attempt.dir.glob("launcher-*.log"))
+        if not error.traceback and launcher_logs:
             # Of a rank that could write nothing itself.
-            rows.append(("launcher", str(launcher_log)))
+            rows.append(("launcher", ", ".join(map(str, launcher_logs[:2]))))
         if error.consequence:
             rows.append(("note", "the rank lost another one, which left no record of its own"))
     if not attempt.number:  # the session's directory is gone

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from phaseline.cluster.causes import cause_in_words, cause_of_stop
@@ -45,5 +47,14 @@ def test_cause_in_words_reads_what_slurm_printed(lines: list[str], cause: str) -
     assert cause_in_words(lines) == cause
 
 
-def test_cause_of_stop_is_the_signal_outside_of_slurm() -> None:
-    assert cause_of_stop(10, None, lead_s=120) == "SIGUSR1"
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGINT, "Ctrl-C, SIGINT"),
+        (signal.SIGHUP, "the terminal was closed, SIGHUP"),
+    ],
+)
+def test_cause_of_stop_is_the_signal_outside_of_slurm(number: int, cause: str) -> None:
+    assert cause_of_stop(number, None, lead_s=120) == cause

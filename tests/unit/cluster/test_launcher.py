@@ -132,17 +132,24 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
         job.kill()
 
 
-def test_launcher_asks_every_rank_once_when_it_gets_a_stop_signal(
-    start: Callable[[str], Job],
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGUSR1, "SIGUSR1: saving at the next step; Ctrl-C twice in 2 s leaves at once"),
+        (signal.SIGINT, "Ctrl-C: saving at the next step; twice in 2 s leaves at once"),
+    ],
+)
+def test_launcher_asks_every_rank_once_with_the_signal_that_it_gets(
+    start: Callable[[str], Job], number: signal.Signals, said: str
 ) -> None:
     job = start("obedient")
     job.wait_for_ranks()
-    job.process.send_signal(signal.SIGUSR1)
+    job.process.send_signal(number)
     code, output = job.end()
     assert code == ExitCode.STOPPED
     assert list(job.temporary.iterdir()) == []
-    assert "SIGUSR1: saving at the next step; Ctrl-C twice in 2 s leaves at once" in output
-    assert "Everything is saved: asked by SIGUSR1" in output
+    assert said in output
+    assert f"Everything is saved: asked by {number.name}" in output
     assert [(job.session / f"stops-{rank}").read_text() for rank in range(2)] == ["1", "1"]
     job.require_no_survivor()
 

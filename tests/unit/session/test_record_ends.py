@@ -16,6 +16,7 @@ from phaseline.session.metrics_view import read_metrics, read_newest
 from phaseline.session.pace import step_seconds
 from phaseline.session.record_ends import ends_of_phases, read_backwards
 from phaseline.session.records import RecordWriter, read_metric_records
+from unit.covered_lines import covered
 
 NAMES = ("first", "second", "third")
 
@@ -112,7 +113,7 @@ def test_missing_and_empty_files_have_no_ends(tmp_path: Path) -> None:
 
 def write(layout: SessionLayout, committed: tuple[tuple[int, int], ...], *runs: range) -> Path:
     attempt = take_attempt(layout)
-    write_adopted(attempt, Adopted((), None, committed))
+    write_adopted(attempt, Adopted((), None, covered(*committed)))
     writer = RecordWriter(attempt.metrics_file)
     for name, steps in zip(NAMES, runs, strict=False):
         writer.append([record(step, name) for step in steps])
