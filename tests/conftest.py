@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -28,6 +29,15 @@ _ENVIRONMENT_OF_LIBRARIES = (
 _THREADS_OF_LIBRARIES = ("tqdm", "pytest_timeout", "execnet", "otel")
 _CHILDREN_OF_LIBRARIES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _GRACE_S = 2.0
+
+
+hypothesis.settings.register_profile(
+    # What an example takes says how busy the machine is.
+    "any machine",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

@@ -77,7 +77,6 @@ class PhasePlan:
                 tokens_per_step=tokens_per_step, steps_per_epoch=steps_per_epoch or 1.0
             )
 
-        saved = phase.checkpoint.every or NEVER
         num_steps = steps(phase.duration)
         warmup_steps, decay_steps = steps(phase.schedule.warmup), steps(phase.schedule.decay)
         falls = phase.schedule.name in ("linear", "cosine")
@@ -105,8 +104,8 @@ class PhasePlan:
                 final_frac=phase.schedule.final_lr_frac,
             ),
             validation=Schedule(steps(phase.evaluate.every) or None),
-            checkpoint=Schedule(steps(saved.length) or None),
-            checkpoint_s=saved.seconds,
+            checkpoint=Schedule(steps((phase.checkpoint.every or NEVER).length) or None),
+            checkpoint_s=(phase.checkpoint.every or NEVER).seconds,
             reading=Schedule(interval_steps),
             keep_every_steps=steps(phase.checkpoint.keep_every),
         )

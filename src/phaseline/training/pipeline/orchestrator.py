@@ -143,12 +143,7 @@ class PipelineOrchestrator:
 
     def _run(self) -> Outcome:
         config = self._configuration.config
-        for name in self._trackers():
-            if self._environment.image == 0:
-                take_problem(self._session.layout.root, name)  # of another start
-            problem = start_follower(self._session.layout.root, name=name)
-            if problem and self._environment.image == 0:
-                self._display.note(problem)
+        self._start_followers()
         for note in self._session.notes:
             self._display.note(note)
         # A later image finds everything in the cache and need not say it again.
@@ -186,6 +181,15 @@ class PipelineOrchestrator:
         return self._finalize(world)
 
     # -- The steps
+
+    def _start_followers(self) -> None:
+        root, is_first = self._session.layout.root, self._environment.image == 0
+        for name in self._trackers():
+            if is_first:
+                take_problem(root, name)  # of another start
+            problem = start_follower(root, name=name)
+            if problem and is_first:
+                self._display.note(problem)
 
     def _keep_inputs(self) -> None:
         config = self._configuration.config
