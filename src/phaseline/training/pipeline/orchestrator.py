@@ -152,9 +152,10 @@ class PipelineOrchestrator:
         for idx in range(len(config.phases)):
             report(f"{describe_start(config, idx)}.")
         report(self._describe_wandb())
-        identity = self._session.identity
-        if self._environment.image == 0 and identity is not None and not identity.validated:
-            require_buildable(config.model, model_head(config, config.phases[0].objective))
+        first = config.phases[0]
+        if self._environment.image == 0 and not self._session.layout.phase(first.name).dir.is_dir():
+            # On every rank: any of them may be the one that prepares.
+            require_buildable(config.model, model_head(config, first.objective))
         notice = StopNotice(self._stop_flag, rendezvous)
         fetches = self._environment.local_rank == 0
         facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
