@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -74,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"phaseline: {error.filename} cannot be used: {error.strerror}. "
             "Name a session directory that can be read and written.\n"
         )
+        sys.exit(int(ExitCode.USAGE))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        shown = printable(str(error.filename))[:60]
+        sys.stderr.write(f"phaseline: {shown}... is longer than a path can be. Shorten it.\n")
         sys.exit(int(ExitCode.USAGE))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from phaseline.config.bounds import MAX_SEQUENCES
 from phaseline.errors import ConfigurationError, Fault
 
 MAX_WASTED_FRAC = 0.10
@@ -76,10 +77,11 @@ class BatchLayout:
         below = sizes[0] - self.micro_size * self.dp_world_size
         if below > 0:
             sizes.insert(0, below)
-        by_global = f"global_size to {' or '.join(map(str, sizes))}"
-        if micro_size is None:
-            return f"Set {by_global}."
-        return f"Set micro_size to {micro_size}, or {by_global}."
+        sizes = [size for size in sizes if size <= MAX_SEQUENCES]
+        ways = [f"global_size to {' or '.join(map(str, sizes))}"] if sizes else []
+        if micro_size is not None:
+            ways.insert(0, f"micro_size to {micro_size}")
+        return f"Set {', or '.join(ways)}." if ways else "Use fewer ranks."
 
     def _nearest_micro_size(self) -> int | None:
         """The largest micro-batch below this one that wastes little enough."""

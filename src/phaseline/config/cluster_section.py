@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -166,6 +167,19 @@ class ClusterSection(Section):
         for line in value:
             if not line.strip() or "\n" in line:
                 raise ValueError(f"holds {found_text(line)}; each must be one line of text")
+        return value
+
+    @field_validator("array")
+    @classmethod
+    def _members_are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for member in value:
+            try:
+                shlex.split(member)
+            except ValueError as error:
+                raise ValueError(
+                    f"holds {found_text(member)}, which cannot be divided into words: {error}; "
+                    "each must be overrides divided by spaces"
+                ) from None
         return value
 
     @field_validator("sbatch")

@@ -88,6 +88,7 @@ PHASE_RULES: tuple[PhaseRule, ...] = (
     model.positions_cover_the_sequences,
     batches.tokens_are_whole_sequences,
     batches.micro_batch_fits_the_batch,
+    batches.micro_batch_can_be_indexed,
     batches.batch_spreads_over_the_ranks,
     schedules.wsd_has_a_decay,
     schedules.decay_has_an_effect,

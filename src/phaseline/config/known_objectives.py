@@ -11,6 +11,7 @@ from typing import Literal
 
 from phaseline.config.bounds import MAX_ARGUMENT
 from phaseline.config.known import FLAG, POSITIVE, Argument, Shape, choice, is_frac, is_positive
+from phaseline.config.path_text import require_path
 
 Head = Literal["language", "reward", "classes"]
 """What a model says: the next token at every position, there what the answer is worth so far, or
@@ -36,6 +37,16 @@ class KnownObjective:
     head: Head = "language"
 
 
+def _is_place(value: object) -> bool:
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        require_path(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_smoothing(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 0.5
 
@@ -58,7 +69,7 @@ OBJECTIVES: Mapping[str, KnownObjective] = {
         (*_OF_TOKENS, "cross_entropy", "kl"),
         {
             "teacher": Argument(
-                "text", lambda value: isinstance(value, str) and bool(value), "phase:pretrain", True
+                "phase:NAME, hub:NAME or a path", _is_place, "phase:pretrain", True
             ),
             "weight": Argument("a number greater than 0 and at most 1", _is_share, "0.5"),
             "temperature": replace(POSITIVE, example="2.0"),

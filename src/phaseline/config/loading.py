@@ -19,6 +19,7 @@ from phaseline.config.faults import faults_of
 from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
 from phaseline.config.partial import partial_config
+from phaseline.config.path_text import require_path
 from phaseline.config.places import Places, looking_in
 from phaseline.config.registered import resolve_names
 from phaseline.config.sections import Config
@@ -85,7 +86,9 @@ def load_config(
         root = with_old_defaults(root, session_format)
 
     def directory_of(config: Config) -> Path:
-        return Path(session_dir or Path(config.session.root) / config.session.name)
+        directory = Path(session_dir or Path(config.session.root) / config.session.name)
+        _require_path(directory)
+        return directory
 
     def looking(config: Config) -> AbstractContextManager[None]:
         return looking_in(places(directory_of(config))) if places is not None else nullcontext()
@@ -125,6 +128,14 @@ def _validate(
         return None, faults
     with looking(config):
         return config, find_contradictions(config, root, rules)
+
+
+def _require_path(session_dir: Path) -> None:
+    try:
+        require_path(str(session_dir))
+    except ValueError as error:
+        fault = Fault("the session directory", "", str(error), "Choose another --session.")
+        raise ConfigurationError([fault]) from None
 
 
 def _integers_beyond(node: Node) -> Iterator[Fault]:

@@ -9,7 +9,8 @@ from pydantic import AfterValidator
 
 from phaseline.config.tree import found_text
 
-_MOST_BYTES = 4000
+_MOST_BYTES = 3500
+"""Systems take 4,095; what lies in a session's directory has a path as well."""
 _MOST_BYTES_OF_NAME = 255
 
 

@@ -48,6 +48,14 @@ def test_main_prints_the_message_and_no_traceback_when_a_command_refuses(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["validate", "launch", "prepare", "submit", "status", "metrics"])
+def test_path_that_is_too_long_is_refused_in_a_sentence(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(name, f"{'x' * 300}/session.yaml") == ExitCode.USAGE
+    assert "is longer than a path can be. Shorten it." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,3 +55,38 @@ def test_derive_covers_the_batch_or_refuses_when_sizes_are_any(
     assert layout.accumulation_steps * micro_size * dp_world_size == computed
     assert layout.global_size + layout.padding_rows == computed
     assert layout.wasted_frac <= MAX_WASTED_FRAC
+
+
+@given(st.integers(1, 2000), st.integers(1, 200), st.integers(1, 300))
+def test_derive_suggests_the_largest_micro_batch_that_wastes_little(
+    global_size: int, micro_size: int, dp_world_size: int
+) -> None:
+    try:
+        BatchLayout.derive(global_size, micro_size, dp_world_size)
+        return
+    except ConfigurationError as error:
+        fix = error.faults[0].fix
+    fitting = [
+        size
+        for size in range(1, micro_size)
+        if -global_size % (size * dp_world_size)
+        <= MAX_WASTED_FRAC * (global_size + -global_size % (size * dp_world_size))
+    ]
+    found = re.search(r"micro_size to (\d+)", fix)
+    assert (int(found[1]) if found else None) == max(fitting, default=None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fix"),
+    [
+        ((10**9, 999_989, 1_000_003), "Set micro_size to 1111."),
+        ((1_000_000, 999_999, 999_983), "Use fewer ranks."),
+        ((3, 10**6, 102_400_000), "Use fewer ranks."),
+    ],
+)
+def test_derive_suggests_at_once_when_sizes_are_as_large_as_may_be(
+    sizes: tuple[int, int, int], fix: str
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        BatchLayout.derive(*sizes)
+    assert raised.value.faults[0].fix.startswith(fix)

@@ -9,6 +9,8 @@ from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.sections import PhaseSection, num_sequences_or_tokens
 from phaseline.errors import ConfigurationError
 
+_MOST_TOKENS = 2**31 - 1
+
 
 def tokens_are_whole_sequences(place: Place) -> Iterator[Finding]:
     """A global batch in tokens is a whole number of sequences."""
@@ -38,6 +40,23 @@ def micro_batch_fits_the_batch(place: Place) -> Iterator[Finding]:
             f"is {place.phase.batch.micro_size}, but the global batch has {global_size} sequences",
             f"Set it to at most {global_size}.",
         )
+
+
+def micro_batch_can_be_indexed(place: Place) -> Iterator[Finding]:
+    """Kernels count the tokens of a micro-batch in 32 bits."""
+    phase = place.phase
+    of_evaluation = phase.evaluate.sequence_length or phase.data.tokens_per_row
+    for keys, size, length in (
+        (("batch", "micro_size"), phase.batch.micro_size, phase.data.tokens_per_row),
+        (("evaluate", "micro_size"), phase.evaluate.micro_size, of_evaluation),
+    ):
+        if size is not None and size * length > _MOST_TOKENS:
+            yield Finding(
+                place.loc(*keys),
+                f"is {size}, which makes {size * length} tokens with sequences of {length}; a "
+                f"micro-batch may have {_MOST_TOKENS}",
+                f"Set it to at most {_MOST_TOKENS // length}.",
+            )
 
 
 def batch_spreads_over_the_ranks(place: Place) -> Iterator[Finding]:
