@@ -28,6 +28,7 @@ from phaseline.session.stack_request import request_stacks
 from phaseline.session.starting import announced
 from phaseline.session.sweep import SweepTrial
 from phaseline.tracking.console import can_redraw
+from phaseline.tracking.formatting import wrap_words
 
 _FRESH_LINE = "\r\x1b[K"
 
@@ -157,8 +158,11 @@ def _require_gpus(num_processes: int, num_gpus: int) -> None:
 
 
 def _say(text: str) -> None:
-    # What was flashed goes.
-    _write(f"{_FRESH_LINE if can_redraw(sys.stderr) else ''}{printable(text)}\n")
+    shown = printable(text)
+    if can_redraw(sys.stderr):
+        # What was flashed goes.
+        shown = _FRESH_LINE + "\n".join(wrap_words(shown, _width() - 1))
+    _write(f"{shown}\n")
 
 
 def _flash(text: str) -> None:
@@ -166,9 +170,14 @@ def _flash(text: str) -> None:
     if not can_redraw(sys.stderr):
         _say(text)
         return
-    with suppress(OSError, ValueError):
-        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        _write(f"{_FRESH_LINE}{printable(text)[: width - 1]}")
+    _write(f"{_FRESH_LINE}{printable(text)[: _width() - 1]}")
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _write(text: str) -> None:

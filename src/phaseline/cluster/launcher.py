@@ -188,7 +188,7 @@ class Launcher:
             what = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             who = "" if number == signal.SIGINT else "Ctrl-C "
             hint = f"; {who}{LEAVE_HINT}" if self._is_told_alone else ""
-            self._flash(f"{what}: saving at the next step{hint}")
+            self._flash(f"{what}: saves at the next step{hint}")
             if self._process is not None:
                 self._ask_to_stop(self._process)
         elif press is Press.FIRST:

@@ -1,8 +1,9 @@
-"""Numbers as people read them. None is a dash: not known yet."""
+"""Numbers and lines as people read them. None is a dash: not known yet."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
@@ -65,3 +66,19 @@ def format_seconds(value: float | None) -> str:
     if hours:
         return f"{hours}h {minutes:02d}m"
     return f"{minutes}m {seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def wrap_words(text: str, width: int) -> list[str]:
+    """Lines that break between words; what is longer than one, as a path, stays whole."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line,
+            max(20, width),
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=False,
+        ) or [""]
+    return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
@@ -23,6 +22,7 @@ from phaseline.tracking.formatting import (
     format_rate,
     format_seconds,
     format_share,
+    wrap_words,
 )
 from phaseline.tracking.lasting_stream import LastingStream
 from phaseline.tracking.live_region import DrawnLine, LiveRegion
@@ -87,17 +87,8 @@ class RichDisplay:
             self._progress = None
             self._draw(above=[last])
 
-    def _lines(self, text: str) -> Iterator[str]:
-        """The text in lines that break between words; what is longer, as a path, stays whole."""
-        width = max(20, _width(self._target) - 1)
-        for line in printable(text).splitlines():
-            yield from textwrap.wrap(
-                line,
-                width,
-                break_long_words=False,
-                break_on_hyphens=False,
-                drop_whitespace=False,
-            ) or [""]
+    def _lines(self, text: str) -> list[str]:
+        return wrap_words(printable(text), _width(self._target) - 1)
 
     def _draw(self, above: Sequence[RenderableType] = ()) -> None:
         self._drawn_at = time.monotonic()

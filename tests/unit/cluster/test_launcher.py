@@ -135,8 +135,8 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGUSR1, "SIGUSR1: saving at the next step; Ctrl-C twice in 2 s leaves at once"),
-        (signal.SIGINT, "Ctrl-C: saving at the next step; twice in 2 s leaves at once"),
+        (signal.SIGUSR1, "SIGUSR1: saves at the next step; Ctrl-C twice in 2 s leaves at once"),
+        (signal.SIGINT, "Ctrl-C: saves at the next step; twice in 2 s leaves at once"),
     ],
 )
 def test_launcher_asks_every_rank_once_with_the_signal_that_it_gets(

@@ -190,7 +190,7 @@ def test_rich_display_wipes_what_the_launcher_wrote_below_it(terminal: Terminal)
     display = RichDisplay(terminal.stream)
     display.note("before anything is drawn")
     # On the free line, which it leaves where it is.
-    terminal.stream.write("\r\x1b[KCtrl-C: saving at the next step")
+    terminal.stream.write("\r\x1b[KCtrl-C: saves at the next step")
     terminal.stream.flush()
     terminal.read()
     display.note("a note")

@@ -10,6 +10,7 @@ from phaseline.tracking.formatting import (
     format_quantity,
     format_rate,
     format_seconds,
+    wrap_words,
 )
 
 
@@ -63,3 +64,16 @@ def test_format_rate_and_norm_are_short_when_small() -> None:
     assert format_norm(12.34) == "12.3"
     assert format_norm(0.0) == "0"
     assert format_norm(4e-7) == "4e-07"
+
+
+def test_lines_break_between_words_and_keep_their_indent_and_paths() -> None:
+    text = "Run the same command to resume.\n  saved    a/path/that/is/longer/than/the/line\n\nend"
+    lines = [line.rstrip() for line in wrap_words(text, 24)]
+    assert lines == [
+        "Run the same command to",
+        "resume.",
+        "  saved",
+        "  a/path/that/is/longer/than/the/line",
+        "",
+        "end",
+    ]
