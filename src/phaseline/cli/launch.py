@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated
@@ -27,7 +27,7 @@ from phaseline.session.session_file import load_session_file
 from phaseline.session.stack_request import request_stacks
 from phaseline.session.starting import announced
 from phaseline.session.sweep import SweepTrial
-from phaseline.tracking.console import can_redraw
+from phaseline.tracking.console import DisplayKind, can_redraw
 from phaseline.tracking.formatting import wrap_words
 
 _FRESH_LINE = "\r\x1b[K"
@@ -74,7 +74,6 @@ def launch(
     number of ranks, the engine, notes, tracking, checkpoints, phases still to come. What
     would change them is refused with its line, unless --accept-change names it.
     """
-    num_gpus = count_gpus()
     overrides = [*(override or ()), *(assignments or ())]
     trial = SweepTrial.of()
     if trial is not None and session is None:
@@ -82,34 +81,35 @@ def launch(
     rules = weights_can_be_read(session)
     loaded = load_session_file(config, overrides, session_dir=session, rules=rules)
     _require_one_machine(loaded)
-    num_processes = processes or loaded.config.cluster.processes_per_node or max(1, num_gpus)
-    _require_gpus(num_processes, num_gpus)
-    if loaded.config.cluster.processes_per_node != num_processes:
-        # Said to the configuration, so that batch sizes are checked against it now.
-        overrides.append(f"cluster.processes_per_node={num_processes}")
-        loaded = load_session_file(config, overrides, session_dir=session, rules=rules)
     layout = SessionLayout(loaded.session_dir)
     if is_finished(loaded):
         _say(describe_finished(layout))
         return
-    command = build_launch_command(
-        config,
-        overrides=overrides,
-        session_dir=session,
-        num_processes=num_processes,
-        has_gpu=num_gpus > 0,
-        take_over=take_over,
-        accept_changes=accept_change or (),
-        # Launches that begin at the same moment each look at other ports first.
-        machines=Machines(port=next(ports_of(os.getpid()), 0)),
-    )
-    _say(f"Starting {num_processes} rank(s) for {layout.root}; this takes some seconds.")
+    # Before GPUs are counted and libraries are loaded, which takes some seconds each.
+    _say(f"Starting {layout.root}; this takes some seconds.")
     with _stacks_on_quit(layout), announced(layout):
+        num_gpus = count_gpus()
+        num_processes = _num_processes(processes, loaded, num_gpus)
+        if loaded.config.cluster.processes_per_node != num_processes:
+            # Said to the configuration, so that batch sizes are checked against it now.
+            overrides.append(f"cluster.processes_per_node={num_processes}")
+            loaded = load_session_file(config, overrides, session_dir=session, rules=rules)
+        command = build_launch_command(
+            config,
+            overrides=overrides,
+            session_dir=session,
+            num_processes=num_processes,
+            has_gpu=num_gpus > 0,
+            take_over=take_over,
+            accept_changes=accept_change or (),
+            # Launches that begin at the same moment each look at other ports first.
+            machines=Machines(port=next(ports_of(os.getpid()), 0)),
+        )
         code = launch_again(
             command,
             layout,
             say=_say,
-            flash=_flash if loaded.config.tracking.console in ("auto", "rich") else None,
+            flash=_flash_for(loaded.config.tracking.console),
             max_restarts=max_restarts,
             max_without_progress=loaded.config.resilience.max_starts_without_progress,
         )
@@ -149,12 +149,19 @@ def _require_one_machine(loaded: LoadedConfig) -> None:
         )
 
 
-def _require_gpus(num_processes: int, num_gpus: int) -> None:
+def _num_processes(asked: int | None, loaded: LoadedConfig, num_gpus: int) -> int:
+    """Ranks to start: as asked, else as configured, else one per GPU, else one.
+
+    Raises:
+        UsageError: There are fewer GPUs.
+    """
+    num_processes = asked or loaded.config.cluster.processes_per_node or max(1, num_gpus)
     if 0 < num_gpus < num_processes:
         raise UsageError(
             f"{num_processes} ranks are asked for, and {num_gpus} GPU(s) are visible; each rank needs "
             f"one. Use --processes {num_gpus}, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
+    return num_processes
 
 
 def _say(text: str) -> None:
@@ -163,6 +170,11 @@ def _say(text: str) -> None:
         # What was flashed goes.
         shown = _FRESH_LINE + "\n".join(wrap_words(shown, _width() - 1))
     _write(f"{shown}\n")
+
+
+def _flash_for(console: DisplayKind) -> Callable[[str], None] | None:
+    """How to show a line while the main rank shows the session in one way or another."""
+    return _flash if console in ("auto", "rich") else None
 
 
 def _flash(text: str) -> None:

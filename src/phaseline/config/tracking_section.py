@@ -62,7 +62,9 @@ class TrackingSection(Section):
     """What is recorded and shown."""
 
     interval_steps: Steps = Field(
-        10, description="Steps between two readings of the metrics; every step is recorded."
+        10,
+        description="Steps between two readings of the metrics, of which there are more right "
+        "after a start; every step is recorded.",
     )
     console: Literal["auto", "rich", "plain", "off"] = Field(
         "auto", description="auto: rich on a terminal, else one plain line per interval."
