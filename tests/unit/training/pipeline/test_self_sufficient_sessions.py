@@ -208,6 +208,15 @@ def test_phase_that_is_added_reads_moved_data_by_its_first_name(place: SessionPl
     ] * 3
 
 
+def test_session_whose_weights_were_taken_may_move(place: SessionPlace) -> None:
+    source = "phases[0].inherit.weights"
+    assert place.run_until("heir", 2, f"{source}=whole#first").code is ExitCode.STOPPED
+    place.layout("whole").root.rename(place.folder / "ancestor")
+    with pytest.raises(SessionChangedError, match="took its weights then"):
+        place.run("heir", f"{source}=ancestor#second")
+    assert place.run("heir", f"{source}=ancestor#first").code is ExitCode.FINISHED
+
+
 def test_other_contents_elsewhere_are_refused(place: SessionPlace) -> None:
     models, corpus = move("models")(place), place.folder / "other"
     shutil.copytree(place.folder / "corpus", corpus)
