@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import nearest_or_all
 from phaseline.config.known_objectives import OBJECTIVES
+from phaseline.config.sections import Config
+
+
+def how_to_keep_the_best(config: Config, idx: int) -> str:
+    """What has a phase keep its best checkpoint, a sentence."""
+    path = f"phases[{idx}]"
+    more = "" if config.phases[idx].evaluate.every else f" and {path}.evaluate.every, as 100 steps"
+    return f"Set {path}.checkpoint.keep_best, as {{metric: loss}}{',' if more else ''}{more}."
 
 
 def best_is_looked_for(place: Place) -> Iterator[Finding]:

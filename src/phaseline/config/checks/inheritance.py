@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
+from phaseline.config.checks.checkpoints import how_to_keep_the_best
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.names import phase_is_before
 from phaseline.config.inheritance import lora_fate, lora_of_source, source_phase
@@ -62,7 +63,7 @@ def best_weights_are_kept(place: Place) -> Iterator[Finding]:
         yield Finding(
             loc,
             f"is 'best', but phases[{source}] keeps no best checkpoint",
-            f"Set phases[{source}].checkpoint.keep_best, as {{metric: loss}}.",
+            how_to_keep_the_best(place.config, source),
         )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 
 from phaseline.config.architectures import find_architecture
+from phaseline.config.checks.checkpoints import how_to_keep_the_best
 from phaseline.config.checks.finding import Finding, Place
 from phaseline.config.checks.tokenizers import vocab_size_of
 from phaseline.config.inheritance import is_local
@@ -92,7 +93,7 @@ def exported_best_is_kept(config: Config) -> Iterator[Finding]:
             yield Finding(
                 ("export", "at"),
                 f"is 'best', but phases[{idx}] keeps no best checkpoint",
-                f"Set phases[{idx}].checkpoint.keep_best, as {{metric: loss}}.",
+                how_to_keep_the_best(config, idx),
             )
 
 

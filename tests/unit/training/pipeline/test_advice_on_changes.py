@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.errors import ExitCode, SessionChangedError
+from phaseline.errors import ConfigurationError, ExitCode, SessionChangedError, SessionError
 from phaseline.session.metrics_view import read_metrics
 from unit.session_place import SessionPlace
 
@@ -166,6 +166,28 @@ def test_finished_session_trains_longer_as_it_is_advised(place: SessionPlace) ->
     write(place, _HEAD + _FIRST + more)
     assert place.run("done").code is ExitCode.FINISHED
     assert steps_of(place, "done", "more") == 3
+
+
+def test_state_that_is_gone_is_begun_anew_as_it_is_advised(place: SessionPlace) -> None:
+    inherit = 'inherit: {weights: "phase:first", optimizer: keep}'
+    write(place, _HEAD + _FIRST + _SECOND + f"{_THIRD}, {inherit}}}\n")
+    with pytest.raises(ConfigurationError, match=r"Set inherit\.optimizer to reset"):
+        place.run("under way")
+    write(place, (place.folder / "session.yaml").read_text().replace("keep}", "reset}"))
+    assert place.run("under way").code is ExitCode.FINISHED
+
+
+def test_checkpoint_whose_records_are_gone_is_trained_on_as_it_is_advised(
+    place: SessionPlace,
+) -> None:
+    shutil.rmtree(place.layout("under way").attempt(1).dir)
+    where = r"begin another session \(--session DIR\) with inherit\.weights: (.*)\.$"
+    with pytest.raises(SessionError, match=r"is missing, and .* was written by that") as refused:
+        place.run("under way")
+    advised = re.search(where, str(refused.value))
+    assert advised is not None
+    outcome = place.run("another", f"phases[0].inherit.weights={advised[1]}")
+    assert outcome.code is ExitCode.FINISHED
 
 
 def test_setting_of_a_finished_phase_is_taken_in_one_still_to_come(place: SessionPlace) -> None:
