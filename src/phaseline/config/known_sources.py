@@ -216,6 +216,7 @@ SOURCES: Mapping[str, BuiltInSource] = {
             "format": choice(
                 "auto", "text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow"
             ),
+            "longest_line_mib": Argument("a number of MiB, at least 1", _is_size, "64"),
             **_OF_ROWS,
         },
     ),

@@ -22,6 +22,7 @@ from phaseline.config.tree import Loc
 Arguments = Mapping[str, object]
 
 _ALL_ROLES = ("id", *dict.fromkeys(role for roles in ROLES.values() for role in roles))
+_WITHOUT_LINES = ("text", "json", "parquet", "arrow")
 
 
 def sources_have_the_objective_shape(place: Place) -> Iterator[Finding]:
@@ -118,6 +119,13 @@ def _has_text(name: str, arguments: Arguments) -> bool:
 def _check_arguments(name: str, arguments: Arguments, loc: Loc) -> Iterator[Finding]:
     if name == "token_files":
         yield from _check_tokens(arguments, loc)
+    if "longest_line_mib" in arguments and arguments.get("format") in _WITHOUT_LINES:
+        yield Finding(
+            (*loc, "longest_line_mib"),
+            f"has no effect: {arguments['format']} is not read line by line",
+            "Remove it, or set another format.",
+            unused=True,
+        )
     source = SOURCES.get(name)
     if source is None or "columns" not in source.arguments:
         return

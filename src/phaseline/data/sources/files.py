@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMN = {"text": "text"}
 _FILES_LOOKED_AT = 8
+LONGEST_LINE_MIB = 32
+"""Of a line, unless the configuration says otherwise."""
 
 
 def text_files(paths: Sequence[str], on_error: OnError = "stop") -> RowSource:
@@ -40,6 +42,7 @@ def text_files(paths: Sequence[str], on_error: OnError = "stop") -> RowSource:
 def files(
     paths: Sequence[str],
     format: Format | Literal["auto"] = "auto",  # noqa: A002 - as the configuration calls it
+    longest_line_mib: int = LONGEST_LINE_MIB,
     **settings: Unpack[RowSettings],
 ) -> RowSource:
     """Yields a sample per row, in the order of the sorted paths; the id is path and number.
@@ -47,9 +50,10 @@ def files(
     Args:
         paths: Files, folders and patterns.
         format: Of all files; auto: of each by its name or how it begins.
+        longest_line_mib: Longer lines, in MiB, cannot be used.
         settings: How the rows are read.
     """
-    table = FileTable("files", paths, format)
+    table = FileTable("files", paths, format, longest_mib=longest_line_mib)
     if table.is_text:
         settings["columns"] = {**_TEXT_COLUMN, **(settings.get("columns") or {})}
     return RowSource(table, **settings)
@@ -58,13 +62,21 @@ def files(
 class FileTable:
     """The rows of files, one after the other."""
 
-    def __init__(self, owner: str, paths: Sequence[str], kind: Format | Literal["auto"]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        paths: Sequence[str],
+        kind: Format | Literal["auto"],
+        *,
+        longest_mib: int = LONGEST_LINE_MIB,
+    ) -> None:
         """Lists the files.
 
         Args:
             owner: Name of the source.
             paths: Files, folders and patterns.
             kind: Format of all files, or auto.
+            longest_mib: Size of the longest line that is read, MiB.
 
         Raises:
             DataError: There are none.
@@ -72,6 +84,7 @@ class FileTable:
         self.paths = list_files(owner, paths, partial(is_named_as, wanted=kind))
         self.place = self.paths[0] if len(self.paths) == 1 else f"{owner} {list(paths)}"
         self._kind = kind
+        self._longest_mib = longest_mib
 
     @cached_property
     def _formats(self) -> dict[str, Format]:
@@ -93,9 +106,11 @@ class FileTable:
         return all(kind in ("text", "lines") for kind in self._formats.values())
 
     def fingerprint(self) -> str:
-        """Names paths, formats and contents."""
-        content = fingerprint_files(self.paths)
-        return fingerprint_of(list(self._formats.items()), content)
+        """Names paths, formats and contents, and what is left out of them."""
+        parts: list[object] = [list(self._formats.items()), fingerprint_files(self.paths)]
+        if self._longest_mib != LONGEST_LINE_MIB:
+            parts.append(self._longest_mib)
+        return fingerprint_of(*parts)
 
     def rows(self, problems: Problems, columns: Collection[str] | None) -> Iterator[Row]:
         """Yields every row of every file; what a damaged file holds up to there as well."""
@@ -112,7 +127,8 @@ class FileTable:
         self, path: str, problems: Problems, columns: Collection[str] | None
     ) -> Iterator[Row]:
         try:
-            yield from read_rows(path, self._formats[path], problems, columns)
+            kind = self._formats[path]
+            yield from read_rows(path, kind, problems, columns, self._longest_mib)
         except (*READ_ERRORS, ValueError, NotImplementedError) as error:
             problems.meet(
                 RowFault(

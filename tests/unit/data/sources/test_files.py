@@ -64,10 +64,20 @@ def test_files_read_an_object_of_columns_when_json_is_one(tmp_path: Path) -> Non
     assert _texts(files([str(tmp_path / "a.json")])) == ["a", "b"]
 
 
+def test_text_is_refused_when_it_is_too_large_to_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phaseline.data.sources.formats.text.LARGEST_WHOLE_BYTES", 10)
+    path = tmp_path / "long.txt"
+    path.write_text("more than ten bytes")
+    with pytest.raises(DataError, match=r"long\.txt: is larger than 0 MiB.*Split it, or set"):
+        list(files([str(path)]).samples())
+
+
 def test_json_is_refused_when_it_is_too_large_to_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phaseline.data.sources.formats.json_text._LARGEST_JSON_BYTES", 10)
+    monkeypatch.setattr("phaseline.data.sources.formats.json_text.LARGEST_WHOLE_BYTES", 10)
     (tmp_path / "a.json").write_text('[{"text": "a"}]')
     with pytest.raises(DataError, match=r"a\.json: is larger than 0 MiB.*Convert it to JSONL"):
         _texts(files([str(tmp_path)], columns={"text": "text"}))

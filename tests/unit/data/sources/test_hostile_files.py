@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ HOSTILE = [
     Hostile("stream.arrow", arrow(LONG, is_stream=True)[:5000], r"stream\.arrow: the file cannot be read", {"a damaged file": 1}, num_good=14),
     Hostile("latin.arrow", _bad_arrow(), r"latin\.arrow, row 2: holds text that is not UTF-8", {"not UTF-8": 1}, num_good=1),
     Hostile("sum.jsonl.gz", gzip.compress(GOOD)[:-8] + b"\0" * 8, r"sum\.jsonl\.gz: the file cannot be read to its end: CRC", {"a damaged file": 1}, num_good=1),
+    Hostile("long.jsonl", GOOD + b'{"text": "' + b"x" * (3 << 20) + b'"}\n' + GOOD, r"long\.jsonl:2: is longer than 1 MiB\. Split it, or raise `longest_line_mib`", {"a line that is too long": 1}, {"longest_line_mib": 1}, 2),
+    Hostile("end.jsonl.gz", gzip.compress(GOOD + b" " * (2 << 20)), r"end\.jsonl\.gz:2: is longer than 1 MiB", {"a line that is too long": 1}, {"longest_line_mib": 1}, 1),
+    Hostile("long.csv", b"text,id\none,1\n" + b"x" * (2 << 20) + b",2\nthree,3\n", r"long\.csv:3: is longer than 1 MiB", {"a line that is too long": 1}, {"longest_line_mib": 1}, 2),
     Hostile("role.jsonl", _chat({"role": "wizard", "content": "x"}), r"role\.jsonl:2: messages\[0\] has the role 'wizard'", {"unknown role": 1}, CHATS, 1),
     Hostile("mute.jsonl", _chat(CHAT[0]), r"mute\.jsonl:2: .* no turn of the assistant, only user", {"no assistant turn": 1}, CHATS, 1),
     Hostile("parts.jsonl", _chat({"role": "user", "content": [1]}), r"parts\.jsonl:2: messages\[0\] has list as content", {"a message without text": 1}, CHATS, 1),
@@ -184,3 +188,19 @@ def test_files_never_fail_in_another_way_when_bytes_are_cut_or_changed(
         path.write_bytes(damaged)
         source = files([str(path)], columns=TEXT["columns"], on_error="skip", format=kind)  # type: ignore[arg-type]
         assert len(list(source.samples())) <= len(rows)
+
+
+def test_line_that_is_too_long_is_not_held_in_memory(tmp_path: Path) -> None:
+    size = 1 << 28
+    with gzip.open(tmp_path / "long.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+        file.write(b"\n" + GOOD)
+    source = files([str(tmp_path)], columns=TEXT["columns"], on_error="skip", longest_line_mib=2)
+    tracemalloc.start()
+    try:
+        assert [sample.id for sample in source.samples()] == [f"{tmp_path / 'long.jsonl.gz'}:2"]
+        assert tracemalloc.get_traced_memory()[1] < size / 16
+    finally:
+        tracemalloc.stop()
+    assert source.skipped == {"a line that is too long": 1}

@@ -7,36 +7,36 @@ import io
 from typing import TYPE_CHECKING
 
 from phaseline.data.sources.decompression import open_bytes
+from phaseline.data.sources.formats.text import bounded_lines
 from phaseline.data.sources.problems import Problems, Row, RowFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_LONGEST_VALUE = 1 << 28
 
-
-def read_csv(path: str, problems: Problems) -> Iterator[Row]:
+def read_csv(path: str, problems: Problems, longest_mib: int) -> Iterator[Row]:
     """Yields the rows of a file whose values are parted by commas."""
-    return _read(path, ",", problems)
+    return _read(path, ",", problems, longest_mib)
 
 
-def read_tsv(path: str, problems: Problems) -> Iterator[Row]:
+def read_tsv(path: str, problems: Problems, longest_mib: int) -> Iterator[Row]:
     """Yields the rows of a file whose values are parted by tabs."""
-    return _read(path, "\t", problems)
+    return _read(path, "\t", problems, longest_mib)
 
 
-def _read(path: str, delimiter: str, problems: Problems) -> Iterator[Row]:
+def _read(path: str, delimiter: str, problems: Problems, longest_mib: int) -> Iterator[Row]:
     # A document may be longer than the 128 KiB that the module allows, but a quote that is
     # never closed must not take the rest of a large file into memory. The limit is the whole
     # process's; nothing else here reads CSV.
-    csv.field_size_limit(_LONGEST_VALUE)
+    csv.field_size_limit(longest_mib << 20)
     # What is no UTF-8 becomes surrogates, so that the rows behind it can still be read; a row
     # that holds any is refused when it becomes a sample.
     with (
         open_bytes(path) as file,
         io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        lines = _lines(text, delimiter, path, problems)
+        bounded = bounded_lines(text.readline, path, problems, longest_mib, instead="\n")
+        lines = _lines(bounded, delimiter, path, problems)
         _, header = next(lines, (1, []))
         if not _is_header(header, path, problems):
             return

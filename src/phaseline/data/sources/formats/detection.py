@@ -74,9 +74,20 @@ def detect_format(path: str) -> Format:
 
 
 def read_rows(
-    path: str, kind: Format, problems: Problems, columns: Collection[str] | None
+    path: str,
+    kind: Format,
+    problems: Problems,
+    columns: Collection[str] | None,
+    longest_mib: int,
 ) -> Iterator[Row]:
-    """Yields a file's rows in order; at most these columns are needed.
+    """Yields a file's rows in order.
+
+    Args:
+        path: Of the file.
+        kind: Its format.
+        problems: Meets what cannot be used.
+        columns: At most these are needed; None: all.
+        longest_mib: Size of the longest line that is read, MiB.
 
     Raises one of `READ_ERRORS`, or ValueError, where the file is damaged.
     """
@@ -84,12 +95,9 @@ def read_rows(
         return read_parquet(path, problems, columns)
     if kind == "arrow":
         return read_arrow(path, problems, columns)
-    readers = {
-        "text": read_text,
-        "lines": read_lines,
-        "jsonl": read_json_lines,
-        "json": read_json,
-        "csv": read_csv,
-        "tsv": read_tsv,
-    }
-    return readers[kind](path, problems)
+    if kind == "text":
+        return read_text(path, problems)
+    if kind == "json":
+        return read_json(path, problems)
+    by_line = {"lines": read_lines, "jsonl": read_json_lines, "csv": read_csv, "tsv": read_tsv}
+    return by_line[kind](path, problems, longest_mib)

@@ -6,19 +6,16 @@ import json
 from typing import TYPE_CHECKING
 
 from phaseline.data.sources.decompression import open_bytes
-from phaseline.data.sources.formats.text import decode, decoded_lines
+from phaseline.data.sources.formats.text import LARGEST_WHOLE_BYTES, decode, decoded_lines
 from phaseline.data.sources.problems import Problems, Row, RowFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# JSON cannot be read piece by piece with the standard library; JSONL can.
-_LARGEST_JSON_BYTES = 1 << 29
 
-
-def read_json_lines(path: str, problems: Problems) -> Iterator[Row]:
+def read_json_lines(path: str, problems: Problems, longest_mib: int) -> Iterator[Row]:
     """Yields the object of every line that is not blank."""
-    for number, line in decoded_lines(path, problems):
+    for number, line in decoded_lines(path, problems, longest_mib):
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -33,10 +30,11 @@ def read_json_lines(path: str, problems: Problems) -> Iterator[Row]:
 
 def read_json(path: str, problems: Problems) -> Iterator[Row]:
     """Yields the members of a list, or the rows of an object of equally long lists."""
+    # JSON cannot be read piece by piece with the standard library; JSONL can.
     with open_bytes(path) as file:
-        content = file.read(_LARGEST_JSON_BYTES + 1)
-    if len(content) > _LARGEST_JSON_BYTES:
-        found = f"is larger than {_LARGEST_JSON_BYTES >> 20} MiB, and JSON is read as a whole"
+        content = file.read(LARGEST_WHOLE_BYTES + 1)
+    if len(content) > LARGEST_WHOLE_BYTES:
+        found = f"is larger than {LARGEST_WHOLE_BYTES >> 20} MiB, and JSON is read as a whole"
         fix = "Convert it to JSONL, an object per line, which is read line by line."
         problems.meet(RowFault("too large file", found, fix), path)
         return
