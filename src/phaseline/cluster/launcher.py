@@ -14,8 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import NamedTuple
 
@@ -32,6 +30,7 @@ from phaseline.session import linux
 from phaseline.session.attempts import read_error
 from phaseline.session.layout import SessionLayout
 from phaseline.session.second_press import LEAVE_HINT, Press, SecondPress
+from phaseline.session.temporary import own_temporary_folder
 
 _LOOK_EVERY_S = 0.5
 _LAST_WORDS_S = 5.0
@@ -65,8 +64,8 @@ def launch(
         flash: Shows a line while the ranks draw on the same terminal; None: as `say`.
     """
     since = newest_attempt(layout)
-    with TemporaryDirectory(prefix="phaseline-") as folder:
-        refusal_file = Path(folder) / "refusal"
+    with own_temporary_folder() as folder:
+        refusal_file = folder / "refusal"
         command.environment[REFUSAL_VARIABLE] = str(refusal_file)
         launcher = Launcher(command, flash=flash or say)
         code = launcher.run()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from phaseline.errors import PhaselineError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.layout import SessionLayout
+from phaseline.session.temporary import libraries_in_own_folder
 from phaseline.tracking.feed_problem import leave_problem
 from phaseline.tracking.follower_lock import (
     FeedState,
@@ -185,7 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         order.session_dir, order.name, parent_pid=order.parent, attempt=order.attempt
     )
     try:
-        following.run()
+        # wandb's own folders are left behind when this process is killed.
+        with libraries_in_own_folder():
+            following.run()
     except Exception as error:  # noqa: BLE001  # Whatever it is, training does not see it.
         if not _goes_on_after(error, order, following, lock):
             write_owner(lock, owner._replace(state=FeedState.ENDED))

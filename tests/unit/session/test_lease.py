@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -289,14 +288,30 @@ def test_chain_refuses_a_number_when_it_was_used_and_removed(
     assert _holder(layout) == other
 
 
-@pytest.mark.parametrize("content", [{}, {"owner": {"host": "a"}}])
-def test_read_lease_names_the_file_when_its_content_is_foreign(
-    layout: SessionLayout, content: dict[str, object]
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{}", "does not hold what this version"),
+        ('{"owner": {"host": "a"}}', "does not hold what this version"),
+        ('{"owner": nul', "cannot be read"),
+        ("", "cannot be read"),
+        (None, "is a folder"),
+    ],
+)
+def test_lease_that_is_damaged_is_to_be_removed(
+    layout: SessionLayout, content: str | None, problem: str
 ) -> None:
+    path = _file(layout.lease_dir, 1)
     layout.lease_dir.mkdir(parents=True)
-    _file(layout.lease_dir, 1).write_text(json.dumps(content))
-    with pytest.raises(SessionError, match=r"00000001\.json does not hold what this version"):
-        read_lease(layout)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    # A copy would name an owner that is gone.
+    message = rf"00000001\.json {problem}.*no process uses the session, then remove "
+    for use in (read_lease, Lease.acquire):
+        with pytest.raises(SessionError, match=message):
+            use(layout)
 
 
 def _changed(me: LeaseOwner, changes: dict[str, Any]) -> LeaseOwner:
