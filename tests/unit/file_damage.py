@@ -1,0 +1,83 @@
+"""Ways in which a disk, a program or a person may damage a file, each as a function of its path."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Damage = Callable[[Path], None]
+_WRONG: tuple[object, ...] = ([["x"]], {"a": {}}, -1, 1e400, "\x1b[31m\ud800", True, None)
+
+
+def _flip(seed: int) -> Damage:
+    """A bit at a random place; of an empty file there is none."""
+
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        if content:
+            chosen = random.Random(f"{seed} {path.name}")
+            content[chosen.randrange(len(content))] ^= 1 << chosen.randrange(8)
+            path.write_bytes(content)
+
+    return damage
+
+
+def _cut(share: float) -> Damage:
+    return lambda path: os.truncate(path, int(path.stat().st_size * share))
+
+
+def _to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _nest(path: Path) -> None:
+    path.write_text("[" * 100_000 + "]" * 100_000)
+
+
+DAMAGES: dict[str, Damage] = {
+    "flip-1": _flip(1),
+    "flip-2": _flip(2),
+    "half": _cut(0.5),
+    "empty": _cut(0.0),
+    "removed": Path.unlink,
+    "folder": _to_folder,
+    "loop": _link_to_itself,
+    "nested": _nest,
+}
+"""Each works on any file."""
+
+
+def link_outside(path: Path, outside: Path) -> None:
+    """Puts a link in the place of a file, to a copy of it that lies outside."""
+    target = outside / path.name
+    shutil.copy(path, target)
+    path.unlink()
+    path.symlink_to(target)
+
+
+def wrong_fields(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Contents of a JSON file, or of its first line, with one field each of a wrong type.
+
+    Yields:
+        The field, and the whole file's content.
+    """
+    first, _, rest = path.read_bytes().partition(b"\n")
+    is_lines = path.suffix == ".jsonl"
+    try:
+        content = json.loads(first if is_lines else path.read_bytes())
+    except ValueError:
+        return
+    for place, key in enumerate(content if isinstance(content, dict) else ()):
+        wrong = _WRONG[place % len(_WRONG)]
+        data = json.dumps({**content, key: wrong}).encode()
+        yield key, data + b"\n" + rest if is_lines else data
