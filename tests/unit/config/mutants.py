@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phaseline.config.known import OPTIMIZERS
+from phaseline.config.known_objectives import OBJECTIVES
+from phaseline.config.known_sources import SOURCES
 from phaseline.config.schema import homes
 from phaseline.config.tree import Loc, path_text
 from phaseline.config.yaml_reading import read_file
+from unit.config.session_text import settings
 
 _RAW = re.compile(r'"@@(.*?)@@"')
 """What stands in JSON as a text and in the file as it is: YAML that JSON cannot write."""
@@ -94,6 +98,14 @@ _ODD = (
 )
 
 
+_TAKEN = (
+    *(source.arguments for source in SOURCES.values()),
+    *(objective.arguments for objective in OBJECTIVES.values()),
+    *OPTIMIZERS.values(),
+)
+_ARGUMENTS = sorted({name for arguments in _TAKEN for name in arguments})
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One try.
@@ -118,6 +130,7 @@ class Mutation:
         self._texts = {file.name: file.read_text(encoding="utf-8") for file in files}
         self._trees = {file.name: read_file(file) for file in files}
         self._keys = sorted(homes())
+        self._settings = list(settings())
 
     def next(self) -> Mutant:
         """Another one."""
@@ -154,8 +167,7 @@ class Mutation:
         """The file as it is, and words on the command line that are not."""
         overrides = []
         for _ in range(self._random.randint(1, 3)):
-            places = list(_places(self._trees[name].plain()))
-            path = path_text(self._random.choice(places))
+            path = self._path(name)
             if self._random.random() < 0.3:
                 place = self._random.randrange(len(path) + 1)
                 odd = self._random.choice((*_ODD, "[99999999999999999999]", "[*]", "." * 9000))
@@ -167,6 +179,15 @@ class Mutation:
             overrides.append(f"{path}{equals}{text}".replace("\0", "")[:60_000])
         story = " ".join(override[:80] for override in overrides)
         return Mutant(self._texts[name].encode(), tuple(overrides), story)
+
+    def _path(self, name: str) -> str:
+        """A setting that the file has, or any that the schema or something built in has."""
+        if self._random.random() < 0.4:
+            return path_text(self._random.choice(_places(self._trees[name].plain())))
+        path = path_text(self._random.choice(self._settings))
+        if path.endswith("arguments"):
+            path += f".{self._random.choice(_ARGUMENTS)}"
+        return path
 
     def _change(self, plain: object) -> str:
         """Changes one place of a tree, and says how."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.config.architectures import activations, find_architecture, has_head, model_types
 from phaseline.config.checks.architectures import model_config_is_known
 from phaseline.config.loading import load_config
@@ -111,3 +113,18 @@ def test_load_config_names_line_of_field_when_it_is_an_override(tmp_path: Path) 
     override = "model.config.hiden_size=8"
     with pytest.raises(ConfigurationError, match=rf"\(-o {override}\)\. Did you mean hidden_size"):
         load_config(write(tmp_path, VALID), [override])
+
+
+@pytest.mark.parametrize("vocab_size", ["abc", "[1]", "{a: 1}", "1e300", "null", "true"])
+def test_load_config_words_a_vocabulary_that_is_none_when_weights_have_one(
+    tmp_path: Path, vocab_size: str
+) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(Path(__file__).parent / "broken" / "architecture", weights)
+    (weights / "config.json").write_text('{"model_type": "llama", "vocab_size": 100}')
+    overrides = [
+        f"model.config.vocab_size={vocab_size}",
+        f"phases[0].inherit.weights={weights}",
+    ]
+    with pytest.raises(ConfigurationError, match=r"model\.config\.vocab_size is .* \(-o model"):
+        load_config(write(tmp_path, VALID), overrides, rules=weights_can_be_read(None))
