@@ -158,7 +158,9 @@ class PipelineOrchestrator:
             require_buildable(config.model, model_head(config, first.objective))
         notice = StopNotice(self._stop_flag, rendezvous)
         fetches = self._environment.local_rank == 0
-        facts = prepare_data(config, rendezvous, report, notice, fetches=fetches)
+        # As `phases/NAME/run-1/...`.
+        begun = {Path(name).parts[1] for name in self._session.adopted.checkpoints}
+        facts = prepare_data(config, rendezvous, report, notice, fetches=fetches, begun=begun)
         if facts and self._environment.image == 0:
             self._session.event("data_prepared", sources=facts)
             if self._session.is_main:

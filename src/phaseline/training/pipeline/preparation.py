@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from phaseline.config.hub import HubModelError, fetch, find_cached, is_hub_name
-from phaseline.config.inheritance import outside_weights, pretrained_weights, teacher_of
+from phaseline.config.inheritance import kept_model, outside_weights, pretrained_weights, teacher_of
 from phaseline.config.model_section import HUB_PREFIX
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
@@ -23,6 +23,7 @@ def prepare_data(
     stop: StopNotice,
     *,
     fetches: bool,
+    begun: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Returns once all that phases need lies in this machine's caches. **Ranks:** all.
 
@@ -37,6 +38,7 @@ def prepare_data(
         report: Told what is done.
         stop: Whether a rank was asked to stop.
         fetches: Whether this rank asks the hub for models, on behalf of its machine.
+        begun: Phases that have trained weights, and can go on without those from outside.
 
     Returns:
         What each phase gets from each source; nothing if the work was ended.
@@ -44,7 +46,7 @@ def prepare_data(
     facts: list[dict[str, Any]] = []
     try:
         if fetches:
-            _fetch_weights(config, report)
+            _fetch_weights(config, report, begun)
         facts = prepare(config, report, stop.require_none)
     except StopRequestedError:
         report("asked to stop: what is not prepared yet is left for the next start")
@@ -53,15 +55,20 @@ def prepare_data(
     return facts
 
 
-def _fetch_weights(config: Config, report: Callable[[str], None]) -> None:
+def _fetch_weights(config: Config, report: Callable[[str], None], begun: Collection[str]) -> None:
     """Gets models of the hub that the session names into the cache. No network if they are there.
+
+    One that cannot be had and need not be is left out; whoever needs it after all says so.
 
     Raises:
         ConfigurationError: The hub does not give one.
     """
     wanted: dict[Loc, str | None] = {("model", "pretrained"): pretrained_weights(config.model)}
-    for idx in range(len(config.phases)):
+    spared: set[Loc] = set() if kept_model(config.model) is None else {("model", "pretrained")}
+    for idx, phase in enumerate(config.phases):
         wanted["phases", idx, "inherit", "weights"] = outside_weights(config, idx)
+        if phase.name in begun:
+            spared.add(("phases", idx, "inherit", "weights"))
         teacher = teacher_of(config.phases[idx])
         wanted["phases", idx, "objective_arguments", "teacher"] = teacher
     for loc, text in wanted.items():
@@ -72,5 +79,7 @@ def _fetch_weights(config: Config, report: Callable[[str], None]) -> None:
                 report(f"fetching {text.removeprefix(HUB_PREFIX)} from the hub")
             fetch(text)
         except HubModelError as error:
+            if loc in spared:
+                continue
             problem = f"is {text.removeprefix(HUB_PREFIX)!r}, which {error.problem}"
             raise ConfigurationError([Fault(path_text(loc), "", problem, error.fix)]) from error

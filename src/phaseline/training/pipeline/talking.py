@@ -115,4 +115,11 @@ def _chat_tokenizer(trained: TrainedPhase) -> Any:
         trained.tokenizer.save(Path(folder))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (ImportError, OSError, ValueError) as error:
+            raise UsageError(
+                f"The tokenizer of the session at {trained.layout.root} cannot be read by "
+                f"transformers without code of its own: {str(error).splitlines()[0]} Give "
+                "--no-chat to have a text continued."
+            ) from error

@@ -6,17 +6,19 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from phaseline.cli import main
 from phaseline.config.places import looking_in
 from phaseline.data.tokenizer import Tokenizer
 from phaseline.errors import ConfigurationError, ExitCode, PhaselineError, SessionChangedError
-from phaseline.session.inputs import load_inputs, places_of
+from phaseline.session.inputs import _files_in, load_inputs, places_of
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_records
 from phaseline.session.stored_config import load_stored_config
@@ -208,6 +210,24 @@ def test_phase_that_is_added_reads_moved_data_by_its_first_name(place: SessionPl
     ] * 3
 
 
+def test_base_model_of_the_hub_is_not_missed_when_its_cache_is_gone(
+    place: SessionPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cached = tmp_path / "hub" / "models--org--base"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(place.folder / "models" / "base", cached / "snapshots" / ("a" * 40))
+    overrides = ("model.pretrained=org/base", "tokenizer.pretrained=org/base")
+    assert place.run_until("of the hub", 2, *overrides).code is ExitCode.STOPPED
+    shutil.rmtree(tmp_path / "hub")
+    shutil.rmtree(place.folder / "cache" / "tokenizers")
+    assert place.run("of the hub", *overrides).code is ExitCode.FINISHED
+    assert_as_whole(place, "of the hub")
+    assert call("export", place.layout("of the hub").root, "--to", tmp_path / "exported") == 0
+
+
 def test_session_whose_weights_were_taken_may_move(place: SessionPlace) -> None:
     source = "phases[0].inherit.weights"
     assert place.run_until("heir", 2, f"{source}=whole#first").code is ExitCode.STOPPED
@@ -301,27 +321,33 @@ def test_nothing_is_read_over_a_link_that_leads_out(
     assert not (found.kept_model if name.startswith("model") else found.kept_tokenizer)
 
 
-def test_kept_model_configuration_brings_no_code(
-    place: SessionPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a stranger may have put there, hashes and all."""
-    from phaseline.session.inputs import _files_in
-
-    layout = place.layout("whole")
-    folder, trace = layout.inputs_dir / "model", tmp_path / "trace"
-    (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
-    content = json.loads((folder / "config.json").read_text())
-    content |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
-    (folder / "config.json").write_text(json.dumps(content))
+def rewrite(layout: SessionLayout, name: str, **values: object) -> None:
+    """Changes a kept file as a stranger may have, hashes and all."""
+    path = layout.inputs_dir / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
     record = json.loads((layout.inputs_dir / "inputs.json").read_text())
-    record["files"] = {
-        key: {"size": file.size, "hash": file.hash}
-        for key, file in _files_in(layout.inputs_dir).items()
-    }
+    record["files"] = {key: asdict(file) for key, file in _files_in(layout.inputs_dir).items()}
     (layout.inputs_dir / "inputs.json").write_text(json.dumps(record))
+
+
+def test_kept_inputs_bring_no_code(
+    place: SessionPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, trace = place.layout("whole"), tmp_path / "trace"
+    for part in ("tokenizer", "model"):
+        (layout.inputs_dir / part / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
     shutil.rmtree(place.folder / "models")
+    mapped = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    rewrite(
+        layout, "tokenizer/tokenizer_config.json", auto_map=mapped, tokenizer_class="EvilTokenizer"
+    )
+    assert call("sample", layout.root, "--prompt", "word", "--chat") == ExitCode.USAGE
+    assert "Give --no-chat" in capsys.readouterr().err
+    assert call("sample", layout.root, "--prompt", "word", "--max-new-tokens", "1") == 0
+    rewrite(layout, "model/config.json", auto_map={"AutoConfig": "evil.Evil"}, model_type="evil")
     assert places_of(layout).kept_model
     assert call("export", layout.root, "--to", tmp_path / "new") == ExitCode.USAGE
+    assert "model.pretrained describes no causal language model" in capsys.readouterr().err
     assert not trace.exists()
 
 
