@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -70,12 +71,12 @@ def _path_of(target: object) -> str:
 
 def _place_in_the_code() -> str:
     """File and function of the nearest caller in the package; empty for other callers."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if "/phaseline/" in name and "/site-packages/" not in name:
             return f"{name.rpartition('/phaseline/')[2]}:{frame.f_code.co_name}"
         if "/unit/" in name:
             return ""
-        frame = frame.f_back  # type: ignore[assignment]  # the outermost has none
+        frame = frame.f_back
     return ""
