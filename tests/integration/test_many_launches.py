@@ -31,8 +31,6 @@ from pathlib import Path
 from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 
-pytestmark = pytest.mark.extended("twenty launches at once")
-
 environment = RankEnvironment.read()
 rendezvous = Rendezvous(environment, timeout_s=300)
 rendezvous.publish(f"from/{environment.rank}", sys.argv[1])
