@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from phaseline.config.bounded_yaml import MAX_RESOLVED_VALUES
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
 from phaseline.config.upgrades import FORMAT, require_readable, upgraded
@@ -45,7 +46,7 @@ def from_yaml(text: str) -> Config:
         ConfigurationError: It is no YAML.
         SessionError: It is no resolved configuration that this version can read.
     """
-    root = read_text(text, lambda line: f"config.yaml:{line}")
+    root = read_text(text, lambda line: f"config.yaml:{line}", most_values=MAX_RESOLVED_VALUES)
     settings = root.plain() if root is not None else None
     if isinstance(settings, dict):
         found = require_readable(settings.pop(_FORMAT_KEY, None), Path("config.yaml"))

@@ -18,6 +18,7 @@ from phaseline.config.bounded_yaml import (
     MAX_KEY,
     MAX_TEXT,
     MAX_VALUES,
+    BoundError,
     NestingError,
     compose,
 )
@@ -50,13 +51,20 @@ def read_file(path: Path) -> Node:
     return node
 
 
-def read_text(text: str, locate: Callable[[int], str], origin: Loc = ()) -> Node | None:
+def read_text(
+    text: str,
+    locate: Callable[[int], str],
+    origin: Loc = (),
+    *,
+    most_values: int = MAX_VALUES,
+) -> Node | None:
     """Reads one YAML document.
 
     Args:
         text: The document.
         locate: The location to report for a line, counted from 1.
         origin: The path that the document's root has in the configuration.
+        most_values: Sections, lists and values that it may hold.
 
     Returns:
         The root, or None if there is nothing but comments.
@@ -66,9 +74,11 @@ def read_text(text: str, locate: Callable[[int], str], origin: Loc = ()) -> Node
             larger or deeper than a session can be.
     """
     try:
-        root = compose(text)
+        root = compose(text, most_values)
     except NestingError as error:
         raise _too_deep(locate(error.line), origin) from None
+    except BoundError as error:
+        raise _too_many(locate(error.line), most_values, origin) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = f"holds the character {error.character!r}, which YAML does not allow"
@@ -79,7 +89,7 @@ def read_text(text: str, locate: Callable[[int], str], origin: Loc = ()) -> Node
         raise _fault(locate(1), f"is no YAML: {error}", "Correct the syntax.", origin) from None
     if root is None:
         return None
-    reading = _Reading(locate, origin)
+    reading = _Reading(locate, origin, most_values)
     node = reading.convert(root, origin, root.start_mark.line)
     if reading.faults:
         raise ConfigurationError(reading.faults)
@@ -92,6 +102,7 @@ class _Reading:
 
     locate: Callable[[int], str]
     root: Loc
+    most_values: int
     faults: list[Fault] = field(default_factory=list)
     open_nodes: list[YamlNode] = field(default_factory=list)
     num_values: int = 0
@@ -121,14 +132,8 @@ class _Reading:
     def _count(self, node: YamlNode, location: str) -> None:
         """An alias is written once and read wherever it stands, so a few lines can hold billions."""
         self.num_values += 1
-        if self.num_values > MAX_VALUES:
-            raise _fault(
-                location,
-                f"is more than can be read: with its aliases written out the file has over "
-                f"{MAX_VALUES:,} values",
-                "Use fewer aliases (`*name`) and merges (`<<`).",
-                self.root,
-            )
+        if self.num_values > self.most_values:
+            raise _too_many(location, self.most_values, self.root)
         if len(self.open_nodes) > MAX_DEPTH and node not in self.open_nodes:
             raise _too_deep(location, self.root)
 
@@ -318,6 +323,16 @@ def _syntax_fault(
         locate(line),
         f"is no YAML: {problem}{began}",
         "Check brackets, quotes and indentation near this line.",
+        origin,
+    )
+
+
+def _too_many(location: str, most_values: int, origin: Loc) -> ConfigurationError:
+    return _fault(
+        location,
+        f"is more than can be read: with its aliases written out it has over {most_values:,} "
+        "values",
+        "Use fewer aliases (`*name`) and merges (`<<`), and patterns instead of lists.",
         origin,
     )
 

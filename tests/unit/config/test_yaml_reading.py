@@ -101,9 +101,15 @@ def test_read_text_names_the_line_when_syntax_is_wrong(text: str, message: str) 
 )
 def test_read_text_refuses_when_aliases_multiply(form: str) -> None:
     lines = ["a0: &a0 {x: 1}", *(f"a{n + 1}: &a{n + 1} {form.format(n)}" for n in range(30))]
-    with pytest.raises(ConfigurationError, match=r"over 50,000 values .*fewer aliases") as raised:
+    with pytest.raises(ConfigurationError, match=r"over 30,000 values .*fewer aliases") as raised:
         _read("\n".join(lines))
     assert re.fullmatch(r"line \d+", raised.value.faults[0].location)
+
+
+@pytest.mark.parametrize("text", ["a: [" + "x, " * 40_000 + "]", "- \n" * 40_000])
+def test_read_text_refuses_when_more_is_written_than_a_session_has(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"over 30,000 values .*patterns instead of lists"):
+        _read(text)
 
 
 def test_read_text_refuses_when_aliases_lie_in_each_other() -> None:
