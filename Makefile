@@ -54,7 +54,7 @@ quickstart: $(STAMP)
 
 # Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'not (distributed or extended or slurm or nightly)' tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m 'not (distributed or extended or slurm or nightly)' tests
 	$(VENV)/bin/pytest -m 'distributed and not (extended or slurm or nightly)' tests
 
 $(LM_EVAL): $(STAMP)
@@ -63,7 +63,7 @@ $(LM_EVAL): $(STAMP)
 
 # On a machine where SLURM cannot be brought up its tests say so and are passed over.
 test-all: $(LM_EVAL)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m 'extended and not (distributed or slurm or nightly)' tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m 'extended and not (distributed or slurm or nightly)' tests
 	$(VENV)/bin/pytest -m 'extended and distributed and not (slurm or nightly)' tests
 	$(VENV)/bin/pytest -m in_ci tests/slurm
 

@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from phaseline.config.resolved import settings_of
 from phaseline.config.sections import Config
 
 _NAMED = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_][\w.]*", re.ASCII)
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _MOST_FILES = 1000
 """A folder that holds more is not what somebody wrote for one session."""
 
@@ -85,9 +85,8 @@ def _importable(name: str) -> Path | None:
 
 
 def _is_installed(path: Path) -> bool:
-    resolved = path.resolve()
-    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(resolved.is_relative_to(Path(folder).resolve()) for folder in folders)
+    """Whether it lies where packages are installed: of this Python, of the system's, or the user's."""
+    return not _INSTALLED.isdisjoint(path.parts) or not _INSTALLED.isdisjoint(path.resolve().parts)
 
 
 def _imports_of(data: bytes) -> Iterator[str]:

@@ -113,7 +113,12 @@ def test_fingerprint_names_the_content_of_all_files(folder: Path) -> None:
 
 def load(folder: Path, weights: str) -> None:
     text = VALID.replace("defaults:\n", f"defaults:\n  inherit: {{weights: {weights}}}\n")
-    path = write(folder, text.replace("model_type: llama", "model_type: llama, hidden_size: 8"))
+    path = write(
+        folder,
+        text.replace(
+            "model_type: llama", "model_type: llama, hidden_size: 8, num_attention_heads: 2"
+        ),
+    )
     load_config(path, rules=[inherited_weights_can_be_read(None)])
 
 

@@ -354,8 +354,9 @@ class SessionManager:
         try:
             if self._environment.attempt is None:
                 require_confined(self._layout)
-                require_no_copy(self._layout)
             root.mkdir(parents=True, exist_ok=True)
+            if self._environment.attempt is None:
+                require_no_copy(self._layout)
             return Lease.acquire(self._layout, take_over=self._take_over)
         except OSError as error:
             if error.errno in PASSING:

@@ -83,6 +83,9 @@ def write(place: SessionPlace, text: str) -> None:
 @pytest.fixture
 def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionPlace:
     shutil.copytree(made, tmp_path / "copy")
+    for path in (tmp_path / "copy").glob("*/session.json"):
+        # As if it had been made here: a copy would be refused.
+        path.write_text(path.read_text().replace(str(made), str(tmp_path / "copy")))
     place = enter(tmp_path / "copy", monkeypatch, _HEAD + _FIRST + _SECOND)
     monkeypatch.setenv("PHASELINE_CACHE", str(made / "cache"))
     return place

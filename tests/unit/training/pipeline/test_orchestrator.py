@@ -155,6 +155,7 @@ def test_checkpoint_that_does_not_verify_or_is_not_trusted_is_passed_over(
     publish(session.layout, "first", 3, 1)
     bad = publish(session.layout, "first", 6, 1)
     (bad / "a.bin").write_bytes(b"other byte")
+    session.layout.attempt(1).metrics_file.unlink()  # nothing was recorded after step 3
     publish(session.layout, "first", 9, 7)  # of an attempt that nobody adopted
     assert decide(session) == ("train", 0, "step-00000003.a0001")
     [event] = [

@@ -37,8 +37,7 @@ def test_steps_behind_the_last_checkpoint_are_counted_and_timed(tmp_path: Path) 
     layout.attempt(2).dir.mkdir()  # a start that trained nothing
     found = find_repeated_steps(layout, 3, adopted((1, 5)))
     assert str(found) == (
-        "3 step(s), 3 min 00 s of work, that attempt 1 did after its last checkpoint are trained "
-        "again"
+        "3 step(s), 3m 00s of work, that attempt 1 did after its last checkpoint are trained again"
     )
     assert find_repeated_steps(layout, 3, adopted((1, 9))) is None
     assert find_repeated_steps(layout, 3, adopted((1, 8))) is None
