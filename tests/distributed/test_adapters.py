@@ -49,6 +49,8 @@ IDS = torch.arange(0, 248, 31).view(1, 8)
 PLAIN, LORA = TrainableSection(), TrainableSection(lora=LoraSection(rank=2, dropout=0.2))
 MIXED = TrainableSection(lora=LoraSection(rank=2, targets=("q_proj",)), train=("norm",))
 
+pytestmark = pytest.mark.extended("adapters in every engine")
+
 
 def bare_model(seed: int, trainable: TrainableSection = PLAIN) -> torch.nn.Module:
     torch.manual_seed(seed)

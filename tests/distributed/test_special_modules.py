@@ -22,6 +22,8 @@ from phaseline.distributed.world import World
 from phaseline.models.skeleton import build_without_memory
 from unit.models.special_modules import model_with
 
+pytestmark = pytest.mark.extended("each kind of module, on one rank and on two, in each engine")
+
 ENGINES = ("plain", "zero3")
 # Every kind that a unit test fills; here those that ZeRO-3 meets in another way.
 PARTS = {

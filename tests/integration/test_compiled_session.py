@@ -18,7 +18,7 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training_pipeline import TrainingPipeline
 
-pytestmark = pytest.mark.extended("what is compiled takes a C++ compiler a minute")
+pytestmark = pytest.mark.nightly  # a C++ compiler takes minutes; units compile in CI
 
 CONFIG = """
 session: {name: compiled, seed: 5}

@@ -225,7 +225,7 @@ def run_session(name: str, config: Path, session: Path, *overrides: str) -> str:
     return done.stdout
 
 
-# Some twenty seconds each: whole sessions, by the real `accelerate launch`.
+@pytest.mark.extended("a whole session, by the real `accelerate launch`")
 def test_phaseline_run_trains_every_phase_when_started_with_cpu_1(tmp_path: Path) -> None:
     session = tmp_path / "session"
     short = ["phases[*].duration=2 steps", "phases[*].schedule.warmup=null"]
@@ -237,6 +237,7 @@ def test_phaseline_run_trains_every_phase_when_started_with_cpu_1(tmp_path: Path
     assert output.count("deterministic: an interrupted run equals an uninterrupted one") == 1
 
 
+@pytest.mark.extended("a whole session, by the real `accelerate launch`")
 def test_phaseline_run_trains_on_two_ranks_with_deepspeed_when_started_with_cpu_2(
     tmp_path: Path,
 ) -> None:
