@@ -7,6 +7,7 @@ A duration is written as a number and a unit: `400 steps`, `5M tokens`, `2 epoch
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -85,6 +86,24 @@ def parse_size(text: str) -> int:
     return size
 
 
+def _schema_of(
+    kind: type[object], parse: Callable[[str], object], form: str
+) -> core_schema.CoreSchema:
+    """How pydantic reads a text as an object of a kind, and writes it."""
+
+    def validate(value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, str):
+            return parse(value)
+        found = "null" if value is None else _shown(value)
+        raise ValueError(f"is {found}; it must be {form}")
+
+    return core_schema.no_info_plain_validator_function(
+        validate, serialization=core_schema.to_string_ser_schema()
+    )
+
+
 @dataclass(frozen=True)
 class Duration:
     """A length of training. Steps are optimizer steps; epochs may be fractions.
@@ -151,17 +170,7 @@ class Duration:
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        def validate(value: object) -> Duration:
-            if isinstance(value, Duration):
-                return value
-            if isinstance(value, str):
-                return cls.parse(value)
-            found = "null" if value is None else _shown(value)
-            raise ValueError(f"is {found}; it must be {DURATION_FORM}")
-
-        return core_schema.no_info_plain_validator_function(
-            validate, serialization=core_schema.to_string_ser_schema()
-        )
+        return _schema_of(cls, cls.parse, DURATION_FORM)
 
 
 @dataclass(frozen=True)
@@ -209,17 +218,7 @@ class Interval:
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        def validate(value: object) -> Interval:
-            if isinstance(value, Interval):
-                return value
-            if isinstance(value, str):
-                return cls.parse(value)
-            found = "null" if value is None else _shown(value)
-            raise ValueError(f"is {found}; it must be {INTERVAL_FORM}")
-
-        return core_schema.no_info_plain_validator_function(
-            validate, serialization=core_schema.to_string_ser_schema()
-        )
+        return _schema_of(cls, cls.parse, INTERVAL_FORM)
 
 
 NEVER = Interval(None, None, "never")
