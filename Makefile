@@ -1,5 +1,5 @@
 # make quickstart   train the quick-start session; again: resume it, or say it is finished
-# make test         unit tests, ranks, one session that is killed and resumed: ten minutes on two cores
+# make test         unit tests, ranks, one session that is killed and resumed: some twelve minutes on two cores
 # make test-all     what CI runs besides: every kind of interruption, lm-eval, a few jobs on a real SLURM
 # make check        format, lint, types, layers, architecture: the same as in CI
 # make test-slurm   all tests on a real SLURM, which it brings up on this machine (root, Debian or Ubuntu)

@@ -27,9 +27,11 @@ __all__ = ["place"]
 
 _IN_CI = 12
 _REMEDY = re.compile(
-    r"\b(restore|remove|use|start|run|put|wait|give|move|make|next start|prepare|goes on)", re.I
+    # A sentence, or a part of one, that tells a person what to do; or what goes on by itself.
+    r"(?:^|[.:;,] (?:or )?)(?:Restore|Remove|Use|Start|Run|Put|Wait|Give|Move|Make|Prepare|Name"
+    r"|restore|remove|use|start|run|put|move)\b|next start|same command"
 )
-_WORDS_ON_LOSS = ("metrics.jsonl", "prepared", "damaged", "left out", "trained again")
+_WORDS_ON_LOSS = ("metrics.jsonl", "damaged-", "left out", "trained again")
 
 
 @dataclass(frozen=True)
