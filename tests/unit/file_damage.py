@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 Damage = Callable[[Path], None]
 _WRONG: tuple[object, ...] = ([["x"]], {"a": {}}, -1, 1e400, "\x1b[31m\ud800", True, None)
@@ -68,6 +69,9 @@ def link_outside(path: Path, outside: Path) -> None:
 def wrong_fields(path: Path) -> Iterator[tuple[str, bytes]]:
     """Contents of a JSON file, or of its first line, with one field each of a wrong type.
 
+    Fields at every depth; of a list its first member stands for all, and so does the first
+    of a mapping whose members have the same fields.
+
     Yields:
         The field, and the whole file's content.
     """
@@ -77,7 +81,32 @@ def wrong_fields(path: Path) -> Iterator[tuple[str, bytes]]:
         content = json.loads(first if is_lines else path.read_bytes())
     except ValueError:
         return
-    for place, key in enumerate(content if isinstance(content, dict) else ()):
-        wrong = _WRONG[place % len(_WRONG)]
-        data = json.dumps({**content, key: wrong}).encode()
-        yield key, data + b"\n" + rest if is_lines else data
+    for number, place in enumerate(_places(content)):
+        wrong = _WRONG[number % len(_WRONG)]
+        data = json.dumps(_replaced(content, place, wrong)).encode()
+        yield ".".join(map(str, place)), data + b"\n" + rest if is_lines else data
+
+
+def _places(content: object) -> Iterator[tuple[str | int, ...]]:
+    """The keys and indexes that lead to each field."""
+    members: list[tuple[str | int, object]] = []
+    if isinstance(content, dict):
+        members = list(content.items())
+        if all(isinstance(value, dict) for value in content.values()):
+            # The first member of each set of fields.
+            alike = {frozenset(value): (key, value) for key, value in reversed(members)}
+            members = list(alike.values())
+    elif isinstance(content, list):
+        members = list(enumerate(content))[:1]
+    for key, value in members:
+        yield (key,)
+        for below in _places(value):
+            yield (key, *below)
+
+
+def _replaced(content: Any, place: tuple[str | int, ...], value: object) -> object:
+    if not place:
+        return value
+    changed = content.copy()
+    changed[place[0]] = _replaced(content[place[0]], place[1:], value)
+    return changed
