@@ -87,9 +87,9 @@ def wrong_fields(path: Path) -> Iterator[tuple[str, bytes]]:
         yield ".".join(map(str, place)), data + b"\n" + rest if is_lines else data
 
 
-def _places(content: object) -> Iterator[tuple[str | int, ...]]:
+def _places(content: Any) -> Iterator[tuple[str | int, ...]]:
     """The keys and indexes that lead to each field."""
-    members: list[tuple[str | int, object]] = []
+    members: list[tuple[str | int, Any]] = []
     if isinstance(content, dict):
         members = list(content.items())
         if all(isinstance(value, dict) for value in content.values()):
@@ -97,7 +97,7 @@ def _places(content: object) -> Iterator[tuple[str | int, ...]]:
             alike = {frozenset(value): (key, value) for key, value in reversed(members)}
             members = list(alike.values())
     elif isinstance(content, list):
-        members = list(enumerate(content))[:1]
+        members = [(0, content[0])] if content else []
     for key, value in members:
         yield (key,)
         for below in _places(value):
