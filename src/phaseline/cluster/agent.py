@@ -8,12 +8,32 @@ launcher reads.
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
+from types import ModuleType
 
 AGENT_VARIABLE = "PHASELINE_AGENT_FD"
 """Names the descriptor that the agent's lines go to."""
+
+_RUNNER = "deepspeed.launcher.runner"
+
+
+class _RunnerOnDemand(ModuleType):
+    """Stands for DeepSpeed's launcher, whose import costs as much as the rest of this process.
+
+    `accelerate launch` imports one constant from it, which it uses only where DeepSpeed
+    itself starts the other machines. Asked for anything else, the real module is imported.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        if name == "DEEPSPEED_ENVIRONMENT_NAME":
+            return os.environ.get("DS_ENV_FILE", ".deepspeed_env")
+        if name.startswith("__"):  # What the import system asks every module.
+            raise AttributeError(name)
+        sys.modules.pop(_RUNNER, None)
+        return getattr(importlib.import_module(_RUNNER), name)
 
 
 def main() -> None:
@@ -25,6 +45,7 @@ def main() -> None:
         sys.stderr = os.fdopen(
             int(descriptor), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
         )
+    sys.modules[_RUNNER] = _RunnerOnDemand(_RUNNER)
     runpy.run_module("accelerate.commands.launch", run_name="__main__", alter_sys=True)
 
 
