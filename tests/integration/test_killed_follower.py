@@ -14,6 +14,8 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 from phaseline.training_pipeline import TrainingPipeline
 
+pytestmark = pytest.mark.extended("a session on a rank of its own, and wandb for it")
+
 CONFIG = """
 session: {name: followed, seed: 5}
 model:

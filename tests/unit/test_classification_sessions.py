@@ -94,6 +94,8 @@ MODULE = """
 import torch
 from phaseline.training.phases.callbacks import Callback
 
+pytestmark = pytest.mark.extended("whole sessions for each kind of samples")
+
 stops = {}
 
 

@@ -102,8 +102,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SessionPlace:
     )
 
 
-@pytest.mark.parametrize("is_small", [True, False])
-@pytest.mark.parametrize("name", ["train.tokens", "held_out.tokens", "train.offsets.npy"])
+@pytest.mark.parametrize(
+    ("name", "is_small"),
+    [
+        ("train.tokens", False),
+        ("train.offsets.npy", True),
+        pytest.param("train.tokens", True, marks=pytest.mark.nightly),
+        pytest.param("train.offsets.npy", False, marks=pytest.mark.nightly),
+        pytest.param("held_out.tokens", True, marks=pytest.mark.nightly),
+        pytest.param("held_out.tokens", False, marks=pytest.mark.nightly),
+    ],
+)
 def test_damaged_data_trains_no_other_weights(
     place: SessionPlace, monkeypatch: pytest.MonkeyPatch, name: str, is_small: bool
 ) -> None:
@@ -139,8 +148,12 @@ def test_data_that_were_prepared_with_another_result_are_refused(place: SessionP
     [
         # What only the classes of transformers themselves can say.
         ("model.config.layer_types=[full_attention, full_attention]", "layer_types"),
-        ("model.config.rope_parameters={rope_type: nothing, rope_theta: 1e4}", "'nothing'"),
-        ("model.config.dtype=float33", "float33"),
+        pytest.param(
+            "model.config.rope_parameters={rope_type: nothing, rope_theta: 1e4}",
+            "'nothing'",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param("model.config.dtype=float33", "float33", marks=pytest.mark.nightly),
     ],
 )
 def test_model_that_cannot_be_built_is_refused_before_data_are_prepared(

@@ -58,6 +58,7 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[st
     return folder, [line.split(" ", 2) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.extended("a save dies once at each of its operations")
 def test_a_save_is_resumed_whole_or_the_one_before_whatever_operation_was_the_last(
     deaths: tuple[Path, list[list[str]]], world: World
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_save_is_resumed_whole_or_the_one_before_whatever_operation_was_the_la
             assert f"{kind} {name}" in operations
 
 
+@pytest.mark.extended("a save dies once at each of its operations")
 def test_the_next_attempt_saves_and_tidies_up_whatever_operation_was_the_last(
     deaths: tuple[Path, list[list[str]]], world: World
 ) -> None:

@@ -192,7 +192,14 @@ def test_shards_in_jobs_of_their_own_are_put_together(folder: Path) -> None:
     assert "putting 2 shards of chats:Chats together" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+        signal.SIGKILL,
+    ],
+)
 def test_prepare_leaves_nothing_half_done_when_it_is_stopped(folder: Path, number: int) -> None:
     (folder / "endless").touch()
     job = _start(folder, "-o", "preparation.processes=1")

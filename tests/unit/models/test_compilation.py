@@ -78,6 +78,7 @@ def test_compiled_module_trains_as_an_eager_one_whatever_it_evaluates_between() 
     assert list(interrupted.state_dict()) == list(eager.state_dict())
 
 
+@pytest.mark.extended("a C++ compiler runs")
 def test_compiled_module_runs_as_it_is_while_uncompiled() -> None:
     module, before = Model(), num_graphs()
     compile_module(module)

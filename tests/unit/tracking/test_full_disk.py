@@ -21,6 +21,8 @@ from phaseline.session.layout import SessionLayout
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from unit.tracking.session_builder import SessionBuilder
 
+pytestmark = pytest.mark.extended("wandb on a disk that is full")
+
 root = Path(sys.argv[1])
 session = SessionBuilder.__new__(SessionBuilder)
 session.layout, session.phases = SessionLayout(root), ("pretrain", "instruct")

@@ -60,6 +60,7 @@ def _finish(session: SessionBuilder, attempt: int) -> None:
     assert wait_for_follower(session.layout.root, PATIENCE_S), log_of(session.layout.root)
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_run_has_every_step_once_when_follower_and_attempt_are_killed(
     online: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
 ) -> None:
@@ -213,6 +214,7 @@ def test_sync_is_refused_while_a_follower_feeds_the_same_run(
     _finish(online, attempt)
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_artifacts_are_uploaded_once_with_what_they_come_from(
     session: SessionBuilder, server: WandbServer
 ) -> None:
@@ -283,6 +285,7 @@ def test_artifact_is_uploaded_again_when_its_upload_was_cut_off(
     assert [alert["title"] for alert in _run(server).alerts] == ["demo: finished"]
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_artifact_that_the_server_refused_is_told_and_sent_by_the_next_sync(
     session: SessionBuilder, server: WandbServer
 ) -> None:
@@ -310,6 +313,7 @@ def test_artifact_that_the_server_refused_is_told_and_sent_by_the_next_sync(
     assert b"pretrain" in server.artifact_files.values()
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_follower_that_starts_during_a_sync_waits_for_its_end(
     online: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
 ) -> None:

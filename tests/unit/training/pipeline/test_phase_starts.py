@@ -21,6 +21,8 @@ from unit.training.pipeline.adapter_session import (
     tiny_llama,
 )
 
+pytestmark = pytest.mark.extended("sessions of several phases for each way to begin one")
+
 Q = "model.layers.0.self_attn.q_proj"
 EMBED = "model.embed_tokens.weight"
 

@@ -18,6 +18,8 @@ from phaseline.session.metrics_view import read_metrics
 from unit.training.pipeline.adapter_session import Place, tiny_llama
 from unit.training.pipeline.taught_session import TEXT, export, make, teacher
 
+pytestmark = pytest.mark.extended("a session for each kind of teacher")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Place:
