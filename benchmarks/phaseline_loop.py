@@ -18,7 +18,8 @@ from phaseline.errors import ExitCode
 from phaseline.resilience.stack_watch import watching_for_stacks
 from phaseline.resilience.stop_flag import StopFlag, listening
 from phaseline.resilience.stop_notice import StopNotice
-from phaseline.tracking.console import NullDisplay, build_display
+from phaseline.tracking.console import NullDisplay
+from phaseline.tracking.display_building import build_display
 from phaseline.tracking.recorder import NullRecorder
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.phase_manager import TrainingPhaseManager

@@ -27,7 +27,7 @@ from phaseline.session.session_file import load_session_file
 from phaseline.session.stack_request import request_stacks
 from phaseline.session.starting import announced
 from phaseline.session.sweep import SweepTrial
-from phaseline.tracking.console import DisplayKind, can_redraw
+from phaseline.tracking.display_building import DisplayKind, can_redraw
 from phaseline.tracking.formatting import wrap_words
 
 _FRESH_LINE = "\r\x1b[K"

@@ -13,7 +13,8 @@ from phaseline.cli.session_status import is_session
 from phaseline.errors import UsageError
 from phaseline.session.layout import SessionLayout
 from phaseline.session.starting import is_starting
-from phaseline.tracking.console import Display, build_display
+from phaseline.tracking.console import Display
+from phaseline.tracking.display_building import build_display
 from phaseline.tracking.watching import Watching, is_between_attempts
 
 _LOOK_EVERY_S = 0.5

@@ -1,12 +1,9 @@
-"""What a person sees while a session runs: the protocol, and the choice of a display."""
+"""What a person sees while a session runs: the protocol of displays, and what they are told."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Literal, Protocol, TextIO
-
-DisplayKind = Literal["auto", "rich", "plain", "off"]
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +107,3 @@ class NullDisplay:
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-def build_display(kind: DisplayKind, stream: TextIO, plain_interval_s: float = 10.0) -> Display:
-    """Builds the display for a stream.
-
-    Args:
-        kind: `auto` takes rich on a terminal that can move its cursor, else plain lines.
-        stream: Where to write; stays open, it belongs to the caller.
-        plain_interval_s: Least seconds between two plain lines.
-    """
-    if kind == "off":
-        return NullDisplay()
-    if kind == "rich" or (kind == "auto" and can_redraw(stream)):
-        from phaseline.tracking.rich_display import RichDisplay
-
-        return RichDisplay(stream)
-    from phaseline.tracking.plain_display import PlainDisplay
-
-    return PlainDisplay(stream, interval_s=plain_interval_s)
-
-
-def can_redraw(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that can move its cursor."""
-    try:
-        is_terminal = stream.isatty()
-    except ValueError:  # The stream is closed.
-        return False
-    return is_terminal and os.environ.get("TERM", "dumb") not in ("", "dumb")

@@ -15,7 +15,8 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
 from phaseline.tracking.event_tail import EventTail
 from phaseline.tracking.parent_watch import ParentWatch
-from phaseline.tracking.tracker import FollowedSession, Tracker, build_tracker, tracker_folder
+from phaseline.tracking.tracker import FollowedSession, Tracker, tracker_folder
+from phaseline.tracking.tracker_building import build_tracker
 from phaseline.tracking.view_tail import ViewTail
 
 _POLL_S = 0.5

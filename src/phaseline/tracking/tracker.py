@@ -1,4 +1,4 @@
-"""What a follower feeds: the protocol, the session it belongs to, and the trackers by name."""
+"""What a follower feeds: the protocol, the session it belongs to, and the names of trackers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from phaseline.config.plugins import load_attribute
 from phaseline.config.sections import Config
 from phaseline.config.tracking_section import TrackingSection
 from phaseline.session.identity import SessionIdentity
@@ -96,17 +95,3 @@ def tracker_folder(session_dir: Path, name: str) -> Path:
     if name in (WANDB, TENSORBOARD):
         return session_dir / name
     return session_dir / "trackers" / re.sub(r"[^\w.-]+", "-", name)
-
-
-def build_tracker(name: str) -> Tracker:
-    """Makes a tracker by its name; only then is its library imported."""
-    if name == WANDB:
-        from phaseline.tracking.wandb_run import WandbRun
-
-        return WandbRun()
-    if name == TENSORBOARD:
-        from phaseline.tracking.tensorboard_files import TensorBoardFiles
-
-        return TensorBoardFiles()
-    made: Tracker = load_attribute(name, path="tracking.trackers")()
-    return made

@@ -14,7 +14,8 @@ from typing import TextIO
 
 import pytest
 
-from phaseline.tracking.console import NullDisplay, PhaseBanner, Progress, build_display
+from phaseline.tracking.console import NullDisplay, PhaseBanner, Progress
+from phaseline.tracking.display_building import build_display
 from phaseline.tracking.plain_display import PlainDisplay
 from phaseline.tracking.rich_display import RichDisplay
 

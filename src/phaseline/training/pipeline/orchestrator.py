@@ -35,7 +35,8 @@ from phaseline.session import linux
 from phaseline.session.attempts import Outcome
 from phaseline.session.records import count_lines
 from phaseline.session.stop_request import StopRequestWatch
-from phaseline.tracking.console import Display, build_display
+from phaseline.tracking.console import Display
+from phaseline.tracking.display_building import build_display
 from phaseline.tracking.feed_problem import take_problem
 from phaseline.tracking.follower import finish_feeding, start_follower
 from phaseline.tracking.tracker import describe_wandb, tracker_names
