@@ -1,4 +1,4 @@
-"""A callback that kills its own rank at a chosen moment, once.
+"""Callbacks that kill their own rank, or hold it, at a chosen moment, once.
 
 `KILL_AT` says when, as `rank:moment:phase:step`; without it nothing happens. The moments lie
 inside calls that no test could hit from outside every time: in the middle of a save, after
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 from phaseline.training.phases import held_out
@@ -16,6 +17,7 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.runtime import PhaseRuntime
 
 VARIABLE = "KILL_AT"
+HOLD = "HOLD_AT"
 
 
 class KillAt(Callback):
@@ -46,6 +48,17 @@ class KillAt(Callback):
 
     def _is_here(self, runtime: PhaseRuntime) -> bool:
         return runtime.world.dp_rank == self.rank and runtime.section.name == self.phase
+
+
+class HoldAt(Callback):
+    """Waits after the phase step that `HOLD_AT` names until its one rank is asked to stop."""
+
+    def __init__(self) -> None:
+        self.step = int(os.environ.get(HOLD, "0"))
+
+    def step_ended(self, runtime: PhaseRuntime) -> None:
+        while runtime.position.phase_step == self.step and not runtime.stop.agreed():
+            time.sleep(0.01)
 
 
 def _die_at_call(owner: Any, name: str, number: int) -> None:

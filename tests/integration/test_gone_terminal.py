@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.launched import COMMAND, Launched, view, wait_until
+from integration.moments import HOLD
 from phaseline.checkpoint.manifest import list_published
 from phaseline.errors import ExitCode
 from phaseline.session.attempts import read_error, read_outcome
@@ -37,6 +38,7 @@ phases:
     optimizer: {lr: 4e-3}
     engine: {kind: plain}
     evaluate: {max_sequences: 4}
+    callbacks: ["moments:HoldAt"]
 tracking: {interval_steps: 1, wandb: {mode: disabled}}
 """
 
@@ -54,6 +56,7 @@ class Session:
             "PHASELINE_CACHE": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
             "TERM": "xterm-256color",
+            "PYTHONPATH": str(Path(__file__).parent),
         }
         self._launched: list[Launched] = []
 
@@ -116,6 +119,7 @@ def test_closed_terminal_saves_and_stops_and_a_gone_reader_does_not_matter(
     session: Session,
 ) -> None:
     main, other = open_terminal()
+    session.environment[HOLD] = "100"
     launched = session.start(other, stdin=other)
     assert b"Starting session" in os.read(main, 1 << 16)
     wait_until(session.has_trained, launched, "training")
@@ -130,6 +134,7 @@ def test_closed_terminal_saves_and_stops_and_a_gone_reader_does_not_matter(
     steps = [record["phase_step"] for record in view(session.root)]
     assert int(checkpoint.name.split(".")[0].removeprefix("step-")) == max(steps)
 
+    del session.environment[HOLD]
     # As `phaseline launch ... 2>&1 | head -1`.
     reading, writing = os.pipe()
     launched = session.start(writing)
