@@ -6,10 +6,30 @@ mend it. Only the command line maps these classes to exit codes.
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+PASSING = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EDQUOT,
+        errno.EINTR,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What a file system may refuse for a while: another try may succeed, and is worth one."""
 
 
 def printable(text: str) -> str:
@@ -26,6 +46,11 @@ def _moves_a_terminal(char: str) -> bool:
     """Control characters, halves of characters, what turns the writing's direction."""
     is_control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
     return is_control or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another try may read or write what could not be read or written now."""
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 class ExitCode(IntEnum):
@@ -106,6 +131,27 @@ class DataError(PhaselineError):
     """A data source or a prepared data set cannot be used."""
 
     exit_code = ExitCode.USAGE
+
+
+class UnreachableFileError(PhaselineError):
+    """A file cannot be read just now, which says nothing about what it holds."""
+
+    @classmethod
+    def require_lasting(cls, error: BaseException, place: object) -> None:
+        """Raises if it is the way to a file that fails, and not the file.
+
+        Args:
+            error: What reading it raised.
+            place: The file, for the message.
+
+        Raises:
+            UnreachableFileError: Another try may succeed.
+        """
+        if is_passing(error):
+            problem = getattr(error, "strerror", None) or error
+            raise cls(
+                f"{place} cannot be read or written now: {problem}. The same command goes on once it can."
+            ) from error
 
 
 class DamagedDataError(PhaselineError):

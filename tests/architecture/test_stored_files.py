@@ -18,7 +18,6 @@ OTHERS_FILES = {
     "data/sealed_vocabulary.py": "what a tokenizer says of itself, from memory",
     "data/tokenizer.py": "settings of a pretrained tokenizer's folder",
     "data/sources/formats/json_text.py": "data of users",
-    "data/sources/saved_dataset.py": "a data set that the datasets library saved",
     "data/encoded_chunk.py": "what another process of the preparation hands over",
 }
 

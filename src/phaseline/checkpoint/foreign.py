@@ -23,7 +23,12 @@ from phaseline.checkpoint.trust import list_inherited
 from phaseline.config.hub import HubModelError, is_hub_name, require_cached
 from phaseline.config.inheritance import WORDS_FOR_WEIGHTS
 from phaseline.config.places import is_known, place_of
-from phaseline.errors import CheckpointError, PhaselineError
+from phaseline.errors import (
+    CheckpointError,
+    CheckpointUnreachableError,
+    PhaselineError,
+    UnreachableFileError,
+)
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
 
@@ -149,6 +154,8 @@ def _of_files(
 def _of_checkpoint(folder: Path, model: Mapping[str, Any], *, hashes: bool) -> ForeignWeights:
     try:
         manifest = verify(folder, hashes=hashes)
+    except CheckpointUnreachableError:
+        raise
     except CheckpointError as error:
         raise UnusableWeightsError(f"does not verify ({error})", "Name another one.") from error
     return ForeignWeights(
@@ -189,6 +196,8 @@ def _final_among(folders: list[Path]) -> Path | None:
         try:
             if Manifest.load(folder).final:
                 return folder
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError:
             continue
     return None
@@ -214,6 +223,7 @@ def read_model_config(folder: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        UnreachableFileError.require_lasting(error, path)
         raise UnusableWeightsError(
             f"holds {CONFIG_FILE}, which cannot be read ({error})", "Get the file again."
         ) from error

@@ -24,6 +24,7 @@ from phaseline.session.stored import (
     Count,
     PlainName,
     StoredFileError,
+    UnixTime,
     check,
     parse_object,
     read_file,
@@ -36,6 +37,7 @@ ASIDE = ".aside-"
 FORMAT = 3
 _BEFORE_END = "-trained"
 _NAME = re.compile(rf"step-(?P<step>\d{{8}})(?:{_BEFORE_END})?\.a(?P<attempt>\d{{4,9}})", re.ASCII)
+_IN_SESSION = re.compile(r"(?P<phase>[^/]+)/run-(?P<run>\d{1,9})/(checkpoints|final)", re.ASCII)
 _BLOCK_BYTES = 1 << 22
 _REMEDY = "Use another one."
 # Of these the file is no cause; a disk that does not give a file back says EIO.
@@ -122,7 +124,7 @@ class Manifest:
     committed: tuple[CommittedLines, ...]
     data: dict[str, str]
     files: dict[PlainName, FileRecord]
-    created: float
+    created: UnixTime
     validation: dict[str, float] = field(default_factory=dict)
     weights_only: bool = False
     reduced_from: str | None = None
@@ -185,10 +187,29 @@ class Manifest:
                 session=str(content.get("session")),
             )
         try:
-            return check(json.dumps(content).encode(), cls, path, remedy=_REMEDY)
+            manifest = check(json.dumps(content).encode(), cls, path, remedy=_REMEDY)
         except StoredFileError as error:
             # Its digest is right, so no accident made it: nothing is done about it unasked.
             raise CheckpointFormatError(str(error), session=str(content.get("session"))) from error
+        manifest.require_place(folder)
+        return manifest
+
+    def require_place(self, folder: Path) -> None:
+        """Raises if a checkpoint lies where another one's name says something else of it.
+
+        Outside of sessions, and under a name that is none of a checkpoint's, it may lie anywhere.
+        """
+        named = parse_name(folder.name)
+        is_other = named is not None and named != (self.phase_step, self.attempt)
+        match = _IN_SESSION.fullmatch("/".join(folder.parts[-4:-1]))
+        if match is not None:
+            is_other |= (match["phase"], int(match["run"])) != (self.phase, self.run)
+        if is_other:
+            raise CheckpointError(
+                f"{folder} holds step {self.phase_step} of {self.phase}, saved by attempt "
+                f"{self.attempt}: it was renamed, or put into another phase's folder. Move it back "
+                "to where it was, or use another one."
+            )
 
 
 def hash_file(path: Path) -> FileRecord:
@@ -302,11 +323,11 @@ def list_published(folder: Path) -> list[Path]:
 
 
 def list_headless(folder: Path) -> list[Path]:
-    """Folders with a checkpoint's name that hold something, but no manifest; by name."""
+    """Folders with a checkpoint's name that hold something, but no file of a manifest; by name."""
     if not folder.is_dir():
         return []
     named = [path for path in folder.iterdir() if parse_name(path.name) and path.is_dir()]
-    return sorted(p for p in named if not (p / MANIFEST_NAME).exists() and any(p.iterdir()))
+    return sorted(p for p in named if not (p / MANIFEST_NAME).is_file() and any(p.iterdir()))
 
 
 def list_kept(phase: PhaseLayout) -> list[Path]:

@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from phaseline.checkpoint.manifest import Manifest
 from phaseline.distributed.engines.base import Engine, Scalar, StateFragment, whole_shape
 from phaseline.errors import CheckpointError
-from phaseline.session.stored import StoredFileError, parse_object, read_file
+from phaseline.session.stored import Count, StoredFileError, check, parse_object, read_file
 
 MOST_JSON_BYTES = 1 << 30
 """Largest index that is read, 1 GiB."""
 _REMEDY = "Use another checkpoint."
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """What `model.json` says of a parameter."""
+
+    shape: tuple[Count, ...]
+    dtype: str
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What `model.json` holds."""
+
+    parameters: dict[str, _Parameter]
+    tied: list[list[str]]
+    lora: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What `index.json` holds."""
+
+    fragments: dict[str, list[tuple[Count, Count, Count]]]
+    scalars: dict[str, dict[str, tuple[Any, bool]]]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What `state.json` holds."""
+
+    stateful: dict[str, Any] = field(default_factory=dict)
+
 
 WEIGHT = "weight"
 _BUFFER = "buffer/"
@@ -58,17 +93,17 @@ class CheckpointReader:
         """
         self.folder = folder
         self.manifest = Manifest.load(folder)
-        self.model: dict[str, Any] = self._json("model.json")
+        self.model: dict[str, Any] = self._json("model.json", _Model)
         """What `model.json` says: parameters, which names are tied, adapters."""
         self.parameters: dict[str, dict[str, Any]] = self.model["parameters"]
-        self.state: dict[str, Any] = self._json("state.json")
+        self.state: dict[str, Any] = self._json("state.json", _State)
         self._pieces: dict[str, list[tuple[int, int, int]]] = {}
         self._scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}
         self._files: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> CheckpointReader:  # noqa: PYI034 - Self is newer than Python 3.10
-        index = self._json(INDEX)
+        index = self._json(INDEX, _Index)
         left_out = self.manifest.weights_only
         self._pieces = {
             key: [(start, numel, rank) for start, numel, rank in pieces]
@@ -159,14 +194,21 @@ class CheckpointReader:
     def _open(self, name: str) -> Any:
         """A file of tensors, opened once, when something in it is first asked for."""
         if name not in self._files:
-            opened = safe_open(self.folder / name, framework="pt")
+            try:
+                opened = safe_open(self.folder / name, framework="pt")
+            except SafetensorError as error:
+                raise CheckpointError(
+                    f"{self.folder / name} cannot be read: {error}. {_REMEDY}"
+                ) from error
             self._files[name] = self._stack.enter_context(opened)
         return self._files[name]
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str, model: type[Any]) -> Any:
+        """What a file holds, with all that a later version may have added."""
         path = self.folder / name
         try:
             data = read_file(path, remedy=_REMEDY, max_bytes=MOST_JSON_BYTES)
+            check(data, model, path, remedy=_REMEDY)
             return parse_object(data, path, remedy=_REMEDY)
         except StoredFileError as error:
             raise CheckpointError(str(error)) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, UnreachableFileError
 
 SUFFIX = ".safetensors"
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -103,6 +103,7 @@ def list_file(path: Path) -> dict[str, StoredTensor]:
         RecursionError,
         struct.error,
     ) as error:
+        UnreachableFileError.require_lasting(error, path)
         raise UnusableWeightsError(
             f"holds {path.name}, which is no safetensors file ({error})", "Get the file again."
         ) from error
@@ -159,6 +160,7 @@ def _list_shards(folder: Path) -> dict[str, StoredTensor]:
         names = sorted(set(index.values()))
         outside = [name for name in names if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        UnreachableFileError.require_lasting(error, folder / INDEX_FILE)
         raise UnusableWeightsError(
             f"holds {INDEX_FILE}, which is no index ({error})", "Get the file again."
         ) from error
@@ -178,8 +180,12 @@ def _list_shards(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _tensor(path: Path, record: Mapping[str, Any], data_start: int) -> StoredTensor:
-    begin, end = record["data_offsets"]
-    tensor = StoredTensor(path, record["dtype"], tuple(record["shape"]), data_start + begin)
+    (begin, end), shape = record["data_offsets"], tuple(record["shape"])
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
+        raise ValueError("its header holds places or sizes that are none")
+    if not isinstance(record["dtype"], str) or begin > end:
+        raise ValueError("its header contradicts itself")
+    tensor = StoredTensor(path, record["dtype"], shape, data_start + begin)
     item_bytes = ITEM_BYTES.get(tensor.dtype)
     if item_bytes is not None and end - begin != tensor.numel * item_bytes:
         raise ValueError("its header contradicts itself")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from phaseline.errors import ExitCode, PhaselineError, printable
+from phaseline.errors import ExitCode, PhaselineError, is_passing, printable
 
 _RUNNING = "Running a session"
 _LOOKING = "Looking at a session"
@@ -70,18 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PhaselineError as error:
         sys.stderr.write(f"phaseline: {printable(str(error))}\n")
         sys.exit(int(error.exit_code))
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        sys.stderr.write(
-            f"phaseline: {error.filename} cannot be used: {error.strerror}. "
-            "Name a session directory that can be read and written.\n"
-        )
-        sys.exit(int(ExitCode.USAGE))
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        shown = printable(str(error.filename))[:60]
-        sys.stderr.write(f"phaseline: {shown}... is longer than a path can be. Shorten it.\n")
-        sys.exit(int(ExitCode.USAGE))
+        if not isinstance(error.filename, (str, bytes)) or error.errno is None:
+            raise  # of no file that a person could do something about
+        sys.stderr.write(f"phaseline: {_refusal_of_file(error)}\n")
+        sys.exit(int(ExitCode.FAILED if is_passing(error) else ExitCode.USAGE))
+
+
+def _refusal_of_file(error: OSError) -> str:
+    """What the file system refused, and what to do."""
+    shown = printable(os.fsdecode(error.filename))
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{shown[:60]}... is longer than a path can be. Shorten it."
+    if is_passing(error):
+        return (
+            f"{shown} cannot be used now: {error.strerror}. The same command goes on once it can."
+        )
+    return f"{shown} cannot be used: {error.strerror}. Name one that can be read and written."
 
 
 def _require_text(words: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
-from phaseline.cli.showing import show
+from phaseline.cli.showing import show, warn
 from phaseline.cli.trust import code_of_session
 from phaseline.session.confinement import require_confined
 from phaseline.session.layout import SessionLayout
@@ -63,7 +63,7 @@ def evaluate(
     require_lm_eval()
     require_confined(SessionLayout(directory))
     with code_of_session(directory, is_trusted=trust_code):
-        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        trained = TrainedPhase.find(directory, phase, step=step, best=best, say=warn)
         results = evaluate_phase(trained, tasks, limit=limit, batch_size=batch_size)
     show(f"{trained.phase} at step {trained.manifest.phase_step}")
     for line in _table(results):

@@ -15,7 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
-from phaseline.cli.showing import show
+from phaseline.cli.showing import show, warn
 from phaseline.cli.trust import code_of_session
 from phaseline.errors import UsageError
 from phaseline.units import parse_size
@@ -66,7 +66,7 @@ def export(
 
     form = ExportForm(dtype=dtype.value, max_shard_bytes=max_shard_bytes, lora=lora.value)
     with code_of_session(directory, is_trusted=trust_code):
-        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        trained = TrainedPhase.find(directory, phase, step=step, best=best, say=warn)
         export_phase(trained, to, form)
     manifest = trained.manifest
     show(f"exported {trained.phase} at step {manifest.phase_step} to {to}")

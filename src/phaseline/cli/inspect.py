@@ -24,7 +24,7 @@ from phaseline.cli.session_status import (
     is_session,
 )
 from phaseline.cli.showing import show
-from phaseline.errors import ExitCode, PhaselineError, UsageError
+from phaseline.errors import ExitCode, PhaselineError, UsageError, printable
 from phaseline.session.committed import find_lost_lines
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
@@ -64,16 +64,17 @@ def status(
         _show_session(gather_status(layouts[0]))
         return
     rows, faults = [], []
-    for layout in layouts:
+    rows_of = [(layout, _begun_row) for layout in layouts]
+    rows_of += [(layout, _waiting_row) for layout in waiting]
+    for layout, row_of in rows_of:
         try:
-            rows.append(_session_row(gather_status(layout)))
+            rows.append(row_of(layout))
         except (PhaselineError, OSError) as error:
             # What is wrong with one hides none of the others.
             rows.append((layout.root.name, "unreadable", *["-"] * 7))
             faults.append(f"{layout.root.name}: {error}")
     _show_table(
-        ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"),
-        [*rows, *map(_waiting_row, waiting)],
+        ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"), rows
     )
     for fault in faults:
         show(f"\n{fault}")
@@ -132,7 +133,8 @@ def _write_csv(rows: Callable[[], Iterable[dict[str, Any]]]) -> None:
     for row in rows():
         columns |= dict.fromkeys(row)
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
+    # Names of metrics, as whoever wrote the records chose them.
+    writer.writerow(map(printable, columns))
     # A session that runs may have new ones by now.
     writer.writerows([row.get(name, "") for name in columns] for row in rows())
 
@@ -169,7 +171,8 @@ def _describe_holder(session: SessionStatus) -> str:
     return f"nobody; {lease.owner} is gone without giving the session back, {silence}"
 
 
-def _session_row(session: SessionStatus) -> tuple[str, ...]:
+def _begun_row(layout: SessionLayout) -> tuple[str, ...]:
+    session = gather_status(layout)
     phase, saved = session.current_phase, session.newest_checkpoint
     return (
         session.layout.root.name,

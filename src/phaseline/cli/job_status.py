@@ -11,6 +11,7 @@ from phaseline.cluster.slots import slots_needed, time_left
 from phaseline.config.sections import Config
 from phaseline.session.jobs import JobStart, list_job_starts, list_submitted
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import StoredFileError
 from phaseline.tracking.formatting import format_seconds
 
 _OVER = frozenset(
@@ -67,8 +68,16 @@ def find_waiting(directory: Path) -> list[SessionLayout]:
     folders = [directory]
     if directory.is_dir():
         folders += sorted(path for path in directory.iterdir() if path.is_dir())
-    layouts = [SessionLayout(path) for path in folders]
-    return [one for one in layouts if list_submitted(one) and not one.session_file.exists()]
+    return [layout for layout in map(SessionLayout, folders) if _is_waiting(layout)]
+
+
+def _is_waiting(layout: SessionLayout) -> bool:
+    try:
+        return not layout.session_file.exists() and bool(list_submitted(layout))
+    except PermissionError:
+        return False  # as a session that one may not look at
+    except StoredFileError:
+        return True  # whoever looks at its jobs says what is wrong
 
 
 def _newest_job(layout: SessionLayout, starts: list[JobStart]) -> tuple[str, str]:

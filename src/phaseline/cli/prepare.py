@@ -143,13 +143,13 @@ def _preview(config: Config, phases: Sequence[PhaseSection], num_samples: int) -
     if not all(map(trains_classes, phases)):
         typer.echo(_legend(has_colour))
     for phase in phases:
-        for sequence in preview(config, phase, num_samples, typer.echo):
+        for sequence in preview(config, phase, num_samples, show):
             which = f" ({sequence.name})" if sequence.name else ""
             head = f"\n--- phase {phase.name}: {sequence.source}: {sequence.sample_id}{which}: "
             if sequence.dropped:
-                typer.echo(f"{head}dropped, {sequence.dropped}")
+                show(f"{head}dropped, {sequence.dropped}")
                 continue
-            typer.echo(f"{head}{_measure(sequence)}")
+            show(f"{head}{_measure(sequence)}")
             if sequence.runs:
                 typer.echo(_show(sequence, has_colour))
 

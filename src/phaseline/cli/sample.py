@@ -15,7 +15,7 @@ from phaseline.cli.options import (
     TrustCode,
     require_one_choice,
 )
-from phaseline.cli.showing import show
+from phaseline.cli.showing import show, warn
 from phaseline.cli.trust import code_of_session
 from phaseline.config.bounds import MAX_INTEGER, SMALLEST
 from phaseline.errors import UsageError
@@ -68,7 +68,7 @@ def sample(
     from phaseline.training.pipeline.trained_phase import TrainedPhase
 
     with code_of_session(directory, is_trusted=trust_code):
-        trained = TrainedPhase.find(directory, phase, step=step, best=best)
+        trained = TrainedPhase.find(directory, phase, step=step, best=best, say=warn)
         talk = Talk(
             trained,
             max_new_tokens=max_new_tokens,

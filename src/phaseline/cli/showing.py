@@ -22,6 +22,11 @@ def show(text: object, *, err: bool = False) -> None:
         _divert(2 if err else 1)
 
 
+def warn(text: str) -> None:
+    """Shows a text beside what a command writes to its standard output."""
+    show(text, err=True)
+
+
 def _divert(descriptor: int) -> None:
     """Leads a descriptor to nowhere, for what Python still holds for it at its end, too."""
     with suppress(OSError):

@@ -16,7 +16,7 @@ from phaseline.session.confinement import require_confined
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import read_lease
-from phaseline.session.stop_request import request_stop
+from phaseline.session.stop_request import read_stop_request, request_stop
 
 _LOOK_EVERY_S = 0.25
 
@@ -43,6 +43,8 @@ def stop(
     attempt = _require_running(layout)
     number, holder = attempt.number, _holder(layout)
     is_first = request_stop(attempt)
+    if not is_first:
+        read_stop_request(attempt)  # one that is damaged asks for nothing
     asked = "is asked to stop" if is_first else "had been asked to stop before"
     show(f"Attempt {number} of {layout.root}{holder} {asked}.")
     if not wait:

@@ -151,5 +151,5 @@ def _is_complete(folder: Path) -> bool:
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return all((folder / name).is_file() for name in set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False

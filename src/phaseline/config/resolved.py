@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from phaseline.config.bounded_yaml import MAX_RESOLVED_VALUES
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
-from phaseline.config.upgrades import FORMAT, require_readable, upgraded
+from phaseline.config.upgrades import FORMAT, SessionFormatError, require_readable, upgraded
 from phaseline.config.yaml_reading import read_text
-from phaseline.errors import SessionError
 
 # Neither changes a number that is trained or recorded.
 _SAFE_ANYWHERE = frozenset(
@@ -39,24 +39,30 @@ def to_yaml(config: Config) -> str:
     return buffer.getvalue()
 
 
-def from_yaml(text: str) -> Config:
+def from_yaml(text: str, path: Path = Path("config.yaml")) -> Config:
     """Reads what `to_yaml` wrote, in this version or in an earlier one.
+
+    Args:
+        text: The file's text.
+        path: The file, for messages.
 
     Raises:
         ConfigurationError: It is no YAML.
-        SessionError: It is no resolved configuration that this version can read.
+        SessionFormatError: It is no resolved configuration that this version can read.
     """
-    root = read_text(text, lambda line: f"config.yaml:{line}", most_values=MAX_RESOLVED_VALUES)
+    root = read_text(text, lambda line: f"{path}:{line}", most_values=MAX_RESOLVED_VALUES)
     settings = root.plain() if root is not None else None
     if isinstance(settings, dict):
-        found = require_readable(settings.pop(_FORMAT_KEY, None), Path("config.yaml"))
+        found = require_readable(settings.pop(_FORMAT_KEY, None), path)
         settings = upgraded(settings, found)
     try:
         return Config.model_validate_json(json.dumps(settings), strict=True)
-    except ValueError as error:
-        raise SessionError(
-            f"config.yaml of the session is no configuration that this version can read: {error}. "
-            "It was edited, or written by another version: start a new session."
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise SessionFormatError(
+            f"{path}, which the session runs with, is no configuration that this version can read: "
+            f"{path_text(first['loc']) or 'the whole'}: {first['msg']}. It was edited, or written "
+            "by another version: restore it from a copy, or start a new session (--session DIR)."
         ) from error
 
 

@@ -23,7 +23,7 @@ from phaseline.config.bounded_yaml import (
     compose,
 )
 from phaseline.config.tree import Loc, Node, Scalar, found_text, path_text
-from phaseline.errors import ConfigurationError, Fault
+from phaseline.errors import ConfigurationError, Fault, UnreachableFileError
 
 _TAGS = "tag:yaml.org,2002:"
 _MERGE = f"{_TAGS}merge"
@@ -261,6 +261,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise _missing_file(path) from None
     except OSError as error:
+        UnreachableFileError.require_lasting(error, path)
         reason = error.strerror or error
         fix = "Check the path and its permissions."
         raise _fault(str(path), f"cannot be read: {reason}", fix) from None

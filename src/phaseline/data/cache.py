@@ -25,7 +25,7 @@ import xxhash
 
 from phaseline.config.plugins import UntrustedCodeError
 from phaseline.data.block_hashes import ENTRY_MANIFEST, hashes_file, is_intact, write_hashes
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableFileError
 from phaseline.session.files import fsync_file, fsync_folder
 from phaseline.session.stored import Count, PlainName, StoredFileError, read_stored
 
@@ -182,6 +182,9 @@ class Cache:
             # It stays for ever: removing it would let two processes hold two files of one name.
             return (folder / f"{fingerprint}.lock").open("a", encoding="utf-8")
         except OSError as error:
+            UnreachableFileError.require_lasting(
+                error, f"the cache of prepared data in {self.root}"
+            )
             raise DataError(
                 f"the cache of prepared data in {self.root} cannot be written: {error}. Set the "
                 "environment variable PHASELINE_CACHE, or preparation.cache of the session, to a "

@@ -205,7 +205,7 @@ class LoaderWorkers:
                 return worker
             worker.end()
         waited = ", ".join(f"{patience_s:g}" for patience_s in _PATIENCES_S)
-        raise DataError(
+        raise LostWorkerError(
             f"no loader worker started, though each was waited for ({waited} s). Set "
             "data.num_workers to 0; the same command goes on from the last checkpoint."
         )

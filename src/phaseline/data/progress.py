@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from phaseline.errors import printable
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -96,7 +98,7 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """A line above the bar that stays."""
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, source: str) -> None:
         """A new line for a source."""

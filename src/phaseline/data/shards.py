@@ -45,7 +45,7 @@ class Shard:
         Raises:
             UsageError: It is nothing like that.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(
                 f"--shard is {text!r}; it must be as 2/8, the second of eight jobs. In a SLURM "

@@ -83,7 +83,7 @@ class TokenizerSettings:
         named = {
             key: token_text(value)
             for key, value in self.others.items()
-            if key.endswith("_token") and isinstance(value, (str, dict))
+            if key.endswith("_token") and _is_token(value)
         }
         return {**named, "eos_token": self.eos, "pad_token": self.pad}
 
@@ -269,15 +269,15 @@ def read_tokenizer_files(folder: Path, eos: str | None = None) -> tuple[Backend,
     backend.no_truncation()
     backend.no_padding()
     others = _read_settings(folder)
-    own_eos, pad = others.pop("eos_token", None), others.pop("pad_token", None)
-    eos = eos or (None if own_eos is None else token_text(own_eos))
+    own_eos, pad = (_take_token(others, name, folder) for name in ("eos_token", "pad_token"))
+    eos = eos or own_eos
     template = _read_chat_template(folder, others.pop("chat_template", None))
     if eos is None:
         raise DataError(
             f"The tokenizer in {folder} names no end-of-sequence token. Set tokenizer.eos to one "
             "of its tokens."
         )
-    return backend, TokenizerSettings(eos, token_text(pad or eos), template, others)
+    return backend, TokenizerSettings(eos, pad or eos, template, others)
 
 
 def add_special_tokens(backend: Backend, tokens: Sequence[str]) -> None:
@@ -298,6 +298,23 @@ def token_text(token: str | Mapping[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, dict) and isinstance(value.get("content"), str)
+    )
+
+
+def _take_token(settings: dict[str, Any], name: str, folder: Path) -> str | None:
+    """Takes a token out of a tokenizer's settings; None if they name none."""
+    value = settings.pop(name, None)
+    if value is None or _is_token(value):
+        return None if value is None else token_text(value)
+    raise DataError(
+        f"{name} of the tokenizer in {folder} is {value!r:.60}; it must be a text, or an object "
+        "with its `content`. Correct it there."
+    )
+
+
 def _read_settings(folder: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     # The older file is read first, so that the newer one has the last word.
@@ -306,8 +323,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             found = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{folder / name} is no JSON: {error}. Restore it.") from error
+        if not isinstance(found, dict):
+            raise DataError(f"{folder / name} is JSON, and no object. Restore it.")
         merged |= {key: value for key, value in found.items() if value is not None}
     return merged
 
@@ -316,9 +335,13 @@ def _read_chat_template(folder: Path, inline: object) -> str | None:
     """The template in a file of its own, else the one in the settings."""
     file = folder / CHAT_TEMPLATE_FILE
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8: {error}. Restore it.") from error
     if isinstance(inline, list):
-        named = {entry["name"]: entry["template"] for entry in inline}
+        entries = [entry for entry in inline if isinstance(entry, dict)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
         inline = named.get("default")
     return inline if isinstance(inline, str) else None
 

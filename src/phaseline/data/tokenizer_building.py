@@ -25,7 +25,8 @@ from phaseline.data.tokenizer import (
     changed_settings,
     read_tokenizer_files,
 )
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableFileError
+from phaseline.session.stored import StoredFileError, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,8 +158,9 @@ def _chat_template(setting: str | None) -> str | None:
     if setting is None or "{" in setting:
         return setting
     try:
-        return place_of(setting).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_file(place_of(setting), remedy="").decode()
+    except (OSError, UnicodeDecodeError, StoredFileError) as error:
+        UnreachableFileError.require_lasting(error, setting)
         raise DataError(
             f"tokenizer.chat_template is {setting!r}, a file that cannot be read: {error}. "
             "Correct the path, or write the template itself."

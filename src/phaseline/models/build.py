@@ -107,7 +107,7 @@ def _from_config(
 
     # transformers completes what it is given, sections within included.
     values: dict[str, Any] = deepcopy(section.config or {})
-    model_type = str(values.pop("model_type"))
+    model_type = str(values.pop("model_type", ""))
     if head.kind != "classes" or _reads_tokens(model_type):
         values.setdefault("vocab_size", vocab_size)
         if isinstance(values["vocab_size"], int):

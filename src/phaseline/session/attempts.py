@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from phaseline.errors import ExitCode, SessionError
+from phaseline.errors import ExitCode
 from phaseline.session.committed import CommittedLines
 from phaseline.session.files import fsync_folder, write_json, write_json_once
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.record_ends import ends_of_phases, read_backwards
 from phaseline.session.records import read_events
-from phaseline.session.stored import CheckpointPath, read_stored
+from phaseline.session.stored import CheckpointPath, Count, StoredFileError, UnixTime, read_stored
 
 _Record = TypeVar("_Record")
 
@@ -35,7 +35,7 @@ class Outcome:
 
     code: ExitCode
     reason: str
-    time: float
+    time: UnixTime
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class ErrorRecord:
         time: Unix time, seconds.
     """
 
-    rank: int
+    rank: Count
     host: str
     phase: str | None
-    step: int | None
+    step: Count | None
     kind: str
     message: str
     traceback: str
     consequence: bool
-    time: float
+    time: UnixTime
 
     @property
     def where(self) -> str:
@@ -96,7 +96,7 @@ def take_attempt(layout: SessionLayout) -> AttemptLayout:
     while True:
         attempt = layout.attempt(max(layout.attempt_numbers(), default=0) + 1)
         if attempt.number > _LAST_NUMBER:
-            raise SessionError(
+            raise StoredFileError(
                 f"{layout.attempts_dir} holds an attempt of the number {_LAST_NUMBER}, which no "
                 "session reaches: somebody made that folder. Remove it."
             )

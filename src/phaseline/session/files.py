@@ -11,26 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phaseline.errors import SessionError
-
-PASSING = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.EDQUOT,
-        errno.EINTR,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.ENOSPC,
-        errno.ENOTCONN,
-        errno.EREMOTEIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    }
-)
-"""What a file system may refuse for a while: another try may succeed, and is worth one."""
+from phaseline.errors import UsageError
 
 
 @contextmanager
@@ -67,7 +48,7 @@ def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
         Whether this call made the file.
 
     Raises:
-        SessionError: The file system cannot do that.
+        UsageError: The file system cannot do that, whenever it is asked.
     """
     with _written_aside(path, _dump(content)) as aside:
         try:
@@ -78,7 +59,7 @@ def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
-            raise SessionError(
+            raise UsageError(
                 f"{path} cannot be made: the file system has no hard links, which keep two "
                 "processes from taking the same thing. Put the session on another one "
                 "(--session DIR or session.root)."

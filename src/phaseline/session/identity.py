@@ -10,7 +10,7 @@ from phaseline.config.upgrades import FORMAT, require_readable
 from phaseline.errors import UsageError
 from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
-from phaseline.session.stored import Count, check, parse_object, read_file
+from phaseline.session.stored import Count, UnixTime, check, parse_object, read_file
 
 _REMEDY = "Use the version that wrote it, or restore it from a copy."
 
@@ -36,7 +36,7 @@ class SessionIdentity:
 
     id: str
     name: str
-    created: float
+    created: UnixTime
     config_fingerprint: str
     wandb_id: str
     phaseline_version: str

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from phaseline.config.places import Places
-from phaseline.errors import SessionError
-from phaseline.session.files import PASSING, fsync_file, fsync_folder, write_json
+from phaseline.errors import SessionError, is_passing
+from phaseline.session.files import fsync_file, fsync_folder, write_json
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.stored import Count, StoredFileError, read_file, read_stored
 
@@ -263,7 +263,7 @@ def _folder_of(layout: SessionLayout, inputs: SessionInputs, part: str) -> Path 
 
 def _require_lasting(error: OSError, path: Path) -> None:
     """Raises if another try may read what could not be read now."""
-    if error.errno in PASSING:
+    if is_passing(error):
         raise SessionError(
             f"{path} cannot be read now: {error.strerror or error}. The same command goes on once "
             "it can."

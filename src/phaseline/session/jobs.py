@@ -9,14 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from phaseline.errors import ExitCode
 from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
-from phaseline.session.stored import read_stored
+from phaseline.session.stored import Count, UnixTime, read_stored
 
 _NAME = re.compile(r"(?P<job>\d+)-(?P<restart>\d+)\.json", re.ASCII)
 _REMEDY = "Remove it: only the history of jobs is told from it."
+JobId = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+"""SLURM's number of a job: SLURM's commands are called with it."""
+
+
+def _exit_code(code: int) -> int:
+    return int(ExitCode(code))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +47,16 @@ class JobStart:
         is_last: Whether the line ends here, whatever the code is.
     """
 
-    job_id: str
-    restart: int
+    job_id: JobId
+    restart: Count
     line: str
     nodes: str
-    began: float
-    slot_ends: float | None
-    since: int
+    began: UnixTime
+    slot_ends: UnixTime | None
+    since: Count
     checkpoint: str | None
-    ended: float | None = None
-    code: int | None = None
+    ended: UnixTime | None = None
+    code: Annotated[int, AfterValidator(_exit_code)] | None = None
     cause: str = ""
     is_last: bool = False
 
@@ -60,7 +69,7 @@ class JobStart:
 class _Submitted:
     """What `submitted.json` holds."""
 
-    jobs: list[str]
+    jobs: list[JobId]
 
 
 def write_job_start(layout: SessionLayout, start: JobStart) -> None:

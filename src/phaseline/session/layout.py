@@ -212,5 +212,7 @@ class SessionLayout:
         """The numbers that are taken, ascending."""
         if not self.attempts_dir.is_dir():
             return []
-        names = (path.name for path in self.attempts_dir.iterdir() if _NUMBER.fullmatch(path.name))
-        return sorted(map(int, names))
+        found = (path.name for path in self.attempts_dir.iterdir())
+        names = {name for name in found if _NUMBER.fullmatch(name)}
+        # A number in other digits, as 00001, was not written here, and its folder is not found.
+        return sorted({n for n in map(int, names) if self.attempt(n).dir.name in names})

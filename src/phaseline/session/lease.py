@@ -22,15 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from phaseline.errors import SessionBusyError, SessionError
+from phaseline.errors import SessionBusyError
 from phaseline.session import linux
 from phaseline.session.files import write_json_once
 from phaseline.session.layout import SessionLayout
-from phaseline.session.stored import read_stored
+from phaseline.session.stored import Count, StoredFileError, read_stored
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
-_NAME = re.compile(r"\d{8,15}\.json", re.ASCII)
+_NAME = re.compile(r"\d{8,12}\.json", re.ASCII)
+_LAST_NUMBER = 10**12 - 1
 _REMEDY = "Make sure that no process uses the session, then remove the file."
 
 
@@ -50,13 +51,13 @@ class LeaseOwner:
     """
 
     host: str
-    pid: int
-    process_start: int
+    pid: Count
+    process_start: Count
     boot_id: str
     pid_namespace: str
     job_id: str | None
-    restart_count: int
-    attempt: int | None
+    restart_count: Count
+    attempt: Count | None
 
     @classmethod
     def of_this_process(cls, attempt: int | None = None) -> LeaseOwner:
@@ -155,7 +156,7 @@ def read_lease(layout: SessionLayout) -> LeaseState | None:
             return LeaseState(max(numbers), owner, path.stat().st_mtime)
         except FileNotFoundError:
             if path.is_symlink():
-                raise SessionError(f"{path} is a link that leads nowhere. {_REMEDY}") from None
+                raise StoredFileError(f"{path} is a link that leads nowhere. {_REMEDY}") from None
             continue  # removed just now, because there is a higher one
     return None
 
@@ -205,6 +206,11 @@ class Lease:
                 if not _is_free(state.owner, age_s, me):
                     raise SessionBusyError(_describe_busy(layout, state.owner, age_s, me))
             number = 1 if state is None else state.number + 1
+            if number > _LAST_NUMBER:
+                raise StoredFileError(
+                    f"{_file(layout.lease_dir, _LAST_NUMBER)} has a number that no session "
+                    f"reaches: somebody made that file. {_REMEDY}"
+                )
             if _add_to_chain(layout.lease_dir, number, me):
                 return cls(layout.lease_dir, number, heartbeat_s=heartbeat_s)
 
@@ -318,11 +324,18 @@ def _add_to_chain(folder: Path, number: int, owner: LeaseOwner | None) -> bool:
 def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return [int(path.stem) for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    names = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    numbers = [int(name.partition(".")[0]) for name in names]
+    # A number in other digits, as 000000007, was not written here, and its file is not found.
+    return [number for number, name in zip(numbers, names, strict=True) if _name(number) == name]
 
 
 def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:08d}.json"
+    return folder / _name(number)
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}.json"
 
 
 def _file_system_time(folder: Path) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from phaseline.config.sections import NAME_PATTERN
 from phaseline.errors import ExitCode
-from phaseline.session.stored import is_checkpoint_name
+from phaseline.session.stored import LARGEST_COUNT, LATEST_TIME, is_checkpoint_name
 
 METRIC_KINDS: Final = ("train", "validation", "samples")
 """Of one step, in the order in which they are recorded."""
@@ -26,7 +26,7 @@ def is_metric_record(record: Mapping[str, Any]) -> bool:
         and _is_name(record.get("phase"))
         and all(_is_count(record.get(name)) for name in _COUNTS)
         and all(_are_numbers(record.get(name)) for name in ("metrics", "timing"))
-        and _is_number(record["timing"].get("time"))
+        and _is_time(record["timing"].get("time"))
         and _are_samples(record.get("samples", ()))
         and _is_text(record.get("sample_ids", ""))
     )
@@ -35,13 +35,13 @@ def is_metric_record(record: Mapping[str, Any]) -> bool:
 def is_event(record: Mapping[str, Any]) -> bool:
     """Whether an object is an event, with the fields that readers of its kind use."""
     kind = record.get("event")
-    if not isinstance(kind, str) or not _is_number(record.get("time", 0)):
+    if not isinstance(kind, str) or not _is_time(record.get("time", 0)):
         return False
     return all(is_so(record.get(name)) for name, is_so in _FIELDS.get(kind, {}).items())
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
 
 
 def _is_count_or_none(value: object) -> bool:
@@ -50,6 +50,10 @@ def _is_count_or_none(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and _is_number(value) and 0 <= value <= LATEST_TIME
 
 
 def _is_text(value: object) -> bool:

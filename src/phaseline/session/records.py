@@ -23,6 +23,7 @@ from phaseline.session.record_checks import is_event, is_metric_record
 LONGEST_LINE_BYTES = 1 << 24
 """No record is longer, 16 MiB: what is, is damage, and would fill the memory."""
 _BLOCK_BYTES = 1 << 20
+_MOST_BITS = 64
 _END = b"\n"
 
 
@@ -175,10 +176,29 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         record = orjson.loads(line)
     except ValueError:
         try:
-            record = json.loads(line)  # half of a character, which the fast one does not take
+            # Half of a character, which the fast one does not take.
+            record = json.loads(line, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
         except (ValueError, RecursionError):  # torn by a crash, or damaged
             return None
     return record if isinstance(record, dict) else None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    if number.bit_length() > _MOST_BITS:
+        raise ValueError(f"{digits[:20]}... is larger than any number that was written")
+    return number
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is larger than any number that was written")
+    return number
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from phaseline.errors import SessionError
 from phaseline.session.files import write_json_once
 from phaseline.session.layout import AttemptLayout
-from phaseline.session.stored import read_stored
+from phaseline.session.stored import Count, StoredFileError, UnixTime, read_stored
 
 LOOK_EVERY_S = 0.5
 """How often a running attempt looks, at most. A look that finds nothing costs 2 us."""
@@ -31,10 +31,10 @@ class StopRequest:
         time: Unix time, seconds.
     """
 
-    attempt: int
+    attempt: Count
     host: str
-    pid: int
-    time: float
+    pid: Count
+    time: UnixTime
 
     def __str__(self) -> str:
         return f"phaseline stop on {self.host}"
@@ -44,7 +44,7 @@ def request_stop(attempt: AttemptLayout) -> bool:
     """Asks an attempt to stop; returns whether nobody had asked before.
 
     Raises:
-        SessionError: The file system cannot keep the request.
+        UsageError: The file system cannot keep the request.
     """
     request = StopRequest(attempt.number, socket.gethostname(), os.getpid(), time.time())
     return write_json_once(attempt.stop_file, asdict(request))
@@ -62,7 +62,7 @@ def read_stop_request(attempt: AttemptLayout) -> StopRequest | None:
     except FileNotFoundError:
         return None
     if request.attempt != attempt.number:
-        raise SessionError(
+        raise StoredFileError(
             f"{attempt.stop_file} asks attempt {request.attempt} to stop, and lies in the folder "
             f"of attempt {attempt.number}. Remove it, and ask with `phaseline stop`."
         )

@@ -41,8 +41,13 @@ class StoredFileError(SessionError):
     exit_code = ExitCode.USAGE
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a text may be the name of a file in the folder at hand."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def _plain_name(name: str) -> str:
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not is_plain_name(name):
         raise ValueError("must be the plain name of a file, without a folder")
     return name
 
@@ -64,8 +69,13 @@ PlainName = Annotated[str, AfterValidator(_plain_name)]
 """The name of a file in the folder at hand."""
 CheckpointPath = Annotated[str, AfterValidator(_checkpoint_path)]
 """Of a checkpoint, from the session's directory on."""
-Count = Annotated[int, Field(ge=0)]
+LARGEST_COUNT = 2**63 - 1
+LATEST_TIME = 253_402_300_799
+"""The last second of the year 9999: calendars of Python end there."""
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 """How many of something."""
+UnixTime = Annotated[float, Field(ge=0, le=LATEST_TIME)]
+"""A moment, in seconds. Another number is none that a person could be shown."""
 
 
 def read_stored(path: Path, model: type[Model], *, remedy: str) -> Model:

@@ -234,9 +234,12 @@ def _take(story: PhaseStory, record: Mapping[str, Any]) -> None:
     named = {**record["timing"], **record["metrics"]}
     story.num_steps = max(story.num_steps, record["phase_step"])
     if record["kind"] == "train":  # there may be millions
+        loss, lr = named.get(f"{prefix}train/loss"), named.get(f"{prefix}train/lr")
+        if loss is None or lr is None:
+            return  # damaged, in the name of a metric
         story.steps.append(record["global_step"])
-        story.losses.append(float(named[f"{prefix}train/loss"]))
-        story.lrs.append(float(named[f"{prefix}train/lr"]))
+        story.losses.append(float(loss))
+        story.lrs.append(float(lr))
         if speed := named.get(f"{prefix}train/tokens_per_s"):
             story.speeds.append(float(speed))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +243,8 @@ def read_last_step(folder: Path, run_id: str) -> int:
 
 
 def _run_files(folder: Path, run_id: str) -> Sequence[Path]:
-    return sorted(folder.glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
+    name = escape(run_id)
+    return sorted(folder.glob(f"*run-*-{name}/run-{name}.wandb"))
 
 
 def _steps(path: Path) -> Iterator[int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,14 @@ def test_list_published_sorts_by_step_then_attempt_and_leaves_out_the_unfinished
         "step-00000010.a0002",
     ]
     assert list_published(tmp_path / "absent") == []
+
+
+def test_checkpoint_under_a_name_of_its_owners_is_read_wherever_it_lies(tmp_path: Path) -> None:
+    saved = make(tmp_path / "a")
+    for place in (tmp_path / "mine", tmp_path / "final" / "best", tmp_path / saved.name):
+        shutil.copytree(saved, place)
+        assert Manifest.load(place).phase_step == 5
+    renamed = tmp_path / checkpoint_name(6, 1)
+    shutil.copytree(saved, renamed)
+    with pytest.raises(CheckpointError, match=f"{renamed} holds step 5 .*Move it back"):
+        Manifest.load(renamed)

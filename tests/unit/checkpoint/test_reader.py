@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from phaseline.checkpoint.manifest import verify
-from phaseline.checkpoint.reader import CheckpointReader, load_engine
+from phaseline.checkpoint.reader import CheckpointReader, load_engine, weights_name
 from phaseline.distributed.world import World
 from phaseline.errors import CheckpointError
 from unit.checkpoint.live_engines import (
@@ -98,3 +100,34 @@ def test_load_engine_is_refused_when_a_buffer_is_missing(world: World, tmp_path:
         pytest.raises(CheckpointError, match="does not hold the buffer extra"),
     ):
         load_engine(reader, engine, dp_rank=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.json", {"parameters": []}, "model.json does not hold .*: parameters is"),
+        ("model.json", {"parameters": {"a": {"shape": ["x"]}}}, "parameters.a.shape.0 is 'x'"),
+        ("model.json", {"tied": 3}, "tied is 3"),
+        ("state.json", {"stateful": []}, "state.json does not hold .*: stateful is"),
+        ("index.json", {"fragments": {"weight/a": [[0]]}}, "fragments.weight/a.0"),
+        ("index.json", {"scalars": {"a": {"step": 3}}}, "scalars.a.step is 3"),
+    ],
+)
+def test_file_that_was_made_to_verify_and_holds_something_else_is_named(
+    world: World, tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**content, **change}))
+    with pytest.raises(CheckpointError, match=message), CheckpointReader(folder):
+        pass
+
+
+def test_file_of_tensors_that_is_none_is_named(world: World, tmp_path: Path) -> None:
+    folder = save(store_in(tmp_path, world), build(world, 1), at(0), {}).folder
+    (folder / weights_name(0)).write_bytes(b"x" * 100)
+    with (
+        pytest.raises(CheckpointError, match=f"{weights_name(0)} cannot be read: .*Use another"),
+        CheckpointReader(folder) as reader,
+    ):
+        reader.buffer_shapes()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from phaseline.checkpoint.tensor_files import UnusableWeightsError, list_file, list_folder
+from phaseline.errors import ExitCode, UnreachableFileError
 
 
 @pytest.fixture
@@ -115,3 +117,45 @@ def test_folder_is_refused_when_it_holds_an_adapter_or_nothing(folder: Path) -> 
     save_file({"a": np.zeros(1, np.float32)}, folder / "adapter_model.safetensors")
     with pytest.raises(UnusableWeightsError, match="holds an adapter"):
         list_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, "4"]},
+        {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0.5, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]},
+        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
+        {"dtype": "I8", "shape": [0], "data_offsets": [-4, -4]},
+        {"dtype": 3, "shape": [4], "data_offsets": [0, 4]},
+        {"dtype": "F8_E4M3", "shape": 4, "data_offsets": [0, 4]},
+    ],
+)
+def test_header_with_a_place_or_size_that_is_none_is_refused(
+    folder: Path, record: dict[str, object]
+) -> None:
+    header = json.dumps({"a": record}).encode()
+    path = folder / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    with pytest.raises(
+        UnusableWeightsError, match=r"holds x\.safetensors, which is no safetensors"
+    ):
+        list_file(path)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENFILE])
+def test_weights_that_cannot_be_read_just_now_are_no_fault_of_the_configuration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = folder / "model.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "as a server that is away", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        UnreachableFileError, match="cannot be read or written now: as a server"
+    ) as told:
+        list_folder(folder)
+    assert told.value.exit_code is ExitCode.FAILED

@@ -372,3 +372,50 @@ def test_metrics_ends_quietly_when_the_reader_closes_the_pipe(session: Session) 
     assert process.stderr.read() == ""
     process.stderr.close()
     process.wait()
+
+
+def test_damaged_list_of_jobs_hides_no_other_session(
+    session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = session.layout.root.parent
+    for name, text in (("begun", "{"), ("waits", '{"jobs": ["x"]}')):
+        layout = SessionLayout(folder / name)
+        if name == "begun":
+            Session(layout.root)
+        layout.jobs_dir.mkdir(parents=True)
+        layout.submitted_file.write_text(text)
+    assert _run("status", str(folder)) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.startswith("  ")}
+    assert rows["demo"] == "created"
+    assert rows["begun"] == rows["waits"] == "unreadable"
+    assert out.count("Remove it: only the history of jobs") == 2
+
+
+def test_times_that_no_calendar_has_are_damage_and_no_traceback(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = session.begin()
+    session.train(attempt, "pretrain", range(1, 3), of=4)
+    with attempt.events_file.open("a") as file:
+        file.write('{"event": "image_started", "time": 1e300}\n')
+    assert _run("status", str(session.layout.root)) == 0
+    attempt.outcome_file.write_text('{"code": 75, "reason": "asked", "time": 1e300}')
+    capsys.readouterr()
+    assert _run("status", str(session.layout.root)) == ExitCode.USAGE
+    assert "outcome.json does not hold what this version writes: time is 1e+300" in (
+        capsys.readouterr().err
+    )
+
+
+def test_names_of_metrics_are_written_as_text(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = session.begin()
+    session.train(attempt, "pretrain", range(1, 3), of=4)
+    path = attempt.metrics_file
+    path.write_text(path.read_text().replace("train/loss", "\\u001b[31m\\ud800"))
+    assert _run("metrics", session.layout.root, "--format", "csv") == 0
+    out = capsys.readouterr().out
+    assert "pretrain/\\x1b[31m\\ud800" in out
+    assert "\x1b" not in out

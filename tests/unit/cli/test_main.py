@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +122,29 @@ def test_what_is_shown_to_a_reader_that_is_gone_ends_nothing(
         _, errors = process.communicate("go on\n", timeout=60)
     assert (process.returncode, errors) == (0, "four\n")
     assert (tmp_path / "done").read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.EISDIR, ExitCode.USAGE, "cannot be used: Is a directory. Name one that"),
+        (errno.EROFS, ExitCode.USAGE, "cannot be used: Read-only file system. Name one that"),
+        (errno.ENOSPC, ExitCode.FAILED, "cannot be used now: No space left on device. The same"),
+        (errno.ESTALE, ExitCode.FAILED, "cannot be used now: Stale file handle. The same"),
+    ],
+)
+def test_file_that_is_refused_is_told_in_a_sentence_with_what_its_code_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: ExitCode,
+    said: str,
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "\x1b[31m"))
+
+    monkeypatch.setattr("phaseline.cli.verify.require_session", refuse)
+    assert _run("verify", str(tmp_path)) == code
+    error = capsys.readouterr().err
+    assert error.startswith(f"phaseline: {tmp_path}/\\x1b[31m {said}")

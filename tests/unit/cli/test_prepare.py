@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -238,3 +239,13 @@ def test_prepare_ends_1_when_a_process_of_it_is_killed(folder: Path) -> None:
     assert job.returncode == 1
     assert "ended with signal SIGKILL" in error
     assert [path for path in _stores(folder) if path.name.startswith(".")] == []
+
+
+def test_preview_spells_out_what_would_move_a_terminal(folder: Path) -> None:
+    rows = [{"id": "\x1b[31m", "text": "a word"}, {"id": "2", "text": "a word"}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = "phases[0].data={source: files, arguments: {paths: [rows.jsonl], columns: {id: id, text: text}}, sequence_length: 16, held_out_frac: 0.5}"
+    done = _run(folder, "--preview", "--phase", "first", "-o", source)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "--- phase first: files: \\x1b[31m" in done.stdout

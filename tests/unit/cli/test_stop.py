@@ -147,3 +147,15 @@ def test_stop_waits_for_the_end_and_says_how_it_was(
     job.join()
     assert words in capsys.readouterr().out
     assert (read_outcome(attempt) is None) == (code is None)
+
+
+def test_request_that_is_damaged_is_named_rather_than_waited_for(
+    layout: SessionLayout, lease: Lease, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del lease
+    attempt = take_attempt(layout)
+    attempt.stop_file.write_text("{")
+    assert stop(layout) == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert f"{attempt.stop_file} cannot be read" in error
+    assert "Remove it, and ask with `phaseline stop`" in error

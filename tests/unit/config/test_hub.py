@@ -154,3 +154,10 @@ def test_fetch_says_how_to_bring_a_model_where_there_is_no_network(
     assert "Fetch it where there is a network, as `hf download org/tiny`" in raised.value.fix
     with pytest.raises(HubModelError, match="is not whole in this machine's cache"):
         hub.require_cached("hub:org/tiny")
+
+
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', "[" * 100_000, "{}", "{"])
+def test_cached_model_with_a_damaged_index_is_not_whole(tmp_path: Path, index: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert not hub._is_complete(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from phaseline.config.merging import merge_defaults
 from phaseline.config.overrides import apply_overrides
 from phaseline.config.tree import path_text
 from phaseline.config.yaml_reading import read_file
-from phaseline.errors import ConfigurationError
+from phaseline.errors import ConfigurationError, ExitCode, UnreachableFileError
 from unit.config.session_text import VALID, load, settings, write
 
 _CONFIGS = Path(__file__).parents[3] / "configs"
@@ -153,3 +154,18 @@ def test_load_config_words_every_fault_when_any_setting_has_any_kind_of_value(
             assert fault.fix
             assert fault.problem
             assert fault.location
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENFILE])
+def test_file_that_cannot_be_read_just_now_is_no_fault_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = write(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "as a server that is away", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UnreachableFileError, match=f"{path} cannot be read or written now") as told:
+        load_config(path)
+    assert told.value.exit_code is ExitCode.FAILED

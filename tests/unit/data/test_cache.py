@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from phaseline.data.cache import MANIFEST, Cache
-from phaseline.errors import DataError, StopRequestedError
+from phaseline.errors import DataError, ExitCode, StopRequestedError, UnreachableFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,3 +180,16 @@ def _start_builder(root: Path, go: Path) -> subprocess.Popen[str]:
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE])
+def test_cache_that_is_refused_for_a_while_is_worth_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(number, "as a full disk", str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(UnreachableFileError, match="cannot be read or written now") as told:
+        Cache(tmp_path / "cache").obtain("kind", "name", _write_content, pytest.fail)
+    assert told.value.exit_code is ExitCode.FAILED

@@ -14,10 +14,10 @@ from phaseline.data.progress import PlainProgress
 from phaseline.data.shards import Shard
 from phaseline.data.sources import Document, Labelled, Pair, Source
 from phaseline.data.split import SplitRule
-from phaseline.data.store import Store, read_store
+from phaseline.data.store import Store, numbers_file, read_store
 from phaseline.data.store_request import StoreRequest, Workshop
 from phaseline.data.tokenizer import Tokenizer
-from phaseline.errors import DataError
+from phaseline.errors import DamagedDataError, DataError
 from unit.data.labelled_sources import Features, Images, Made, Reviews
 
 BYTES = Tokenizer.of_bytes()
@@ -192,3 +192,17 @@ def test_store_says_its_form_and_classes(tmp_path: Path) -> None:
     assert facts["classes"] == 5
     assert facts["train"]["documents"] == facts["train"]["tokens"]
     assert not list(entry.glob("*.tokens"))
+
+
+@pytest.mark.parametrize("place", [9, 25, 40, 70])
+def test_header_of_numbers_is_compared_before_it_is_believed(tmp_path: Path, place: int) -> None:
+    # Larger than what is read whenever an entry is looked for.
+    rows = [Labelled(str(idx), np.full(4096, idx, np.float32), 0) for idx in range(200)]
+    entry = _request(Made(rows)).obtain(_shop(tmp_path))
+    path = numbers_file(entry, "train")
+    assert path.stat().st_size > 1 << 20
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedDataError, match=r"numbers\.npy does not hold what was written"):
+        read_store(entry)

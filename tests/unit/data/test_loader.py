@@ -201,7 +201,8 @@ def test_worker_that_hangs_in_its_fork_is_replaced_or_told(
         require_equal(workers.take(0), numbered(0))
         assert workers.pids == forked[2:]
     else:
-        with pytest.raises(DataError, match=r"no loader worker started.*num_workers to 0"):
+        # Another start may fork as it should.
+        with pytest.raises(LostWorkerError, match=r"no loader worker started.*num_workers to 0"):
             workers.take(0)
     assert [pid for pid in forked[:num_stuck] if psutil.pid_exists(pid)] == []
 

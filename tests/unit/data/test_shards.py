@@ -109,7 +109,9 @@ def test_parts_of_which_least_is_missing_are_taken_when_counts_differ(
     assert (parts.count, parts.missing) == (2, [])
 
 
-@pytest.mark.parametrize("text", ["0/8", "9/8", "1", "1/", "a/b", "-1/8"])
+@pytest.mark.parametrize(
+    "text", ["0/8", "9/8", "1", "1/", "a/b", "-1/8", "1/99999999999", f"1/{'9' * 5000}"]
+)
 def test_shard_is_refused_when_it_is_none_of_several(text: str) -> None:
     with pytest.raises(UsageError, match=r"it must be as 2/8.*SLURM_ARRAY_TASK_ID"):
         Shard.parse(text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -138,3 +139,36 @@ def test_build_tokenizer_gives_bytes_when_nothing_is_configured(cache_folder: Pa
     tokenizer = build_tokenizer(TokenizerSection(), Cache(cache_folder))
     assert tokenizer.fingerprint == BYTES.fingerprint
     assert not cache_folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", b"[]", "is JSON, and no object"),
+        ("special_tokens_map.json", b"3", "is JSON, and no object"),
+        ("tokenizer_config.json", b"[" * 100_000, "is no JSON"),
+        ("tokenizer_config.json", b"\xff", "is no JSON"),
+        ("tokenizer_config.json", b'{"eos_token": 5}', "eos_token of .* is 5; it must be a text"),
+        ("tokenizer_config.json", b'{"pad_token": {"x": 1}}', "pad_token of .* is {'x': 1}"),
+        ("tokenizer_config.json", b'{"eos_token": {"content": 3}}', "eos_token of .* must be"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja is not UTF-8"),
+    ],
+)
+def test_damaged_file_of_a_tokenizer_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    Tokenizer.of_bytes().save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("templates", ["[3]", '[{"name": "default"}]', '[{"template": "x"}]'])
+def test_list_of_templates_without_a_default_gives_none(tmp_path: Path, templates: str) -> None:
+    Tokenizer.of_bytes().save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    config = {"eos_token": EOS, "unk_token": {}, "chat_template": json.loads(templates)}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    settings = Tokenizer.load(tmp_path).settings
+    assert settings.chat_template is None
+    assert "unk_token" not in settings.template_variables

@@ -9,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from phaseline.errors import SessionError
+from phaseline.errors import UsageError
 from phaseline.session.files import write_json, write_json_once, write_text
 from unit.session.conftest import StartPython, first_line
 
@@ -76,7 +76,7 @@ def test_write_json_once_says_what_is_missing_when_there_are_no_hard_links(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", link)
-    with pytest.raises(SessionError, match=r"a\.json cannot be made: the file system has no hard"):
+    with pytest.raises(UsageError, match=r"a\.json cannot be made: the file system has no hard"):
         write_json_once(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
 

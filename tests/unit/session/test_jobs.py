@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,31 @@ def test_submitted_jobs_are_kept_over_submissions(layout: SessionLayout) -> None
     note_submitted(layout, ["9"])
     note_submitted(layout, ["12", "13"])
     assert list_submitted(layout) == ["9", "12", "13"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("job_id", "--help"),
+        ("job_id", "12a"),
+        ("began", 1e300),
+        ("slot_ends", -1.0),
+        ("restart", 10**30),
+        ("code", 7),
+    ],
+)
+def test_record_with_a_value_that_none_has_is_refused_with_its_field(
+    layout: SessionLayout, field: str, value: object
+) -> None:
+    write_job_start(layout, start("12", 0, 1.0))
+    path = layout.job_file("12", 0)
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(SessionError, match=f"{field} is .*Remove it: only the history"):
+        list_job_starts(layout)
+
+
+def test_submitted_number_that_is_none_is_refused(layout: SessionLayout) -> None:
+    note_submitted(layout, ["9"])
+    layout.submitted_file.write_text('{"jobs": ["9", "x"]}')
+    with pytest.raises(SessionError, match=r"jobs\.1 is 'x'"):
+        list_submitted(layout)

@@ -51,3 +51,9 @@ def test_attempt_numbers_ascend_by_value_when_digits_outgrow_the_name(
         (layout.attempts_dir / name).mkdir(parents=True)
     assert layout.attempt_numbers() == [1, 2, 9999, 10000]
     assert layout.attempt(10000).dir.is_dir()
+
+
+def test_attempt_number_in_other_digits_is_none(layout: SessionLayout) -> None:
+    for name in ("0001", "00001", "00007"):
+        (layout.attempts_dir / name).mkdir(parents=True)
+    assert layout.attempt_numbers() == [1]

@@ -13,6 +13,7 @@ import pytest
 
 from phaseline.errors import SessionBusyError, SessionError
 from phaseline.session import linux
+from phaseline.session.files import write_json
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import (
     STALE_AFTER_S,
@@ -352,3 +353,22 @@ def test_lease_is_kept_when_the_way_to_its_directory_changes(
     layout.root.rename(elsewhere)
     layout.root.symlink_to(elsewhere)
     assert not lease.is_lost()
+
+
+@pytest.mark.parametrize("name", ["000000099.json", "0000000000001.json"])
+def test_number_in_other_digits_is_no_file_of_the_chain(
+    layout: SessionLayout, acquire: Callable[..., Lease], me: LeaseOwner, name: str
+) -> None:
+    layout.lease_dir.mkdir(parents=True)
+    (layout.lease_dir / name).write_text("{}")
+    assert read_lease(layout) is None
+    acquire()
+    assert _holder(layout) == me
+
+
+def test_number_that_no_session_reaches_is_refused_with_its_file(layout: SessionLayout) -> None:
+    path = _file(layout.lease_dir, 10**12 - 1)
+    path.parent.mkdir(parents=True)
+    write_json(path, {"owner": None})
+    with pytest.raises(SessionError, match=f"{path} has a number that .* then remove the file"):
+        Lease.acquire(layout)

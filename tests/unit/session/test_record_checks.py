@@ -61,6 +61,13 @@ def test_metric_record_without_a_field_is_passed_over(tmp_path: Path, field: str
         {"metrics": {"a/train/loss": "high"}},
         {"timing": {}},
         {"timing": {"time": {}}},
+        {"timing": {"time": 1e300}},
+        {"timing": {"time": -1.0}},
+        {"timing": {"time": float("inf")}},
+        {"tokens": 10**400},
+        {"tokens": 2**63},
+        {"metrics": {"a/train/loss": float("nan")}},
+        {"metrics": {"a/train/loss": 10**400}},
         {"samples": "text"},
         {"samples": [{"prompt": 3, "completion": ""}]},
     ],
@@ -132,3 +139,16 @@ def test_event_that_names_a_folder_elsewhere_is_none(
     for event in EVENTS:
         if change.keys() <= event.keys():
             assert list(read_events(lines(tmp_path, encoded({**event, **change})))) == []
+
+
+@pytest.mark.parametrize("time", [1e300, -1, float("nan"), 10**400])
+def test_event_of_no_moment_is_none(tmp_path: Path, time: float) -> None:
+    event = {"event": "seen_by_a_plugin", "time": time}
+    assert list(read_events(lines(tmp_path, encoded(event)))) == []
+
+
+def test_number_that_json_has_not_is_found_beside_half_of_a_character(tmp_path: Path) -> None:
+    text = '{"event": "x", "text": "\\ud83d", "n": %s}'
+    found = [text % number for number in ("1", "1e400", "-1e400", "NaN", str(10**30))]
+    path = lines(tmp_path, *(one.encode() for one in found))
+    assert [one["n"] for one in read_records(path)] == [1]

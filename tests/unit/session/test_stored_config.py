@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.errors import SessionError
+from phaseline.errors import ExitCode, SessionError
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
 
@@ -17,7 +17,7 @@ from phaseline.session.stored_config import load_stored_config
         (b"session: [", r"config\.yaml, which .*cannot be read: configuration is no YAML"),
         (
             b"format: 2\nsession: {}",
-            r"config\.yaml of the session is no configuration that this version",
+            r"config\.yaml, which .*, is no configuration that .*session\.name: .*restore it from",
         ),
         (b"session: {}", r"config\.yaml has no format: it was written by a version before the"),
         (b"format: 99", r"config\.yaml has format 99, of a newer version; this one reads 2 to 2"),
@@ -30,5 +30,7 @@ def test_stored_configuration_that_cannot_be_used_is_named(
     layout = SessionLayout(tmp_path)
     if content is not None:
         layout.config_file.write_bytes(content)
-    with pytest.raises(SessionError, match=message):
+    with pytest.raises(SessionError, match=message) as told:
         load_stored_config(layout)
+    assert told.value.exit_code is ExitCode.USAGE  # no other try mends it
+    assert str(layout.config_file) in str(told.value)

@@ -232,12 +232,10 @@ def test_follower_leaves_one_line_when_wandb_fails(
     assert wait_for_follower(root, PATIENCE_S)
     lines = log_of(root).splitlines()
     assert len(lines) == 1
-    assert (
-        "the feed to wandb broke, the records stay in the session: SessionError: config.yaml"
-        in lines[0]
-    )
+    why = f"SessionFormatError: {session.layout.config_file}, which the session runs with, is no"
+    assert f"the feed to wandb broke, the records stay in the session: {why}" in lines[0]
     problem = take_problem(root, "wandb")
-    assert problem.startswith("wandb is not fed: config.yaml of the session is no configuration")
+    assert problem.startswith(f"wandb is not fed: {session.layout.config_file}, which the session")
     assert problem.endswith(f"`phaseline sync {root}` sends them.")
     assert take_problem(root, "wandb") == ""
 

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from phaseline.cli import main
 from phaseline.cli.report import report
 from phaseline.config.known_objectives import loss_kind
 from phaseline.errors import ExitCode, SessionError
@@ -298,3 +299,26 @@ def _require_balanced(page: str) -> None:
     parser = _Balance()
     parser.feed(page)
     assert parser.open == []
+
+
+def test_record_that_lost_the_name_of_its_loss_is_left_out(session: SessionBuilder) -> None:
+    session.train(session.attempt(), range(1, 11))
+    path = session.layout.attempt(1).metrics_file
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b"train/loss", b"train/losq")
+    path.write_bytes(b"".join(lines))
+    story = gather_story(session.layout.root)
+    assert len(story.phases[0].steps) == len(story.phases[0].losses) == 9
+    assert "<svg" in render_report(story)
+
+
+def test_report_in_whose_place_a_folder_lies_is_refused_in_a_sentence(
+    session: SessionBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.layout.report_file.mkdir()
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(session.layout.root)])
+    assert end.value.code == ExitCode.USAGE
+    assert capsys.readouterr().err.endswith(
+        "Is a directory. Name one that can be read and written.\n"
+    )

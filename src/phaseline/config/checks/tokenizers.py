@@ -12,6 +12,7 @@ from phaseline.config.known import HUB_NAME, NUM_BYTES, OWN_EOS, OWN_PAD, OWN_TU
 from phaseline.config.places import is_known, place_of
 from phaseline.config.sections import Config
 from phaseline.config.tree import found_text
+from phaseline.errors import UnreachableFileError
 
 _FILE = "tokenizer.json"
 # What only transformers' own templates know, and no template needs to be read without.
@@ -125,6 +126,7 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
         except (OSError, UnicodeDecodeError) as error:
             if is_known(setting):
                 return  # the session keeps it
+            UnreachableFileError.require_lasting(error, setting)
             yield Finding(
                 loc,
                 f"is {found_text(setting)}, a file that cannot be read: {_reason(error)}",

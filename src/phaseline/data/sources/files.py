@@ -13,7 +13,7 @@ from phaseline.data.sources.formats.detection import Format, detect_format, is_n
 from phaseline.data.sources.paths import list_files
 from phaseline.data.sources.problems import OnError, Problems, RowFault
 from phaseline.data.sources.row_source import RowSettings, RowSource
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -130,6 +130,8 @@ class FileTable:
             kind = self._formats[path]
             yield from read_rows(path, kind, problems, columns, self._longest_mib)
         except (*READ_ERRORS, ValueError, NotImplementedError) as error:
+            # Else the rest of it would be left out, and the store without it be kept.
+            UnreachableFileError.require_lasting(error, path)
             problems.meet(
                 RowFault(
                     "a damaged file",

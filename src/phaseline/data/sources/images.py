@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phaseline.config.places import place_of
 from phaseline.data.sources.problems import RowFault
+from phaseline.errors import UnreachableFileError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +92,7 @@ def _content(value: object, folder: Path) -> bytes:
         try:
             return place_of(str(folder / path)).read_bytes()
         except OSError as error:
+            UnreachableFileError.require_lasting(error, folder / path)
             fix = "Paths of images are relative to the folder of the file that names them."
             raise RowFault("a missing image", f"the image cannot be read: {error}", fix) from None
     content = value.get("bytes") if isinstance(value, Mapping) else value

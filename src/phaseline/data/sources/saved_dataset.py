@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from phaseline.config.places import place_of
 from phaseline.data.sources.files import FileTable
 from phaseline.data.sources.row_source import RowSettings, RowSource
 from phaseline.errors import DataError
+from phaseline.session.stored import is_plain_name, parse_object, read_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _STATE_FILE = "state.json"
 _SPLITS_FILE = "dataset_dict.json"
+_SAVE_AGAIN = "Save it again with `save_to_disk` of the datasets library."
 
 
 def saved_dataset(
@@ -61,14 +62,18 @@ def _folder(root: Path, split: str | None) -> Path:
 def _arrow_files(folder: Path) -> list[str]:
     # Read directly: the files are Arrow streams, and importing `datasets` takes seconds at
     # every start.
-    place = place_of(str(folder))
-    state = json.loads((place / _STATE_FILE).read_text(encoding="utf-8"))
-    files = [str(folder / file["filename"]) for file in state.get("_data_files", ())]
+    path = place_of(str(folder)) / _STATE_FILE
+    state = parse_object(read_file(path, remedy=_SAVE_AGAIN), path, remedy=_SAVE_AGAIN)
+    listed = state.get("_data_files")
+    listed = listed if isinstance(listed, list) else []
+    names = [
+        name
+        for file in listed
+        if isinstance(file, dict) and is_plain_name(name := str(file.get("filename", "")))
+    ]
+    files = [str(folder / name) for name in names]
     missing = [file for file in files if not place_of(file).is_file()]
-    if missing or not files or state.get("_indices_files"):
+    if missing or not files or len(names) != len(listed) or state.get("_indices_files"):
         found = f"lacks {missing[0]}" if missing else "holds no rows that can be read in order"
-        raise DataError(
-            f"saved_dataset {folder} {found}. Save it again with `save_to_disk` of the datasets "
-            "library."
-        )
+        raise DataError(f"saved_dataset {folder} {found}. {_SAVE_AGAIN}")
     return files

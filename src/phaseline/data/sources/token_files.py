@@ -14,7 +14,7 @@ from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.paths import list_files
 from phaseline.data.sources.problems import OnError, Problems, RowFault
 from phaseline.data.sources.protocol import Shape, TokenDocument
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +104,7 @@ class TokenFiles:
         try:
             tokens = self._map(path)
         except (OSError, ValueError) as error:
+            UnreachableFileError.require_lasting(error, path)
             fix = "Copy or write it again."
             fault = RowFault("a damaged file", f"the file cannot be mapped: {error}", fix)
             self._problems.meet(fault, path)

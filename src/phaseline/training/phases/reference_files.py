@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from phaseline.data.block_hashes import hashes_file, is_intact, write_hashes
 from phaseline.data.encoded_chunk import Split
-from phaseline.errors import DataError
-from phaseline.session.files import fsync_folder
+from phaseline.errors import DataError, UnreachableFileError
+from phaseline.session.files import fsync_file, fsync_folder
 
 SIDES: tuple[Split, ...] = ("train", "held_out")
 
@@ -65,6 +66,7 @@ class ReferenceFiles:
         for path in self.folder.glob("*.npy"):
             if path not in wanted:
                 path.unlink()
+                hashes_file(path).unlink(missing_ok=True)
         fsync_folder(self.folder)
 
     def paths(self, side: Split) -> list[Path]:
@@ -76,9 +78,17 @@ class ReferenceFiles:
         ]
 
     def _load(self, path: Path, num_pairs: int) -> NDArray[np.float32]:
+        # An earlier version wrote no hashes.
+        if hashes_file(path).exists() and not is_intact(path):
+            raise DataError(
+                f"{path} does not hold what was written, and the policy would be held against "
+                "other numbers. Restore it from a copy; or, as long as the phase has no "
+                f"checkpoint, remove {self.folder}: the next start measures them anew."
+            )
         try:
             values: NDArray[np.float32] = np.load(path)
         except (OSError, ValueError) as error:
+            UnreachableFileError.require_lasting(error, path)
             raise DataError(f"{path} cannot be read: {error}. Restore it from a copy.") from error
         if values.shape != (num_pairs, 2) or values.dtype != np.float32:
             raise DataError(
@@ -89,12 +99,17 @@ class ReferenceFiles:
 
 
 def _write(path: Path, values: NDArray[np.float32]) -> None:
+    """The numbers, and hashes of their file; these first, so that no file of numbers lacks them."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("wb") as file:
             np.save(file, values)
             file.flush()
             os.fsync(file.fileno())
+        write_hashes(aside)
+        fsync_file(hashes_file(aside))
+        hashes_file(aside).replace(hashes_file(path))
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+        hashes_file(aside).unlink(missing_ok=True)

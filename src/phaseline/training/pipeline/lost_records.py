@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from phaseline.checkpoint.manifest import Manifest, list_headless, list_kept, parse_name
-from phaseline.errors import CheckpointError, SessionError
+from phaseline.errors import CheckpointError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import StoredFileError
 
 
 def require_records(layout: SessionLayout) -> None:
@@ -17,7 +19,7 @@ def require_records(layout: SessionLayout) -> None:
     what an attempt writes from what others wrote.
 
     Raises:
-        SessionError: Naming what is gone.
+        StoredFileError: Naming what is gone.
     """
     identity = load_identity(layout)
     numbers = layout.attempt_numbers()
@@ -27,13 +29,28 @@ def require_records(layout: SessionLayout) -> None:
     for phase in sorted(layout.phases_dir.glob("*")):
         for folder in list_kept(layout.phase(phase.name)):
             named = parse_name(folder.name)
-            if named and named[1] not in numbers and _is_of(folder, identity.id):
-                raise SessionError(
-                    f"{layout.attempt(named[1]).dir} is missing, and {folder} was written by that "
-                    "attempt. What it trusted and recorded is there and nowhere else. Put the "
-                    "folder back from a copy, or begin another session (--session DIR) with "
+            missing = None if named is None else _missing_of(layout, named[1], numbers)
+            if missing is not None and _is_of(folder, identity.id):
+                raise StoredFileError(
+                    f"{missing} is missing, and {folder} was written by that attempt. What it "
+                    "trusted and recorded is there and nowhere else. Put it back from a copy, or "
+                    "begin another session (--session DIR) with "
                     f"inherit.weights: {folder}."
                 )
+
+
+def _missing_of(layout: SessionLayout, writer: int, numbers: Sequence[int]) -> Path | None:
+    """What is gone of an attempt that wrote a checkpoint; None if the next one may build on it.
+
+    An attempt writes down what it stands on before it writes a checkpoint. Of the latest that
+    has done so what is needed; of those before it, it says itself.
+    """
+    attempt = layout.attempt(writer)
+    if writer not in numbers:
+        return attempt.dir
+    said = [number for number in numbers if layout.attempt(number).adopted_file.exists()]
+    is_known = writer <= max(said, default=0)
+    return None if is_known else attempt.adopted_file
 
 
 def _require_nothing_saved(layout: SessionLayout, *, has_attempts: bool) -> None:
@@ -48,7 +65,7 @@ def _require_nothing_saved(layout: SessionLayout, *, has_attempts: bool) -> None
         place = layout.phase(phase.name)
         saved = [*list_headless(place.checkpoints_dir), *list_kept(place)]
         if saved:
-            raise SessionError(
+            raise StoredFileError(
                 f"{missing} {'is' if has_attempts else 'are'} missing, and {saved[-1]} belongs to a "
                 "session. Put what is missing back from a copy, or train in another folder "
                 "(--session DIR)."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.checkpoint.manifest import Manifest, parse_name, verify
 from phaseline.checkpoint.retention import Best, best_of
 from phaseline.config.sections import Config, PhaseSection
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, CheckpointUnreachableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,24 @@ def wanted_of(config: Config, phase: str, at: str) -> Wanted:
     return Wanted(phase=phase, best=best, final=at == "last")
 
 
-def choose(wanted: Wanted, folders: Sequence[Path], *, session: str | None) -> Path:
+def choose(
+    wanted: Wanted,
+    folders: Sequence[Path],
+    *,
+    session: str | None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Returns the checkpoint that is wanted, every byte of it verified.
 
     Args:
         wanted: Which.
         folders: Checkpoints that may be trusted, in any order.
         session: The session that it must be of; None: whichever wrote it.
+        say: Told of each that was left out because it is damaged.
 
     Raises:
         CheckpointError: There is none, or it does not verify.
+        CheckpointUnreachableError: One cannot be looked at just now.
     """
     found, problems = _of_phase(wanted, folders, session)
     if wanted.best is not None:
@@ -73,9 +81,13 @@ def choose(wanted: Wanted, folders: Sequence[Path], *, session: str | None) -> P
     for path, _ in reversed(found):
         try:
             verify(path)
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
         else:
+            for problem in problems:
+                say(f"left out: {problem}")
             return path
     why = f" {problems[-1]}" if problems else ""
     steps = sorted(
@@ -95,6 +107,8 @@ def _of_phase(
             continue
         try:
             manifest = Manifest.load(path)
+        except CheckpointUnreachableError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             continue

@@ -49,17 +49,19 @@ def find_repeated_steps(
         if num_lines == 0:
             continue
         covered = sum(part.lines for part in adopted.committed if part.attempt == number)
-        # The record before tells when the first of them began.
-        records = list(read_metric_records(path, skip=max(0, covered - 1)))
-        times = [record["timing"]["time"] for record in records]
-        repeated = records[1:] if covered else records
-        steps = sum(record["kind"] == "train" for record in repeated)
-        if steps == 0:
+        steps, began, ended = 0, None, 0.0
+        # The record before tells when the first of them began. There may be millions.
+        for record in read_metric_records(path, skip=max(0, covered - 1)):
+            ended = record["timing"]["time"]
+            is_before = began is None and covered > 0
+            steps += record["kind"] == "train" and not is_before
+            began = ended if began is None else began
+        if steps == 0 or began is None:
             return None
         return RepeatedSteps(
             attempt=number,
             steps=steps,
-            seconds=max(0.0, times[-1] - times[0]),
+            seconds=max(0.0, ended - began),
             is_all=adopted.resumed_from is None,
         )
     return None

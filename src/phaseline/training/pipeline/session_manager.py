@@ -22,6 +22,7 @@ from phaseline.errors import (
     SessionError,
     UsageError,
     WorldError,
+    is_passing,
 )
 from phaseline.session.attempts import (
     Adopted,
@@ -34,7 +35,7 @@ from phaseline.session.attempts import (
 from phaseline.session.committed import CommittedLines, find_lost_lines
 from phaseline.session.confinement import require_confined
 from phaseline.session.copies import place_of_session, require_no_copy
-from phaseline.session.files import PASSING, write_json, write_text
+from phaseline.session.files import write_json, write_text
 from phaseline.session.identity import SessionIdentity, load_identity, save_identity
 from phaseline.session.inputs import read_moved, write_moved
 from phaseline.session.layout import AttemptLayout, SessionLayout
@@ -359,7 +360,7 @@ class SessionManager:
                 require_no_copy(self._layout)
             return Lease.acquire(self._layout, take_over=self._take_over)
         except OSError as error:
-            if error.errno in PASSING:
+            if is_passing(error):
                 raise SessionError(
                     f"The session directory {root} cannot be written now: "
                     f"{error.strerror or error}. The same command goes on once it can."

@@ -5,7 +5,7 @@ Needs neither the world that it was trained in, nor a GPU, nor DeepSpeed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +62,13 @@ class TrainedPhase:
 
     @classmethod
     def find(
-        cls, session_dir: Path, phase: str | None, *, step: int | None = None, best: bool = False
+        cls,
+        session_dir: Path,
+        phase: str | None,
+        *,
+        step: int | None = None,
+        best: bool = False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> TrainedPhase:
         """Finds a phase's checkpoint in a session directory.
 
@@ -71,6 +77,7 @@ class TrainedPhase:
             phase: The phase; None: the last one that has begun.
             step: The step of the phase; None: its last.
             best: Whether the best by its `checkpoint.keep_best` is wanted.
+            say: Told of each checkpoint that was left out because it is damaged.
 
         Raises:
             UsageError: There is no such session or phase.
@@ -82,7 +89,7 @@ class TrainedPhase:
         name = _choose_phase(config, folders, phase, layout)
         section = next(section for section in config.phases if section.name == name)
         wanted = Wanted(phase=name, step=step, best=_require_best(section) if best else None)
-        return cls.at(layout, config, name, choose(wanted, folders, session=None))
+        return cls.at(layout, config, name, choose(wanted, folders, session=None, say=say))
 
     @classmethod
     def at(

@@ -13,7 +13,7 @@ import pytest
 from phaseline.data.sources.files import files
 from phaseline.data.sources.protocol import Document, Pair
 from phaseline.data.sources.saved_dataset import saved_dataset
-from phaseline.errors import DataError
+from phaseline.errors import DataError, ExitCode, PhaselineError
 from unit.data.sources.made_files import jsonl, save_dataset
 
 if TYPE_CHECKING:
@@ -146,3 +146,24 @@ answer = [count, [name for name in ("datasets", "torch", "pyarrow", "PIL") if na
     )
     assert answer == [5, []]
     assert files([str(tmp_path / "a.jsonl")]).shape == "text"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("{", "state.json cannot be read.*Save it again"),
+        ("[]", "state.json holds list where an object was written.*Save it again"),
+        ("[" * 100_000, "nested too deep.*Save it again"),
+        ('{"_data_files": 3}', "holds no rows that can be read in order"),
+        ('{"_data_files": [3]}', "holds no rows that can be read in order"),
+        ('{"_data_files": [{"filename": "../../other.arrow"}]}', "holds no rows that can be read"),
+    ],
+)
+def test_saved_dataset_whose_description_is_damaged_is_refused_in_a_sentence(
+    tmp_path: Path, state: str, message: str
+) -> None:
+    save_dataset(tmp_path / "saved", ROWS)
+    (tmp_path / "saved" / "state.json").write_text(state)
+    with pytest.raises(PhaselineError, match=message) as told:
+        saved_dataset(str(tmp_path / "saved"))
+    assert told.value.exit_code is ExitCode.USAGE

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import random
 import tracemalloc
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
 from phaseline.data.sources.files import files
-from phaseline.errors import DataError
+from phaseline.errors import DataError, ExitCode, UnreachableFileError
 from unit.data.sources.made_files import COMPRESSORS, WRITERS, arrow, jsonl, parquet
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 GOOD = b'{"text": "one"}\n'
 PNG = bytes.fromhex(
@@ -204,3 +206,51 @@ def test_line_that_is_too_long_is_not_held_in_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert source.skipped == {"a line that is too long": 1}
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_file_that_cannot_be_read_just_now_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, on_error: Any
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD * 3)
+    source = files([str(path)], on_error=on_error, columns={"text": "text"})
+
+    def lines(*_: object, **__: object) -> Iterator[bytes]:
+        yield GOOD
+        raise OSError(number, "as a server that is away", str(path))
+
+    monkeypatch.setattr("phaseline.data.sources.formats.text.bounded_lines", lines)
+    with pytest.raises(UnreachableFileError, match=r"now: as a server.*same command") as told:
+        list(source.samples())
+    assert told.value.exit_code is ExitCode.FAILED
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_image_that_cannot_be_read_just_now_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: Any
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl([{"y": 0, "img": "a.png"}]))
+    source = files([str(path)], on_error=on_error, columns={"label": "y", "image": "img"})
+    real = Path.read_bytes
+
+    def read(self: Path) -> bytes:
+        if self.suffix == ".png":
+            raise OSError(errno.ESTALE, "Stale file handle", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(UnreachableFileError, match=r"a\.png cannot be read or written now"):
+        list(source.samples())
+
+
+def test_file_without_a_suffix_that_is_cut_off_in_its_compression_is_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(gzip.compress(GOOD * 100)[:12])
+    with pytest.raises(DataError, match=f"{path}: the beginning of the file cannot be read"):
+        files([str(path)])

@@ -136,7 +136,7 @@ class Place:
         return SessionLayout(self.folder / name)
 
     def reference_files(self, name: str) -> list[Path]:
-        return sorted(self.layout(name).phase("prefer").reference_dir.glob("*"))
+        return sorted(self.layout(name).phase("prefer").reference_dir.glob("*.npy"))
 
     def weights(self, name: str, phase: str = "prefer") -> dict[str, torch.Tensor]:
         """What the phase's last checkpoint holds, by the names in the model."""

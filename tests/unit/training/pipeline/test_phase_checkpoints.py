@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from phaseline.checkpoint.manifest import FileRecord
 from phaseline.checkpoint.retention import Best
-from phaseline.errors import CheckpointError
+from phaseline.errors import CheckpointError, CheckpointUnreachableError
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.phase_checkpoints import Wanted, choose
 from unit.checkpoint.made_checkpoints import make_checkpoint
@@ -53,7 +55,11 @@ def test_choose_takes_the_one_before_when_the_last_does_not_verify(
     folders: dict[int, Path],
 ) -> None:
     (folders[3] / "a.bin").write_bytes(b"other byte")
-    assert choose(Wanted(phase="first"), [*folders.values()], session=None) == folders[2]
+    said: list[str] = []
+    found = choose(Wanted(phase="first"), [*folders.values()], session=None, say=said.append)
+    assert found == folders[2]
+    assert [text for text in said if "left out: " in text and "a.bin does not have" in text] == said
+    assert len(said) == 1
     with pytest.raises(
         CheckpointError,
         match=r"no final checkpoint of first that can be read\. .*a\.bin does not have the contents",
@@ -71,3 +77,14 @@ def test_choose_says_which_steps_there_are(folders: dict[int, Path]) -> None:
 def test_choose_leaves_checkpoints_of_another_session_alone(folders: dict[int, Path]) -> None:
     with pytest.raises(CheckpointError, match=r"no last checkpoint of first that can be read\.$"):
         choose(Wanted(phase="first"), [*folders.values()], session="another")
+
+
+def test_choose_takes_no_older_one_where_the_last_cannot_be_looked_at_now(
+    folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> FileRecord:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr("phaseline.checkpoint.manifest.hash_file", refuse)
+    with pytest.raises(CheckpointUnreachableError, match="wait until the file system answers"):
+        choose(Wanted(phase="first"), [*folders.values()], session=None)

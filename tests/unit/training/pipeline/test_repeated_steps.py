@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 from phaseline.session.attempts import Adopted
@@ -60,3 +61,18 @@ def test_last_attempt_that_trained_is_looked_at_and_no_other(tmp_path: Path) -> 
     assert found is not None
     assert (found.attempt, found.steps) == (2, 2)
     assert find_repeated_steps(layout, 1, adopted(resumed=False)) is None
+
+
+def test_records_are_not_all_held_at_once(tmp_path: Path) -> None:
+    layout = SessionLayout(tmp_path)
+    for first in range(1, 20_001, 4000):
+        train(layout, 1, range(first, first + 4000))
+    tracemalloc.start()
+    try:
+        found = find_repeated_steps(layout, 2, adopted((1, 5)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert (found.steps, found.seconds) == (19_995, 19_995 * 60.0)
+    assert peak < 4 << 20

@@ -303,9 +303,31 @@ def test_session_without_its_attempts_is_refused_rather_than_begun_anew(
     saved = publish(layout, "first", 5, 2)
     shutil.rmtree(layout.attempt(2).dir)
     message = f"attempts/0002 is missing, and {saved} was written by that attempt.*inherit.weights"
+    with pytest.raises(SessionError, match=message) as told:
+        open_session(configure(tmp_path))
+    assert told.value.exit_code is ExitCode.USAGE  # another start would end the same
+    assert layout.attempt_numbers() == [1]
+
+
+def test_session_whose_newest_attempt_lost_what_it_stands_on_is_refused(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    saved = publish(layout, "first", 5, 1)
+    layout.attempt(1).adopted_file.unlink()
+    message = f"0001/adopted.json is missing, and {saved} was written by that attempt.*Put it back"
     with pytest.raises(SessionError, match=message):
         open_session(configure(tmp_path))
-    assert layout.attempt_numbers() == [1]
+
+
+def test_what_an_attempt_stood_on_is_not_missed_once_a_later_one_has_taken_over(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    publish(layout, "first", 5, 1)
+    run_once(tmp_path)
+    layout.attempt(1).adopted_file.unlink()
+    assert run_once(tmp_path) == 3
 
 
 def test_attempt_of_another_session_takes_no_number_away(

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from phaseline.data.sources.decompression import open_bytes, without_compression
+from phaseline.data.sources.decompression import (
+    READ_ERRORS,
+    open_bytes,
+    without_compression,
+)
 from phaseline.data.sources.formats.columnar import read_arrow, read_parquet
 from phaseline.data.sources.formats.delimited import read_csv, read_tsv
 from phaseline.data.sources.formats.json_text import read_json, read_json_lines
 from phaseline.data.sources.formats.text import read_lines, read_text
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -62,8 +66,14 @@ def detect_format(path: str) -> Format:
     found = format_by_name(path)
     if found is not None:
         return found
-    with open_bytes(path) as file:
-        start = file.read(8)
+    try:
+        with open_bytes(path) as file:
+            start = file.read(8)
+    except READ_ERRORS as error:
+        UnreachableFileError.require_lasting(error, path)
+        raise DataError(
+            f"{path}: the beginning of the file cannot be read: {error}. Copy or download it again."
+        ) from error
     for magic, by_magic in _BY_MAGIC:
         if start.startswith(magic):
             return by_magic
