@@ -153,3 +153,11 @@ def test_load_config_words_every_fault_when_any_setting_has_any_kind_of_value(
             assert fault.fix
             assert fault.problem
             assert fault.location
+
+
+def test_load_config_takes_the_home_folder_for_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = load_config(write(tmp_path), ["session.root=~/runs"])
+    assert loaded.session_dir == tmp_path / "runs" / "test"
