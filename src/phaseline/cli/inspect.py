@@ -31,6 +31,7 @@ from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import encode
 from phaseline.tracking.formatting import format_quantity, format_seconds
+from phaseline.session.starting import is_starting
 
 _COUNTERS = ("seq", "kind", "phase", "phase_step", "global_step", "tokens")
 
@@ -56,6 +57,9 @@ def status(
     layouts = find_sessions(directory)
     waiting = find_waiting(directory)
     if not layouts and not waiting:
+    if not layouts and not waiting and is_starting(SessionLayout(directory)):
+        show(f"{directory} is being started; nothing is recorded yet")
+        return
         raise UsageError(
             f"{directory} holds no session. Name a session's folder, as runs/quickstart, or the "
             "folder above; `phaseline launch CONFIG` starts one."
@@ -64,16 +68,19 @@ def status(
         _show_session(gather_status(layouts[0]))
         return
     rows, faults = [], []
-    for layout in layouts:
+    describe = [
+        *((one, _row_of_begun) for one in layouts),
+        *((one, _waiting_row) for one in waiting),
+    ]
+    for layout, row_of in describe:
         try:
-            rows.append(_session_row(gather_status(layout)))
+            rows.append(row_of(layout))
         except (PhaselineError, OSError) as error:
             # What is wrong with one hides none of the others.
             rows.append((layout.root.name, "unreadable", *["-"] * 7))
             faults.append(f"{layout.root.name}: {error}")
     _show_table(
-        ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"),
-        [*rows, *map(_waiting_row, waiting)],
+        ("folder", "state", "phase", "step", "done", "loss", "saved", "attempts", "slurm"), rows
     )
     for fault in faults:
         show(f"\n{fault}")
@@ -169,7 +176,8 @@ def _describe_holder(session: SessionStatus) -> str:
     return f"nobody; {lease.owner} is gone without giving the session back, {silence}"
 
 
-def _session_row(session: SessionStatus) -> tuple[str, ...]:
+def _row_of_begun(layout: SessionLayout) -> tuple[str, ...]:
+    session = gather_status(layout)
     phase, saved = session.current_phase, session.newest_checkpoint
     return (
         session.layout.root.name,

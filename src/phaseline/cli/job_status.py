@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,14 @@ def find_waiting(directory: Path) -> list[SessionLayout]:
     folders = [directory]
     if directory.is_dir():
         folders += sorted(path for path in directory.iterdir() if path.is_dir())
-    layouts = [SessionLayout(path) for path in folders]
-    return [one for one in layouts if list_submitted(one) and not one.session_file.exists()]
+    return [one for one in map(SessionLayout, folders) if _is_waiting(one)]
+
+
+def _is_waiting(layout: SessionLayout) -> bool:
+    """Whether jobs were submitted for a session that has not begun, as far as one may look."""
+    with suppress(PermissionError):
+        return layout.submitted_file.is_file() and not layout.session_file.exists()
+    return False
 
 
 def _newest_job(layout: SessionLayout, starts: list[JobStart]) -> tuple[str, str]:

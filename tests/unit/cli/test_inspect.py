@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from phaseline.session.identity import SessionIdentity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
+from phaseline.session.starting import announced
 from unit.checkpoint.made_checkpoints import make_checkpoint
 from unit.covered_lines import covered_of
 
@@ -274,6 +276,39 @@ def test_status_shows_the_others_when_one_session_cannot_be_read(
 
 def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     Lease.acquire(session.layout).release()
+def test_status_shows_the_others_when_jobs_of_one_that_waits_cannot_be_read(
+    session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = session.layout.root.parent
+    broken, private = SessionLayout(root / "broken"), SessionLayout(root / "private")
+    for layout in (broken, private):
+        layout.jobs_dir.mkdir(parents=True)
+        layout.submitted_file.write_text("{")
+    may_look = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if private.root in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return may_look(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    output = _status(capsys, root)
+    assert _words(output, "demo")[:2] == ["demo", "created"]
+    assert _words(output, "broken")[:2] == ["broken", "unreadable"]
+    assert f"broken: {broken.submitted_file}" in output
+    assert "private" not in output
+
+
+def test_status_says_that_a_session_is_being_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = SessionLayout(tmp_path / "runs" / "new")
+    with announced(layout):
+        assert _status(capsys, layout.root) == (
+            f"{layout.root} is being started; nothing is recorded yet\n"
+        )
+
+
     session.train(session.begin(), "pretrain", range(1, 3), of=10)
     before = {path: path.stat().st_mtime_ns for path in session.layout.root.rglob("*")}
     _status(capsys, session.layout.root)
