@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -158,6 +158,7 @@ class SessionStory:
     attempts: Sequence[AttemptStory]
     changes: Sequence[ChangeStory] = ()
 
+    passed_over: Sequence[str] = ()
     @property
     def num_steps(self) -> int:
         """Optimizer steps of all phases."""
@@ -190,9 +191,10 @@ def gather_story(session_dir: Path) -> SessionStory:
     attempts = [_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())]
     return SessionStory(
         root=session_dir,
+    passed_over: list[str] = []
         identity=identity,
         config=config,
-        phases=_phases(layout, config),
+        phases=_phases(layout, config, passed_over.append),
         attempts=attempts,
         changes=[
             change
@@ -201,8 +203,9 @@ def gather_story(session_dir: Path) -> SessionStory:
         ],
     )
 
+        passed_over=passed_over,
 
-def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
+def _phases(layout: SessionLayout, config: Config, say: Callable[[str], None]) -> list[PhaseStory]:
     stories = {
         phase.name: PhaseStory(
             name=phase.name,
@@ -218,7 +221,7 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
         for phase in config.phases
     }
     tokens_before = 0
-    for record in read_metrics(layout):
+    for record in read_metrics(layout, say=say):
         story = stories.get(record["phase"])
         if story is None:
             continue

@@ -274,8 +274,6 @@ def test_status_shows_the_others_when_one_session_cannot_be_read(
     assert f"broken: {broken.session_file}" in output
 
 
-def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    Lease.acquire(session.layout).release()
 def test_status_shows_the_others_when_jobs_of_one_that_waits_cannot_be_read(
     session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +307,8 @@ def test_status_says_that_a_session_is_being_started(
         )
 
 
+def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    Lease.acquire(session.layout).release()
     session.train(session.begin(), "pretrain", range(1, 3), of=10)
     before = {path: path.stat().st_mtime_ns for path in session.layout.root.rglob("*")}
     _status(capsys, session.layout.root)
@@ -356,6 +356,25 @@ def test_metrics_says_which_attempt_lost_lines_that_a_checkpoint_stands_on(
     told = capsys.readouterr()
     assert "BAD   attempts/0001/metrics.jsonl has lost 2 of the 4 line(s)" in told.out
     assert "1 of 1 checkpoints are whole" in told.out
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_metrics_counts_lines_that_hold_no_record(
+    session: Session, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    attempt = session.begin()
+    session.train(attempt, "pretrain", range(1, 5), of=8)
+    lines = attempt.metrics_file.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"kind"', b'"kiod"')
+    lines[2] = lines[2][:20] + b"\n"
+    attempt.metrics_file.write_bytes(b"".join(lines) + b'{"unfinished')
+    assert _run("metrics", session.layout.root, "--format", form) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2 + (form == "csv")
+    assert told.err == (
+        "attempts/0001/metrics.jsonl: 2 line(s) hold no record and are passed over: the disk or "
+        "another program changed them.\n"
+    )
 
 
 def test_metrics_writes_a_column_per_metric_when_csv_is_asked_for(

@@ -298,3 +298,10 @@ def _require_balanced(page: str) -> None:
     parser = _Balance()
     parser.feed(page)
     assert parser.open == []
+
+
+def test_report_counts_lines_that_hold_no_record(told: SessionBuilder) -> None:
+    path = told.layout.attempt(3).metrics_file
+    path.write_bytes(path.read_bytes().replace(b'"phase_step":205', b'"phase_stop":205'))
+    page = render_report(gather_story(told.layout.root))
+    assert "attempts/0003/metrics.jsonl: 1 line(s) hold no record and are passed over" in page
