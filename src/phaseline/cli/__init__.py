@@ -6,7 +6,7 @@ import errno
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -77,11 +77,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         sys.exit(int(ExitCode.USAGE))
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        shown = printable(str(error.filename))[:60]
-        sys.stderr.write(f"phaseline: {shown}... is longer than a path can be. Shorten it.\n")
-        sys.exit(int(ExitCode.USAGE))
+        _end_with(error)
+
+
+def _end_with(error: OSError) -> NoReturn:
+    """Ends the process with what a file system refused: 1 where another try may succeed.
+
+    Raises:
+        OSError: The same, if it names no file.
+    """
+    from phaseline.session.files import PASSING
+
+    if error.filename is None:
+        raise error
+    shown = printable(str(error.filename))
+    if error.errno == errno.ENAMETOOLONG:
+        sys.stderr.write(f"phaseline: {shown[:60]}... is longer than a path can be. Shorten it.\n")
+    elif error.errno in PASSING:
+        sys.stderr.write(
+            f"phaseline: {shown} cannot be read or written now: {error.strerror}. The same command "
+            "does it once it can.\n"
+        )
+        sys.exit(int(ExitCode.FAILED))
+    else:
+        sys.stderr.write(f"phaseline: {shown} cannot be used: {error.strerror}.\n")
+    sys.exit(int(ExitCode.USAGE))
 
 
 def _require_text(words: Sequence[str]) -> None:

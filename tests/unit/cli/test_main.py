@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +122,27 @@ def test_what_is_shown_to_a_reader_that_is_gone_ends_nothing(
         _, errors = process.communicate("go on\n", timeout=60)
     assert (process.returncode, errors) == (0, "four\n")
     assert (tmp_path / "done").read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (errno.ENOSPC, ExitCode.FAILED, "cannot be read or written now: No space left on device."),
+        (errno.ESTALE, ExitCode.FAILED, "cannot be read or written now: Stale file handle."),
+        (errno.EROFS, ExitCode.USAGE, "cannot be used: Read-only file system."),
+        (errno.EISDIR, ExitCode.USAGE, "cannot be used: Is a directory."),
+    ],
+)
+def test_what_a_file_system_refuses_is_a_sentence_and_1_where_a_retry_may_mend_it(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: ExitCode,
+    told: str,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "runs/a/report.html")
+
+    monkeypatch.setattr("phaseline.cli.report.require_confined", refuse)
+    assert _run("report", "runs/a") == code
+    assert f"phaseline: runs/a/report.html {told}" in capsys.readouterr().err
