@@ -13,6 +13,7 @@ from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
 from phaseline.cli.validation_json import describe_faults, describe_validation
+from phaseline.cluster.array import load_members
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig
 from phaseline.config.sections import Config, PhaseSection
@@ -51,6 +52,7 @@ def validate(
         loaded = load_session_file(config, override or (), session_dir=session, rules=rules)
     except ConfigurationError as error:
         if not json:
+        load_members(loaded, override or ())
             raise
         typer.echo(describe_faults(error.faults))
         raise typer.Exit(int(ExitCode.USAGE)) from error
@@ -129,7 +131,10 @@ def _run_command(
 ) -> str:
     from shlex import join
 
-    words = ["phaseline", "launch", str(loaded.source)]
+    cluster = loaded.config.cluster
+    # `launch` starts ranks of one session, on this machine.
+    name = "submit" if cluster.nodes > 1 or cluster.array else "launch"
+    words = ["phaseline", name, str(loaded.source)]
     for override in overrides:
         words += ["-o", override]
     if session is not None:
