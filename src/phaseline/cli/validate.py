@@ -18,6 +18,8 @@ from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import ConfigurationError, ExitCode
+from phaseline.session.confinement import require_confined
+from phaseline.session.copies import require_no_copy
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.session_file import load_session_file
@@ -50,13 +52,15 @@ def validate(
     rules = weights_can_be_read(session, hashes=True)
     try:
         loaded = load_session_file(config, override or (), session_dir=session, rules=rules)
+        load_members(loaded, override or ())
     except ConfigurationError as error:
         if not json:
-        load_members(loaded, override or ())
             raise
         typer.echo(describe_faults(error.faults))
         raise typer.Exit(int(ExitCode.USAGE)) from error
     layout, accept = SessionLayout(loaded.session_dir), accept_change or ()
+    require_confined(layout)
+    require_no_copy(layout)
     changes = compare_with_session(layout, loaded, accept, in_depth=False)
     require_records(layout)
     rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]
