@@ -14,9 +14,13 @@ from ruamel.yaml import YAML
 from phaseline.config.bounded_yaml import MAX_RESOLVED_VALUES
 from phaseline.config.sections import Config
 from phaseline.config.tree import Loc, path_text
-from phaseline.config.upgrades import FORMAT, require_readable, upgraded
+from phaseline.config.upgrades import (
+    FORMAT,
+    SessionFormatError,
+    require_readable,
+    upgraded,
+)
 from phaseline.config.yaml_reading import read_text
-from phaseline.errors import SessionError
 
 # Neither changes a number that is trained or recorded.
 _SAFE_ANYWHERE = frozenset(
@@ -44,7 +48,7 @@ def from_yaml(text: str) -> Config:
 
     Raises:
         ConfigurationError: It is no YAML.
-        SessionError: It is no resolved configuration that this version can read.
+        SessionFormatError: It is no resolved configuration that this version can read.
     """
     root = read_text(text, lambda line: f"config.yaml:{line}", most_values=MAX_RESOLVED_VALUES)
     settings = root.plain() if root is not None else None
@@ -54,7 +58,7 @@ def from_yaml(text: str) -> Config:
     try:
         return Config.model_validate_json(json.dumps(settings), strict=True)
     except ValueError as error:
-        raise SessionError(
+        raise SessionFormatError(
             f"config.yaml of the session is no configuration that this version can read: {error}. "
             "It was edited, or written by another version: start a new session."
         ) from error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phaseline.errors import SessionError
+from phaseline.errors import ExitCode, SessionError
 
 PASSING = frozenset(
     {
@@ -31,6 +31,12 @@ PASSING = frozenset(
     }
 )
 """What a file system may refuse for a while: another try may succeed, and is worth one."""
+
+
+class NoHardLinksError(SessionError):
+    """The file system cannot keep two processes from taking the same thing."""
+
+    exit_code = ExitCode.USAGE
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
         Whether this call made the file.
 
     Raises:
-        SessionError: The file system cannot do that.
+        NoHardLinksError: The file system cannot do that.
     """
     with _written_aside(path, _dump(content)) as aside:
         try:
@@ -78,7 +84,7 @@ def write_json_once(path: Path, content: Mapping[str, Any]) -> bool:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
-            raise SessionError(
+            raise NoHardLinksError(
                 f"{path} cannot be made: the file system has no hard links, which keep two "
                 "processes from taking the same thing. Put the session on another one "
                 "(--session DIR or session.root)."

@@ -11,7 +11,7 @@ from typing import Any
 
 from phaseline.config.known_objectives import loss_kind
 from phaseline.config.sections import Config
-from phaseline.errors import ExitCode, SessionError
+from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import read_adopted, read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
@@ -157,8 +157,8 @@ class SessionStory:
     phases: Sequence[PhaseStory]
     attempts: Sequence[AttemptStory]
     changes: Sequence[ChangeStory] = ()
-
     passed_over: Sequence[str] = ()
+
     @property
     def num_steps(self) -> int:
         """Optimizer steps of all phases."""
@@ -178,20 +178,21 @@ def gather_story(session_dir: Path) -> SessionStory:
     """Reads a session's records, attempts and configuration.
 
     Raises:
-        SessionError: The folder holds no session.
+        UsageError: The folder holds no session.
+        SessionError: One of its files is damaged.
     """
     layout = SessionLayout(session_dir)
     identity = load_identity(layout)
     if identity is None or not layout.config_file.exists():
-        raise SessionError(
+        raise UsageError(
             f"{session_dir} holds no session: session.json or config.yaml is missing. "
             "Name a session's folder, as runs/<session.name>."
         )
     config = load_stored_config(layout)
     attempts = [_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())]
+    passed_over: list[str] = []
     return SessionStory(
         root=session_dir,
-    passed_over: list[str] = []
         identity=identity,
         config=config,
         phases=_phases(layout, config, passed_over.append),
@@ -201,9 +202,9 @@ def gather_story(session_dir: Path) -> SessionStory:
             for one in attempts
             for change in read_changes(layout.attempt(one.number), one.first_step)
         ],
+        passed_over=passed_over,
     )
 
-        passed_over=passed_over,
 
 def _phases(layout: SessionLayout, config: Config, say: Callable[[str], None]) -> list[PhaseStory]:
     stories = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.errors import SessionError
+from phaseline.errors import ExitCode, SessionError
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored_config import load_stored_config
 
@@ -30,5 +30,6 @@ def test_stored_configuration_that_cannot_be_used_is_named(
     layout = SessionLayout(tmp_path)
     if content is not None:
         layout.config_file.write_bytes(content)
-    with pytest.raises(SessionError, match=message):
+    with pytest.raises(SessionError, match=message) as caught:
         load_stored_config(layout)
+    assert caught.value.exit_code is ExitCode.USAGE

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from phaseline.cli.report import report
 from phaseline.config.known_objectives import loss_kind
-from phaseline.errors import ExitCode, SessionError
+from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import ErrorRecord, take_attempt, write_error
 from phaseline.session.lease import Lease
 from phaseline.tracking.report import render_report, write_report
@@ -265,7 +265,7 @@ def test_report_survives_when_losses_are_not_finite(session: SessionBuilder) -> 
 def test_report_command_names_the_problem_when_the_folder_is_no_session(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
-    with pytest.raises(SessionError, match=r"holds no session: session\.json"):
+    with pytest.raises(UsageError, match=r"holds no session: session\.json"):
         CliRunner().invoke(app, [str(tmp_path)], catch_exceptions=False)
 
 

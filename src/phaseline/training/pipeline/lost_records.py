@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from phaseline.checkpoint.manifest import Manifest, list_headless, list_kept, parse_name
-from phaseline.errors import CheckpointError, SessionError
+from phaseline.errors import CheckpointError, ExitCode, SessionError
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
+
+
+class LostRecordsError(SessionError):
+    """Checkpoints lie where nothing says any more whose they are. No retry mends it."""
+
+    exit_code = ExitCode.USAGE
 
 
 def require_records(layout: SessionLayout) -> None:
@@ -17,7 +23,7 @@ def require_records(layout: SessionLayout) -> None:
     what an attempt writes from what others wrote.
 
     Raises:
-        SessionError: Naming what is gone.
+        LostRecordsError: Naming what is gone.
     """
     identity = load_identity(layout)
     numbers = layout.attempt_numbers()
@@ -28,7 +34,7 @@ def require_records(layout: SessionLayout) -> None:
         for folder in list_kept(layout.phase(phase.name)):
             named = parse_name(folder.name)
             if named and named[1] not in numbers and _is_of(folder, identity.id):
-                raise SessionError(
+                raise LostRecordsError(
                     f"{layout.attempt(named[1]).dir} is missing, and {folder} was written by that "
                     "attempt. What it trusted and recorded is there and nowhere else. Put the "
                     "folder back from a copy, or begin another session (--session DIR) with "
@@ -48,7 +54,7 @@ def _require_nothing_saved(layout: SessionLayout, *, has_attempts: bool) -> None
         place = layout.phase(phase.name)
         saved = [*list_headless(place.checkpoints_dir), *list_kept(place)]
         if saved:
-            raise SessionError(
+            raise LostRecordsError(
                 f"{missing} {'is' if has_attempts else 'are'} missing, and {saved[-1]} belongs to a "
                 "session. Put what is missing back from a copy, or train in another folder "
                 "(--session DIR)."

@@ -379,8 +379,9 @@ def test_session_without_an_attempt_in_the_middle_is_refused(
         run_once(tmp_path)
     publish(layout, "first", 5, 2)
     shutil.rmtree(layout.attempt(2).dir)
-    with pytest.raises(SessionError, match="attempts/0002 is missing"):
+    with pytest.raises(SessionError, match="attempts/0002 is missing") as caught:
         open_session(configure(tmp_path))
+    assert caught.value.exit_code is ExitCode.USAGE
 
 
 def test_session_that_is_moved_while_it_runs_writes_nothing_more(
