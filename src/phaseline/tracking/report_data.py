@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -239,8 +240,9 @@ def _take(story: PhaseStory, record: Mapping[str, Any]) -> None:
     story.num_steps = max(story.num_steps, record["phase_step"])
     if record["kind"] == "train":  # there may be millions
         story.steps.append(record["global_step"])
-        story.losses.append(float(named[f"{prefix}train/loss"]))
-        story.lrs.append(float(named[f"{prefix}train/lr"]))
+        # Of a record whose key the disk changed there is none.
+        story.losses.append(float(named.get(f"{prefix}train/loss", math.nan)))
+        story.lrs.append(float(named.get(f"{prefix}train/lr", math.nan)))
         if speed := named.get(f"{prefix}train/tokens_per_s"):
             story.speeds.append(float(speed))
         return

@@ -262,6 +262,12 @@ def test_report_survives_when_losses_are_not_finite(session: SessionBuilder) -> 
     assert "<svg" in page
 
 
+def test_report_survives_a_record_whose_key_the_disk_changed(told: SessionBuilder) -> None:
+    path = told.layout.attempt(3).metrics_file
+    path.write_bytes(path.read_bytes().replace(b"instruct/train/loss", b"instruct/train/lost", 1))
+    assert "<svg" in render_report(gather_story(told.layout.root))
+
+
 def test_report_command_names_the_problem_when_the_folder_is_no_session(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
