@@ -195,7 +195,9 @@ class LostRankError(WorldError):
 
 
 class EngineError(PhaselineError):
-    """An engine does not do what the configuration says."""
+    """An engine or a model does not do what the configuration says, and would not next time."""
+
+    exit_code = ExitCode.USAGE
 
 
 class StopRequestedError(PhaselineError):

@@ -224,5 +224,5 @@ def _is_finished(place: Place, session_dir: Path | None) -> bool:
 
 def _kept(place: Place, session_dir: Path | None) -> list[Path]:
     session = place.config.session
-    layout = SessionLayout(session_dir or Path(session.root) / session.name)
+    layout = SessionLayout(session_dir or session.directory)
     return list_kept(layout.phase(place.phase.name))

@@ -14,7 +14,8 @@ from phaseline.errors import UsageError
 from phaseline.session.confinement import require_confined
 from phaseline.session.copies import find_original, place_of_session
 from phaseline.session.identity import load_identity, require_session, save_identity
-from phaseline.session.lease import Lease
+from phaseline.session.layout import SessionLayout
+from phaseline.session.lease import Lease, read_lease
 
 
 def branch(
@@ -24,26 +25,36 @@ def branch(
 ) -> None:
     """Have a session's copied folder go on as a session of its own.
 
-    Copy a session's folder while nothing runs in it, as `cp -r runs/first runs/second`, then run
-    this once for the copy: it gets a wandb run of its own. Everything else stays, so
-    `phaseline launch FILE --session DIR` goes on from where the original stood.
+    Copy a session's folder, as `cp -r runs/first runs/second`, then run this once for the copy:
+    it gets a wandb run of its own. Everything else stays, so `phaseline launch FILE --session DIR`
+    goes on from where the original stood. Copied while the original runs, what was being written
+    may be half there; the copy then goes on from the last checkpoint that is whole.
 
     Exit codes: 0 it is its own session; 2 the folder is no copy of a session that is still there.
     """
     layout = require_session(directory)
     require_confined(layout)
-    lease = Lease.acquire(layout)
+    identity = load_identity(layout)
+    original = None if identity is None else find_original(layout, identity)
+    if identity is None or original is None:
+        raise UsageError(
+            f"{directory} is no copy of another session that is still there: it goes on as it "
+            "is, with `phaseline launch`."
+        )
+    lease = Lease.acquire(layout, take_over=_is_held_by_original(layout, original))
     try:
-        identity = load_identity(layout)
-        original = None if identity is None else find_original(layout, identity)
-        if identity is None or original is None:
-            raise UsageError(
-                f"{directory} is no copy of another session that is still there: it goes on as it "
-                "is, with `phaseline launch`."
-            )
+        layout.launcher_file.unlink(missing_ok=True)  # of whoever starts the original
         wandb_id = uuid.uuid4().hex[:12]
         save_identity(layout, replace(identity, wandb_id=wandb_id, place=place_of_session(layout)))
     finally:
         lease.release()
     show(f"{directory} is a session of its own now; its wandb run will be {wandb_id}.")
     show(f"  original  {original}")
+
+
+def _is_held_by_original(layout: SessionLayout, original: Path) -> bool:
+    """Whether the copy's lease names the process that runs the original: it was copied with it."""
+    here, there = read_lease(layout), read_lease(SessionLayout(original))
+    if here is None or here.owner is None or there is None or there.owner is None:
+        return False
+    return here.owner.is_same_process(there.owner)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 from phaseline.session.metrics_view import read_metrics
 from phaseline.session.records import encode
+from phaseline.session.starting import is_starting
 from phaseline.tracking.formatting import format_quantity, format_seconds
 
 _COUNTERS = ("seq", "kind", "phase", "phase_step", "global_step", "tokens")
@@ -55,6 +57,9 @@ def status(
     """
     layouts = find_sessions(directory)
     waiting = find_waiting(directory)
+    if not layouts and not waiting and is_starting(SessionLayout(directory)):
+        show(f"{directory} is being started; nothing is recorded yet")
+        return
     if not layouts and not waiting:
         raise UsageError(
             f"{directory} holds no session. Name a session's folder, as runs/quickstart, or the "
@@ -91,19 +96,24 @@ def metrics(
 ) -> None:
     """Write the session's metrics to standard output: every step once, in order.
 
-    What an interrupted attempt recorded and a later one replayed is left out. Ends with 1 if
-    lines that a checkpoint stands on are gone or changed, after what is there was written.
+    What an interrupted attempt recorded and a later one replayed is left out. Lines that hold no
+    record are passed over, and counted on standard error. Ends with 1 if lines that a checkpoint
+    stands on are gone or changed, after what is there was written.
     """
     layout = SessionLayout(directory)
     if not is_session(layout):
         raise UsageError(f"{directory} is no session. Name a session's folder, as runs/quickstart.")
     if phase is not None:
         _require_phase(layout, phase)
+    passed_over: dict[str, None] = {}
+    read = partial(read_metrics, layout, phase, say=lambda text: passed_over.update({text: None}))
     if format is MetricsFormat.JSONL:
-        for record in read_metrics(layout, phase):
+        for record in read():
             sys.stdout.write(encode(record).decode("utf-8", "replace"))
     else:
-        _write_csv(lambda: map(_csv_row, read_metrics(layout, phase)))
+        _write_csv(lambda: map(_csv_row, read()))
+    for text in passed_over:
+        show(text, err=True)
     lost_lines = list(find_lost_lines(layout, newest_committed(layout)))
     for problem in lost_lines:
         show(problem, err=True)

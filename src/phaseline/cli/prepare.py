@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phaseline.cli.options import ConfigFile, Overrides
+from phaseline.cli.options import ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
 from phaseline.config.model_head import trains_classes
 from phaseline.config.places import looking_in
@@ -32,6 +32,7 @@ _LEARNT_FROM, _LEARNT_TO = "\u27e6", "\u27e7"
 def prepare(
     config: ConfigFile,
     override: Overrides = None,
+    session: SessionDir = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -63,13 +64,14 @@ def prepare(
     """Prepare the data of a session: read, tokenise and cache it. Needs no GPU.
 
     `run` does it as well; what is prepared once is not prepared again. Ctrl-C leaves nothing
-    half-done, and what was finished stays. Exit code 75: stopped on request.
+    half-done, and what was finished stays. Exit code 75: stopped on request. Of a session that
+    has begun, paths lead to where the session finds them; --session names it as `launch` does.
     """
     _require_effect(preview=preview, phase=phase, samples=samples, shard=shard)
     for name, is_given in (("--preview", preview), ("--shard", shard is not None)):
         if verify and is_given:
             raise UsageError(f"--verify has no effect with {name}. Remove one of them.")
-    loaded = load_session_file(config, override or ())
+    loaded = load_session_file(config, override or (), session_dir=session)
     wanted, places = as_session_calls_it(SessionLayout(loaded.session_dir), loaded.config)
     if preview:
         with looking_in(places):

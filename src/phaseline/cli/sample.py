@@ -89,8 +89,12 @@ def _converse(talk: Talk) -> None:
     while True:
         try:
             text = input("> ")
+            text.encode()  # a terminal may hand over any bytes
         except (EOFError, KeyboardInterrupt):
             break
+        except UnicodeError:
+            show("That is no text in UTF-8. Write it again.", err=True)
+            continue
         if not text.strip():
             break
         show(talk.answer(text))

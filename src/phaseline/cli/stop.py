@@ -13,9 +13,11 @@ from phaseline.cli.showing import show
 from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.confinement import require_confined
+from phaseline.session.copies import require_no_copy
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import read_lease
+from phaseline.session.starting import is_starting
 from phaseline.session.stop_request import read_stop_request, request_stop
 
 _LOOK_EVERY_S = 0.25
@@ -40,6 +42,8 @@ def stop(
     """
     layout = SessionLayout(directory)
     require_confined(layout)
+    require_no_copy(layout)
+    _await_start(layout)
     attempt = _require_running(layout)
     number, holder = attempt.number, _holder(layout)
     is_first = request_stop(attempt)
@@ -59,6 +63,25 @@ def stop(
         raise typer.Exit(int(ExitCode.FAILED))
 
 
+def _await_start(layout: SessionLayout) -> None:
+    """Waits for the attempt that a launcher is about to begin: it is the one that is meant."""
+    is_told = False
+    while is_starting(layout) and not _runs(layout):
+        if not is_told:
+            show(
+                f"No attempt of {layout.root} runs yet, and a launcher is at work: waiting for it."
+            )
+            is_told = True
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _runs(layout: SessionLayout) -> bool:
+    """Whether the newest attempt has the session and has not ended."""
+    numbers = layout.attempt_numbers()
+    attempt = layout.attempt(max(numbers, default=0))
+    return bool(numbers) and _holds(layout, attempt) and read_outcome(attempt) is None
+
+
 def _require_running(layout: SessionLayout) -> AttemptLayout:
     """The attempt that runs now.
 
@@ -71,7 +94,7 @@ def _require_running(layout: SessionLayout) -> AttemptLayout:
         )
     numbers = layout.attempt_numbers()
     attempt = layout.attempt(max(numbers, default=0))
-    if numbers and _holds(layout, attempt) and read_outcome(attempt) is None:
+    if _runs(layout):
         return attempt
     identity = load_identity(layout)
     if identity is not None and identity.state == "finished":

@@ -14,7 +14,7 @@ from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.finished import is_finished
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
-from phaseline.cluster.array import member_of_array
+from phaseline.cluster.array import load_members
 from phaseline.cluster.submission import Submission, plan_submission, submit_jobs
 from phaseline.cluster.verdict import describe_finished
 from phaseline.config.loading import LoadedConfig
@@ -85,7 +85,7 @@ def submit(
     loaded = load_session_file(
         config, overrides, session_dir=session, rules=weights_can_be_read(session)
     )
-    members = _check_members(loaded, overrides)
+    members = load_members(loaded, overrides)
     sessions = [member.session_dir for member in members]
     accepted = _accept(members, accept_change or ())
     jobs = plan_submission(
@@ -124,23 +124,6 @@ def _show_submitted(numbers: Sequence[str], sessions: Sequence[Path], script: Pa
         show(f"  session  {folder}")
     show(f"  script   {script}")
     show(f"  status   phaseline status {shlex.quote(str(sessions[0]))}")
-
-
-def _check_members(loaded: LoadedConfig, overrides: list[str]) -> list[LoadedConfig]:
-    """Validates every session of an array as its job will; returns what each trains.
-
-    Raises:
-        ConfigurationError: A member's overrides do not fit.
-    """
-    if not loaded.config.cluster.array:
-        return [loaded]
-    members = [member_of_array(loaded, idx) for idx in range(len(loaded.config.cluster.array))]
-    return [
-        load_session_file(
-            loaded.source, [*overrides, *member.overrides], session_dir=member.session_dir
-        )
-        for member in members
-    ]
 
 
 def _accept(members: list[LoadedConfig], keys: Sequence[str]) -> list[str]:

@@ -9,7 +9,9 @@ import typer
 
 from phaseline.cli.showing import show
 from phaseline.session.confinement import require_confined
+from phaseline.session.copies import require_no_copy
 from phaseline.session.layout import SessionLayout
+from phaseline.session.temporary import libraries_in_own_folder
 
 
 def sync(
@@ -31,5 +33,9 @@ def sync(
     """
     from phaseline.tracking.wandb_sync import sync_session
 
-    require_confined(SessionLayout(directory))
-    sync_session(directory, mode="offline" if offline else "online", say=show)
+    layout = SessionLayout(directory)
+    require_confined(layout)
+    require_no_copy(layout)
+    # wandb's own folders are left behind when this process is killed.
+    with libraries_in_own_folder():
+        sync_session(directory, mode="offline" if offline else "online", say=show)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.config.plugins import code_named_by
+from phaseline.session.inputs import places_of
 from phaseline.session.layout import SessionLayout
 from phaseline.session.stored import StoredFileError, read_stored
 
@@ -21,10 +22,12 @@ class _StartedIn:
 def code_of_session(directory: Path, *, is_trusted: bool) -> AbstractContextManager[None]:
     """While it lasts, code that the session names is run only if the user trusts it.
 
-    It is found in the working folder, and in the one that the session was started in last.
+    It is found in the working folder, in the one that the session was started in last, and in
+    the project that was moved or copied with the session in it.
     """
     layout = SessionLayout(directory)
-    return code_named_by(layout.config_file, is_trusted=is_trusted, folders=_start_folders(layout))
+    folders = [*_start_folders(layout), *places_of(layout).folders] if is_trusted else []
+    return code_named_by(layout.config_file, is_trusted=is_trusted, folders=folders)
 
 
 def _start_folders(layout: SessionLayout) -> list[Path]:

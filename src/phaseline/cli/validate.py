@@ -13,10 +13,13 @@ from phaseline.checkpoint.foreign_checks import weights_can_be_read
 from phaseline.cli.options import AcceptChanges, ConfigFile, Overrides, SessionDir
 from phaseline.cli.showing import show
 from phaseline.cli.validation_json import describe_faults, describe_validation
+from phaseline.cluster.array import load_members
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import LoadedConfig
 from phaseline.config.sections import Config, PhaseSection
 from phaseline.errors import ConfigurationError, ExitCode
+from phaseline.session.confinement import require_confined
+from phaseline.session.copies import require_no_copy
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.session_file import load_session_file
@@ -49,12 +52,15 @@ def validate(
     rules = weights_can_be_read(session, hashes=True)
     try:
         loaded = load_session_file(config, override or (), session_dir=session, rules=rules)
+        load_members(loaded, override or ())
     except ConfigurationError as error:
         if not json:
             raise
         typer.echo(describe_faults(error.faults))
         raise typer.Exit(int(ExitCode.USAGE)) from error
     layout, accept = SessionLayout(loaded.session_dir), accept_change or ()
+    require_confined(layout)
+    require_no_copy(layout)
     changes = compare_with_session(layout, loaded, accept, in_depth=False)
     require_records(layout)
     rows = [_describe(loaded.config, phase) for phase in loaded.config.phases]
@@ -129,7 +135,10 @@ def _run_command(
 ) -> str:
     from shlex import join
 
-    words = ["phaseline", "launch", str(loaded.source)]
+    cluster = loaded.config.cluster
+    # `launch` starts ranks of one session, on this machine.
+    name = "submit" if cluster.nodes > 1 or cluster.array else "launch"
+    words = ["phaseline", name, str(loaded.source)]
     for override in overrides:
         words += ["-o", override]
     if session is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -41,7 +42,7 @@ def watch(
     While `phaseline launch` starts the session's ranks, it waits for their attempt.
 
     It reads the session's folder only: from any machine that sees it, for batch jobs too.
-    Ctrl-C ends the watching, never the session.
+    Ctrl-C ends the watching, never the session; so does the end of a pipe's reader.
     """
     layout = SessionLayout(directory)
     display = build_display("auto", sys.stdout, interval_s)
@@ -50,7 +51,7 @@ def watch(
         _require_session(layout)
         watching = Watching(layout, display)
         is_over = False
-        while not is_over:
+        while not is_over and not _is_unread(sys.stdout):
             # Asked before looking: what was recorded before the end is shown.
             is_over = watching.is_over
             watching.look(is_gone=is_over)
@@ -66,11 +67,21 @@ def _await_start(layout: SessionLayout, display: Display) -> None:
     """Waits for the attempt that a launcher is about to begin; the one before is over."""
     is_told = False
     before = max(layout.attempt_numbers(), default=0)
-    while is_starting(layout) and is_between_attempts(layout):
+    while is_starting(layout) and is_between_attempts(layout) and not _is_unread(sys.stdout):
         if not is_told:
             display.note(f"waiting for attempt {before + 1}, which is being started")
             is_told = True
         time.sleep(_LOOK_EVERY_S)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the reader of a pipe is gone, as after `| head`: then nobody watches."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # of errors it tells unasked
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def _require_session(layout: SessionLayout) -> None:

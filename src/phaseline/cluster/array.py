@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phaseline.config.loading import LoadedConfig
 from phaseline.errors import UsageError
+from phaseline.session.session_file import load_session_file
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,22 @@ def member_of_array(loaded: LoadedConfig, idx: int | None) -> ArrayMember:
         )
     folder = loaded.session_dir
     return ArrayMember(shlex.split(members[idx]), folder.with_name(f"{folder.name}-{idx}"))
+
+
+def load_members(loaded: LoadedConfig, overrides: Sequence[str]) -> list[LoadedConfig]:
+    """What each session of an array trains, checked as its job will; the one where there is none.
+
+    Args:
+        loaded: The configuration, overrides applied.
+        overrides: The same overrides.
+
+    Raises:
+        ConfigurationError: A member's overrides do not fit.
+    """
+    members = [member_of_array(loaded, idx) for idx in range(len(loaded.config.cluster.array))]
+    return [
+        load_session_file(
+            loaded.source, [*overrides, *member.overrides], session_dir=member.session_dir
+        )
+        for member in members
+    ] or [loaded]

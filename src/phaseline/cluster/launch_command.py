@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phaseline.distributed.environment import OF_AN_IMAGE
+
 _ACCELERATE_CONFIG = Path(__file__).with_name("accelerate.yaml")
 _SHUTDOWN_TIMEOUT_S = 120
 """What torch's agent leaves the ranks between SIGTERM and SIGKILL: time for one save."""
@@ -117,8 +119,13 @@ def _environment(
     if machines.interface is not None:
         # Else gloo listens where the host's name leads, which may be 127.0.1.1 (Debian).
         defaults["GLOO_SOCKET_IFNAME"] = machines.interface
-    # Torch's launcher reads its own arguments from these, and would wait for other machines.
-    given = {k: v for k, v in variables.items() if not k.startswith("PET_")}
+    # Torch's launcher reads its own arguments from the first, and would wait for other machines.
+    # The others are a rank's own: with them what it starts would take itself for its next image.
+    given = {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("PET_") and name not in OF_AN_IMAGE
+    }
     return {**defaults, **given}
 
 

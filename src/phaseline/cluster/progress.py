@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.jobs import JobStart
 from phaseline.session.layout import SessionLayout
 
+_ATTEMPT = re.compile(r"\.a(\d{4,9})$", re.ASCII)
 _UNKNOWN = "nobody could say: its node failed, its memory ran out, or it was ended without notice"
 
 
@@ -41,8 +44,15 @@ def newest_checkpoint(layout: SessionLayout) -> str | None:
     manifests = list(layout.root.glob("phases/*/run-*/checkpoints/step-*/manifest.json"))
     if not manifests:
         return None
-    newest = max(manifests, key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
+    newest = max(manifests, key=_age_rank)
     return str(newest.parent.relative_to(layout.root))
+
+
+def _age_rank(manifest: Path) -> tuple[int, int, str]:
+    """Grows from checkpoint to checkpoint, also where clocks differ between two attempts."""
+    name = manifest.parent.name
+    attempt = _ATTEMPT.search(name)
+    return int(attempt[1]) if attempt else 0, manifest.stat().st_mtime_ns, name
 
 
 def why_give_up(layout: SessionLayout, starts: Sequence[EndedStart], *, limit: int) -> str:

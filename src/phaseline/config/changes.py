@@ -86,6 +86,8 @@ _ROUNDS = {
     ("evaluate", "micro_size"),
 }
 """Of a phase: how it is spread over machines and memory."""
+_TYPE_OF_SUMS = ("engine", "deepspeed", "communication_data_type")
+"""Of a phase: what its ranks add gradients up in, which is more than another order."""
 
 _OTHER_DATA = (
     "its checkpoints belong to the data that they were trained on, and refuse other. Train on "
@@ -119,6 +121,7 @@ _REMARKS: dict[tuple[str, ...], str] = {
     ("objective_arguments", "teacher"): "a teacher with other weights is refused all the same",
     ("duration",): _OTHER_CURVE,
     ("schedule",): _OTHER_CURVE,
+    _TYPE_OF_SUMS: "bf16 keeps three digits of a gradient, where ranks add theirs up",
 }
 """Of a phase that is under way: what an accepted change does besides the obvious."""
 
@@ -227,7 +230,7 @@ class _Judge:
         if idx >= self.num_begun:
             return Effect.AHEAD, ""
         name, finished = self._phases[idx]
-        if keys[:2] in _ROUNDS:
+        if keys[:2] in _ROUNDS and (finished or keys != _TYPE_OF_SUMS):
             return (Effect.NONE if finished else Effect.ROUNDING), ""
         if finished:
             return Effect.STATE, self._remark_of_finished(name, keys)

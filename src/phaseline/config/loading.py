@@ -86,7 +86,7 @@ def load_config(
         root = with_old_defaults(root, session_format)
 
     def directory_of(config: Config) -> Path:
-        directory = Path(session_dir or Path(config.session.root) / config.session.name)
+        directory = Path(session_dir or config.session.directory)
         _require_path(directory)
         return directory
 

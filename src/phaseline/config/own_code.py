@@ -65,23 +65,30 @@ def _own_files(name: str, folder: Path) -> Iterator[Path]:
     if name in sys.stdlib_module_names or name == "phaseline":
         return
     places = [folder / f"{name}.py", folder / name / "__init__.py"]
-    origin = next((path for path in places if path.is_file()), None) or _importable(name)
-    if origin is None or _is_installed(origin):
-        return
-    if origin.name == "__init__.py":
-        yield from sorted(origin.parent.rglob("*.py"))[:_MOST_FILES]
-    else:
-        yield origin
+    found = [path for path in places if path.is_file()][:1] or _importable(name)
+    # A package may be a plain folder, without an `__init__.py`.
+    found = found or [folder / name]
+    for origin in found:
+        if _is_installed(origin):
+            continue
+        if origin.suffix == ".py" and origin.name != "__init__.py":
+            yield origin
+        else:
+            package = origin.parent if origin.name == "__init__.py" else origin
+            yield from sorted(package.rglob("*.py"))[:_MOST_FILES]
 
 
-def _importable(name: str) -> Path | None:
-    """Where a top-level module would be imported from. That imports nothing."""
+def _importable(name: str) -> list[Path]:
+    """Where a top-level module would be imported from: its file, or folders. Imports nothing."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
-        return None
-    is_source = spec is not None and spec.origin is not None and spec.origin.endswith(".py")
-    return Path(spec.origin) if is_source and spec is not None and spec.origin else None
+        return []
+    if spec is None:
+        return []
+    if spec.origin is None:
+        return [Path(place) for place in spec.submodule_search_locations or ()]
+    return [Path(spec.origin)] if spec.origin.endswith(".py") else []
 
 
 def _is_installed(path: Path) -> bool:

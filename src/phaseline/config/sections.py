@@ -6,6 +6,7 @@ Nothing here imports torch. Rules that span sections live in `cross_checks.py`.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -59,6 +60,11 @@ class SessionSection(Section):
     root: PathText = Field("runs", description="Folder that holds session directories.")
     seed: Seed = Field(0, examples=["0"], description="Seed of weights, data order and dropout.")
     notes: str = Field("", description="Free text for people; may change at any time.")
+
+    @property
+    def directory(self) -> Path:
+        """Where the session lies if nothing else is said; `~` is the home folder."""
+        return Path(self.root).expanduser() / self.name
 
     @field_validator("name")
     @classmethod

@@ -11,6 +11,9 @@ from phaseline.errors import WorldError
 IMAGE_VARIABLE = "PHASELINE_IMAGE"
 ATTEMPT_VARIABLE = "PHASELINE_ATTEMPT"
 SESSION_VARIABLE = "PHASELINE_SESSION"
+TERMINAL_VARIABLE = "PHASELINE_TERMINAL_FD"
+OF_AN_IMAGE = frozenset({IMAGE_VARIABLE, ATTEMPT_VARIABLE, SESSION_VARIABLE, TERMINAL_VARIABLE})
+"""What an image tells the next one of the same process, and no other process."""
 
 
 @dataclass(frozen=True)

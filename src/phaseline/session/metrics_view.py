@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import chain, takewhile
+from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from phaseline.session.attempts import read_adopted
 from phaseline.session.layout import SessionLayout
 from phaseline.session.record_checks import METRIC_KINDS
 from phaseline.session.record_ends import ends_of_phases, read_backwards
-from phaseline.session.records import read_metric_records
+from phaseline.session.records import PassedOver, read_metric_records
 
 _RECORDS_PER_STEP: Final = 5
 """The three, and validation and samples at the start of the next phase."""
@@ -29,7 +29,9 @@ def number_of(record: Mapping[str, Any]) -> int:
     return _RECORDS_PER_STEP * int(record["global_step"]) + place
 
 
-def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[dict[str, Any]]:
+def read_metrics(
+    layout: SessionLayout, phase: str | None = None, *, say: Callable[[str], None] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the metric records that the session stands on, in order.
 
     The newest attempt that knows what it stands on decides: of each earlier attempt the
@@ -39,17 +41,21 @@ def read_metrics(layout: SessionLayout, phase: str | None = None) -> Iterator[di
     Args:
         layout: The session; it may be running.
         phase: Only records of this phase.
+        say: Is told of each file that has lines which hold no record.
 
     Yields:
         Records; `seq` is their `number_of`.
     """
-    records = chain.from_iterable(
-        read_metric_records(layout.attempt(number).metrics_file, limit)
-        for number, limit in _parts(layout)
-    )
-    for record in records:
-        if phase is None or record.get("phase") == phase:
-            yield {**record, "seq": number_of(record)}
+    for number, limit in _parts(layout):
+        path, passed_over = layout.attempt(number).metrics_file, PassedOver()
+        for record in read_metric_records(path, limit, passed_over=passed_over):
+            if phase is None or record.get("phase") == phase:
+                yield {**record, "seq": number_of(record)}
+        if passed_over.lines and say is not None:
+            say(
+                f"{path.relative_to(layout.root)}: {passed_over.lines} line(s) hold no record and "
+                "are passed over: the disk or another program changed them."
+            )
 
 
 def read_newest(layout: SessionLayout) -> dict[str, Iterator[dict[str, Any]]]:

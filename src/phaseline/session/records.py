@@ -39,6 +39,17 @@ class WrittenLines(NamedTuple):
     hash: str
 
 
+class PassedOver:
+    """How many lines held no record, in files that were read to their ends.
+
+    Attributes:
+        lines: So many.
+    """
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+
 class RecordWriter:
     """Appends records to one file. One writer per file: its attempt's main rank."""
 
@@ -135,7 +146,7 @@ def first_lines(path: Path, limit: int) -> WrittenLines:
 
 
 def read_records(
-    path: Path, limit: int | None = None, *, skip: int = 0
+    path: Path, limit: int | None = None, *, skip: int = 0, passed_over: PassedOver | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yields whole objects in order; none if there is no file.
 
@@ -143,24 +154,34 @@ def read_records(
         path: The file; it may be growing.
         limit: Only what the first so many lines hold.
         skip: Only what comes after so many lines.
+        passed_over: Counts lines that hold no object.
     """
     if limit == 0 or not path.is_file():
         return
+    counted = passed_over or PassedOver()
     for position, line in enumerate(_lines(path), start=1):
         if not line.endswith(b"\n"):
             return
-        record = parse_line(line) if position > skip else None
-        if record is not None:
-            yield record
+        if position > skip:
+            record = parse_line(line)
+            if record is None:
+                counted.lines += 1
+            else:
+                yield record
         if position == limit:
             return
 
 
 def read_metric_records(
-    path: Path, limit: int | None = None, *, skip: int = 0
+    path: Path, limit: int | None = None, *, skip: int = 0, passed_over: PassedOver | None = None
 ) -> Iterator[dict[str, Any]]:
     """As `read_records`, of a file of metrics: what is no metric record is passed over."""
-    return filter(is_metric_record, read_records(path, limit, skip=skip))
+    counted = passed_over or PassedOver()
+    for record in read_records(path, limit, skip=skip, passed_over=counted):
+        if is_metric_record(record):
+            yield record
+        else:
+            counted.lines += 1
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

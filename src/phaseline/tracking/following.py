@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from phaseline.errors import SessionError
+from phaseline.errors import UsageError
 from phaseline.session.attempts import read_outcome
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
@@ -140,12 +140,13 @@ def read_session(
         watched_pid: A process that trains.
 
     Raises:
-        SessionError: There is no session, or it is one of another version.
+        UsageError: There is no session.
+        SessionError: It is one of another version.
     """
     layout = SessionLayout(session_dir)
     identity = load_identity(layout)
     if identity is None:
-        raise SessionError(f"{layout.root} holds no session: session.json is missing.")
+        raise UsageError(f"{layout.root} holds no session: session.json is missing.")
     config = load_stored_config(layout)
     return FollowedSession(
         root=session_dir, identity=identity, config=config, watched_pid=watched_pid, folder=folder

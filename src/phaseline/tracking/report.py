@@ -18,7 +18,7 @@ def write_report(session_dir: Path) -> Path:
     """Writes `report.html` into the session's folder and returns its path.
 
     Raises:
-        SessionError: The folder holds no session.
+        UsageError: The folder holds no session.
     """
     path = SessionLayout(session_dir).report_file
     write_text(path, render_report(gather_story(session_dir)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from phaseline.config.known_objectives import loss_kind
 from phaseline.config.sections import Config
-from phaseline.errors import ExitCode, SessionError
+from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import read_adopted, read_error, read_outcome
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
@@ -157,6 +157,7 @@ class SessionStory:
     phases: Sequence[PhaseStory]
     attempts: Sequence[AttemptStory]
     changes: Sequence[ChangeStory] = ()
+    passed_over: Sequence[str] = ()
 
     @property
     def num_steps(self) -> int:
@@ -177,32 +178,35 @@ def gather_story(session_dir: Path) -> SessionStory:
     """Reads a session's records, attempts and configuration.
 
     Raises:
-        SessionError: The folder holds no session.
+        UsageError: The folder holds no session.
+        SessionError: One of its files is damaged.
     """
     layout = SessionLayout(session_dir)
     identity = load_identity(layout)
     if identity is None or not layout.config_file.exists():
-        raise SessionError(
+        raise UsageError(
             f"{session_dir} holds no session: session.json or config.yaml is missing. "
             "Name a session's folder, as runs/<session.name>."
         )
     config = load_stored_config(layout)
     attempts = [_attempt(layout, n, identity) for n in sorted(layout.attempt_numbers())]
+    passed_over: list[str] = []
     return SessionStory(
         root=session_dir,
         identity=identity,
         config=config,
-        phases=_phases(layout, config),
+        phases=_phases(layout, config, passed_over.append),
         attempts=attempts,
         changes=[
             change
             for one in attempts
             for change in read_changes(layout.attempt(one.number), one.first_step)
         ],
+        passed_over=passed_over,
     )
 
 
-def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
+def _phases(layout: SessionLayout, config: Config, say: Callable[[str], None]) -> list[PhaseStory]:
     stories = {
         phase.name: PhaseStory(
             name=phase.name,
@@ -218,7 +222,7 @@ def _phases(layout: SessionLayout, config: Config) -> list[PhaseStory]:
         for phase in config.phases
     }
     tokens_before = 0
-    for record in read_metrics(layout):
+    for record in read_metrics(layout, say=say):
         story = stories.get(record["phase"])
         if story is None:
             continue

@@ -37,8 +37,7 @@ def sync_session(
 
     Raises:
         SessionBusyError: Another process feeds the run.
-        SessionError: There is no session.
-        UsageError: wandb takes nothing from here, as without a key.
+        UsageError: There is no session, or wandb takes nothing from here, as without a key.
         SyncError: wandb does not answer.
     """
     session = read_session(session_dir, folder=session_dir / "synced" / WANDB)

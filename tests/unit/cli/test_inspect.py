@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from phaseline.session.identity import SessionIdentity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
 from phaseline.session.records import RecordWriter
+from phaseline.session.starting import announced
 from unit.checkpoint.made_checkpoints import make_checkpoint
 from unit.covered_lines import covered_of
 
@@ -272,6 +274,39 @@ def test_status_shows_the_others_when_one_session_cannot_be_read(
     assert f"broken: {broken.session_file}" in output
 
 
+def test_status_shows_the_others_when_jobs_of_one_that_waits_cannot_be_read(
+    session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = session.layout.root.parent
+    broken, private = SessionLayout(root / "broken"), SessionLayout(root / "private")
+    for layout in (broken, private):
+        layout.jobs_dir.mkdir(parents=True)
+        layout.submitted_file.write_text("{")
+    may_look = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if private.root in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return may_look(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    output = _status(capsys, root)
+    assert _words(output, "demo")[:2] == ["demo", "created"]
+    assert _words(output, "broken")[:2] == ["broken", "unreadable"]
+    assert f"broken: {broken.submitted_file}" in output
+    assert "private" not in output
+
+
+def test_status_says_that_a_session_is_being_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = SessionLayout(tmp_path / "runs" / "new")
+    with announced(layout):
+        assert _status(capsys, layout.root) == (
+            f"{layout.root} is being started; nothing is recorded yet\n"
+        )
+
+
 def test_status_changes_nothing(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     Lease.acquire(session.layout).release()
     session.train(session.begin(), "pretrain", range(1, 3), of=10)
@@ -321,6 +356,25 @@ def test_metrics_says_which_attempt_lost_lines_that_a_checkpoint_stands_on(
     told = capsys.readouterr()
     assert "BAD   attempts/0001/metrics.jsonl has lost 2 of the 4 line(s)" in told.out
     assert "1 of 1 checkpoints are whole" in told.out
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_metrics_counts_lines_that_hold_no_record(
+    session: Session, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    attempt = session.begin()
+    session.train(attempt, "pretrain", range(1, 5), of=8)
+    lines = attempt.metrics_file.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"kind"', b'"kiod"')
+    lines[2] = lines[2][:20] + b"\n"
+    attempt.metrics_file.write_bytes(b"".join(lines) + b'{"unfinished')
+    assert _run("metrics", session.layout.root, "--format", form) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2 + (form == "csv")
+    assert told.err == (
+        "attempts/0001/metrics.jsonl: 2 line(s) hold no record and are passed over: the disk or "
+        "another program changed them.\n"
+    )
 
 
 def test_metrics_writes_a_column_per_metric_when_csv_is_asked_for(

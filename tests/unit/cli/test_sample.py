@@ -114,6 +114,18 @@ def test_sample_answers_on_a_terminal_until_an_empty_line(
     assert terminal.read() == "never read\n"
 
 
+def test_dialogue_outlives_bytes_that_are_no_text(
+    session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nword\n\n"), "utf-8", "surrogateescape")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert sample(session) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("That is no text in UTF-8. Write it again.") == 1
+    assert captured.out.count("> ") == 3
+
+
 def test_dialogue_goes_through_the_chat_template_and_is_remembered(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

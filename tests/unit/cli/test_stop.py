@@ -13,6 +13,7 @@ from phaseline.session.attempts import Outcome, read_outcome, take_attempt, writ
 from phaseline.session.identity import SessionIdentity, save_identity
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.lease import Lease
+from phaseline.session.starting import announced
 from phaseline.session.stop_request import read_stop_request
 
 
@@ -159,3 +160,25 @@ def test_request_that_is_damaged_is_named_rather_than_waited_for(
     error = capsys.readouterr().err
     assert f"{attempt.stop_file} cannot be read" in error
     assert "Remove it, and ask with `phaseline stop`" in error
+
+
+def test_stop_waits_for_the_attempt_that_is_being_started(
+    layout: SessionLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end(take_attempt(layout), ExitCode.STOPPED)
+    taken: list[Lease] = []
+
+    def begin() -> None:
+        time.sleep(0.5)
+        taken.append(Lease.acquire(layout))
+        take_attempt(layout)
+
+    starter = threading.Thread(target=begin)
+    with announced(layout):
+        starter.start()
+        assert stop(layout) == 0
+        starter.join()
+    taken[0].release()
+    shown = capsys.readouterr().out
+    assert f"No attempt of {layout.root} runs yet, and a launcher is at work" in shown
+    assert read_stop_request(layout.attempt(2)) is not None

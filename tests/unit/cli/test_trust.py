@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -15,6 +16,7 @@ from phaseline.cli import main
 from phaseline.cli.trust import code_of_session
 from phaseline.config.plugins import UntrustedCodeError, load_attribute
 from phaseline.errors import ExitCode
+from phaseline.session.inputs import load_inputs
 from phaseline.session.layout import SessionLayout
 from unit.training.pipeline.adapter_session import Place
 
@@ -84,6 +86,19 @@ def test_trusted_code_is_found_where_the_session_was_started(
             assert load_attribute("code_of_their_own:ANSWER", path="model.factory") == 42
     finally:
         path.write_text(before)
+
+
+def test_trusted_code_is_found_in_a_project_that_was_moved_with_its_session(
+    session: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = load_inputs(SessionLayout(session))
+    assert inputs is not None
+    assert inputs.session is not None
+    shutil.copytree(inputs.started_in, tmp_path / "moved")
+    (tmp_path / "moved" / "code_that_moved.py").write_text("ANSWER = 42\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with code_of_session(tmp_path / "moved" / inputs.session, is_trusted=True):
+        assert load_attribute("code_that_moved:ANSWER", path="model.factory") == 42
 
 
 def test_own_code_is_found_in_the_working_folder(

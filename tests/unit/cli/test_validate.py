@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 _CONFIGS = Path(__file__).parents[3] / "configs"
 _QUICKSTART = _CONFIGS / "quickstart.yaml"
@@ -83,3 +86,20 @@ def test_validate_keeps_a_phase_on_one_line_when_terminal_has_80_columns() -> No
     rows = [line.split() for line in output.splitlines() if line.strip()]
     assert ["phase", "objective", "duration", "batch", "rate", "engine", "ranks"] in rows
     assert ["instruct", "sft"] in [row[:2] for row in rows if row[-1] == "2x8x1"]
+
+
+def test_validate_finds_faults_of_a_member_of_an_array() -> None:
+    members = "cluster.array=[session.seed=1, session.sead=2]"
+    done = _run(str(_QUICKSTART), "-o", members)
+    assert done.returncode == 2
+    assert "session.sead is no known key" in done.stderr
+    done = _run(str(_QUICKSTART), "-o", members, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["valid"] is False
+
+
+@pytest.mark.parametrize("setting", ["cluster.nodes=2", "cluster.array=[session.seed=1]"])
+def test_validate_names_the_command_that_runs_what_is_more_than_one_machines(setting: str) -> None:
+    done = _run(str(_QUICKSTART), "-o", setting, "-o", "cluster.processes_per_node=1")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("Run it with: phaseline submit ")

@@ -82,3 +82,10 @@ def test_build_launch_command_leaves_out_what_torch_reads_its_arguments_from() -
     variables = {"PATH": "/bin", "PET_NNODES": "2", "PET_RDZV_ENDPOINT": "far:1", "PETS": "3"}
     environment = _build(variables=variables).environment
     assert [name for name in environment if name.startswith("PET")] == ["PETS"]
+
+
+def test_build_launch_command_leaves_out_what_a_rank_tells_its_next_image() -> None:
+    names = ("IMAGE", "ATTEMPT", "SESSION", "TERMINAL_FD", "CACHE")
+    variables = {f"PHASELINE_{name}": "1" for name in names}
+    environment = _build(variables=variables).environment
+    assert [name for name in environment if name.startswith("PHASELINE")] == ["PHASELINE_CACHE"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def test_cause_that_slurm_names_comes_before_what_followed_from_it(layout: Sessi
     fail(layout, consequence=True)
     reason = why_give_up(layout, starts(1, None, "node failure: node3"), limit=1)
     assert "attempt 1, node failure: node3 (rank 1 on node2, text step 4: ValueError" in reason
+
+
+def test_a_new_checkpoint_is_progress_also_by_a_clock_that_is_behind(layout: SessionLayout) -> None:
+    old = publish(layout, "step-00000005.a0001")
+    new = publish(layout, "step-00000010.a0003")
+    hour_ago = time.time() - 3600
+    os.utime(layout.root / new / "manifest.json", (hour_ago, hour_ago))
+    assert newest_checkpoint(layout) == new
+    assert why_give_up(layout, starts(3, old), limit=3) == ""
 
 
 def test_a_new_checkpoint_is_progress(layout: SessionLayout) -> None:

@@ -71,6 +71,17 @@ def test_compare_lets_the_layout_of_a_phase_change_when_it_is_under_way_or_finis
     assert change.effect is Effect.NONE
 
 
+def test_compare_refuses_another_type_in_which_ranks_add_up_gradients(tmp_path: Path) -> None:
+    old = load(tmp_path, "phases[0].engine.deepspeed={overlap_comm: true}")
+    settings = "{overlap_comm: true, communication_data_type: bf16}"
+    new = load(tmp_path, f"phases[0].engine.deepspeed={settings}")
+    [change] = compare(old, new, UNDER_WAY)
+    assert change.effect is Effect.NUMBERS
+    assert "three digits" in change.remark
+    [change] = compare(old, new, FINISHED)
+    assert change.effect is Effect.NONE
+
+
 @pytest.mark.parametrize(
     "override",
     [

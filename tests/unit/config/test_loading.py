@@ -169,3 +169,11 @@ def test_file_that_cannot_be_read_just_now_is_no_fault_of_it(
     with pytest.raises(UnreachableFileError, match=f"{path} cannot be read or written now") as told:
         load_config(path)
     assert told.value.exit_code is ExitCode.FAILED
+
+
+def test_load_config_takes_the_home_folder_for_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = load_config(write(tmp_path), ["session.root=~/runs"])
+    assert loaded.session_dir == tmp_path / "runs" / "test"

@@ -37,3 +37,11 @@ def test_named_module_and_what_it_imports_beside_it_are_hashed(folder: Path) -> 
 @pytest.mark.parametrize("name", ["causal_lm", "os:system", "torch.nn:Linear"])
 def test_what_comes_with_python_or_is_installed_is_left_out(folder: Path, name: str) -> None:
     assert hashes(folder, name) == {}
+
+
+def test_package_that_is_a_plain_folder_is_hashed(folder: Path) -> None:
+    (folder / "plain" / "deep").mkdir(parents=True)
+    (folder / "plain" / "deep" / "inner.py").write_text("import helpers\n")
+    found = hashes(folder, "plain.deep.inner:Own")
+    assert "plain/deep/inner.py" in found
+    assert "helpers.py" in found

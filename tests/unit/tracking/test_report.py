@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from phaseline.cli import main
 from phaseline.cli.report import report
 from phaseline.config.known_objectives import loss_kind
-from phaseline.errors import ExitCode, SessionError
+from phaseline.errors import ExitCode, UsageError
 from phaseline.session.attempts import ErrorRecord, take_attempt, write_error
 from phaseline.session.lease import Lease
 from phaseline.tracking.report import render_report, write_report
@@ -263,10 +263,16 @@ def test_report_survives_when_losses_are_not_finite(session: SessionBuilder) -> 
     assert "<svg" in page
 
 
+def test_report_survives_a_record_whose_key_the_disk_changed(told: SessionBuilder) -> None:
+    path = told.layout.attempt(3).metrics_file
+    path.write_bytes(path.read_bytes().replace(b"instruct/train/loss", b"instruct/train/lost", 1))
+    assert "<svg" in render_report(gather_story(told.layout.root))
+
+
 def test_report_command_names_the_problem_when_the_folder_is_no_session(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
-    with pytest.raises(SessionError, match=r"holds no session: session\.json"):
+    with pytest.raises(UsageError, match=r"holds no session: session\.json"):
         CliRunner().invoke(app, [str(tmp_path)], catch_exceptions=False)
 
 
@@ -322,3 +328,10 @@ def test_report_in_whose_place_a_folder_lies_is_refused_in_a_sentence(
     assert capsys.readouterr().err.endswith(
         "Is a directory. Name one that can be read and written.\n"
     )
+
+
+def test_report_counts_lines_that_hold_no_record(told: SessionBuilder) -> None:
+    path = told.layout.attempt(3).metrics_file
+    path.write_bytes(path.read_bytes().replace(b'"phase_step":205', b'"phase_stop":205'))
+    page = render_report(gather_story(told.layout.root))
+    assert "attempts/0003/metrics.jsonl: 1 line(s) hold no record and are passed over" in page

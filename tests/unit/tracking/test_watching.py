@@ -221,3 +221,19 @@ def test_watch_command_ends_without_a_word_on_ctrl_c(session: SessionBuilder) ->
     assert heading.endswith("instruct: 400 steps; zero1\n")
     assert "step 10/400" in line
     assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_watch_command_ends_when_nobody_reads_it_any_more(session: SessionBuilder) -> None:
+    session.train(_start(session), range(1, 11), phase_idx=1)
+    command = [sys.executable, "-m", "phaseline", "watch", str(session.layout.root)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()

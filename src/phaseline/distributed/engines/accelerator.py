@@ -14,6 +14,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from phaseline.distributed.world import World
 from phaseline.errors import WorldError
 
+_CHANGES_NO_NUMBER = frozenset({"ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE"})
+
 
 def build_accelerator(
     world: World, *, plugin: Any | None, accumulation_steps: int, precision: str
@@ -65,11 +67,14 @@ def build_accelerator(
 @contextmanager
 def _launch_variables(world: World, *, use_deepspeed: bool) -> Iterator[None]:
     """Shows accelerate the variables that fit this phase, whatever the launcher was told."""
+    # Those of the user's would compile the model, say, or wrap it, whatever the session file says;
+    # the launcher's are held against our configuration.
     wanted: dict[str, str | None] = {
-        "ACCELERATE_USE_DEEPSPEED": str(use_deepspeed).lower(),
-        # Fields of the launcher's own YAML, which accelerate holds against our configuration.
-        "ACCELERATE_CONFIG_DS_FIELDS": None,
+        name: None
+        for name in os.environ
+        if name.startswith("ACCELERATE_") and name not in _CHANGES_NO_NUMBER
     }
+    wanted["ACCELERATE_USE_DEEPSPEED"] = str(use_deepspeed).lower()
     if use_deepspeed:
         wanted |= {
             "RANK": str(world.dp_rank),

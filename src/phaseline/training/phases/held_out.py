@@ -72,6 +72,11 @@ class HeldOutTotals:
         """What is reported of sources and ranges that have units."""
         return [*self._source_keys, *self._range_keys]
 
+    @property
+    def metric_has_failed(self) -> bool:
+        """Whether a metric of the user's failed on some rank; known on all of them alike."""
+        return self._metrics.has_failed
+
     def look(self, model: torch.nn.Module, batch: AnyBatch) -> None:
         """Runs a model on a batch and counts it.
 
@@ -108,10 +113,12 @@ class HeldOutTotals:
         self._totals += torch.stack([value.double() for value in sums])
 
     def metrics(self, prefix: str, world: World) -> dict[str, float]:
-        """Returns the means over all ranks, under `prefix/`. **Ranks:** all. One collective.
+        """Returns the means over all ranks, under `prefix/`. **Ranks:** all. Collectives.
 
         Raises:
+            Exception: What a metric of the user's raised on this rank.
             ConfigurationError: A metric of the user's reports a name that is taken.
+            LostRankError: One failed on another rank.
         """
         totals = world.all_reduce_sum(self._totals.clone()).cpu().tolist()
         names = self._objective.measures
@@ -134,7 +141,7 @@ class HeldOutTotals:
             if part_units:
                 found[f"{prefix}/{key}"] = part_loss / part_units
         taken = {*_ALWAYS, *keys, *(key.removeprefix(f"{prefix}/") for key in found)}
-        reported = self._metrics.metrics(totals[own:], taken) if num_units else {}
+        reported = self._metrics.metrics(totals[own:] if num_units else None, taken, world)
         return found | {f"{prefix}/{name}": value for name, value in reported.items()}
 
     def _of_tokens(

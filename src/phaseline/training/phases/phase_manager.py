@@ -11,7 +11,7 @@ import torch
 from phaseline.checkpoint.retention import Best
 from phaseline.checkpoint.store import SavedPosition, SavedReport
 from phaseline.config.sections import SamplesSection
-from phaseline.errors import AnomalyError
+from phaseline.errors import AnomalyError, CheckpointError
 from phaseline.session.committed import CommittedLines
 from phaseline.session.second_press import LEAVE_HINT
 from phaseline.training.phases.held_out import HeldOutTotals
@@ -90,7 +90,7 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                 self.show_progress()
             is_best = False
             if plan.validation.due(step) and not is_last:
-                if self.validate() is None:
+                if self.validate(between_steps=True) is None:
                     return PhaseEnding.STOPPED
                 is_best = self._is_best()
                 self.begin_training()
@@ -170,11 +170,15 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         is_before_a_step = position.phase_step < self.runtime.plan.num_steps
         return is_before_a_step and (is_due or position.unfinished is Unfinished.VALIDATION)
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self, *, between_steps: bool = False) -> dict[str, float] | None:
         """Looks at all held-out data once, records the losses and returns them.
 
         None: the ranks agreed to stop. Then nothing is recorded, and the position says that
         it is to be done again.
+
+        Args:
+            between_steps: Whether steps may be lost: if a metric of the user's fails, they are
+                saved, and what it raised is raised then.
         """
         runtime = self.runtime
         self.flush_metrics()
@@ -191,7 +195,12 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
                     return None
                 totals.look(runtime.engine.model, self.fetch_held_out(idx, micro_size))
         prefix = f"{runtime.section.name}/validation"
-        metrics = totals.metrics(prefix, world)
+        try:
+            metrics = totals.metrics(prefix, world)
+        except Exception:
+            if between_steps and totals.metric_has_failed:
+                self._save_before_failure()
+            raise
         position.validation_loss = metrics[f"{prefix}/loss"]
         position.unfinished = Unfinished.NOTHING
         position.validation = {
@@ -213,6 +222,17 @@ class TrainingPhaseManager(ComponentSetupMixin, MetricsMixin, ProgressMixin):
         """Publishes the last step before user code may fail in the last validation or samples."""
         self.save(final=False, before_end=True)
         self._report_saves(self.runtime.store.wait())
+
+    def _save_before_failure(self) -> None:
+        """Saves what is whole on every rank; the validation is done again by the next start."""
+        name, step = self.runtime.section.name, self.runtime.position.phase_step
+        try:
+            self.save(final=False)
+            self._report_saves(self.runtime.store.wait())
+        except CheckpointError as error:
+            self.say(f"{name}: step {step:,} could not be saved: {error}")
+            return
+        self.say(f"{name}: a metric of the validation failed; step {step:,} is saved")
 
     def save(self, *, final: bool, before_end: bool = False) -> None:
         """Saves everything that is needed to go on from here; it is written behind the loop.

@@ -108,13 +108,25 @@ def changed_since(before: StartedWith, now: Mapping[str, Any]) -> Iterator[str]:
             f"versions changed since the last start: {changes}; what follows may differ in "
             "rounding from what these would have made before"
         )
-    code = _differences(before.code, now["code"])
+    code = _differences(
+        _without_moved(before.code, now["code"]), _without_moved(now["code"], before.code)
+    )
     if code:
         names = ", ".join(name for name, _, _ in code)
         yield (
             f"own code changed since the last start: {names}; the session goes on with it as it "
             "is now, and not bit for bit as it began if that changes what is computed"
         )
+
+
+def _without_moved(here: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """Hashes but those of files that lie under another path there, as seen from another folder."""
+    moved = {(Path(path).name, digest) for path, digest in there.items() if path not in here}
+    return {
+        path: digest
+        for path, digest in here.items()
+        if path in there or (Path(path).name, digest) not in moved
+    }
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -93,7 +93,7 @@ def summarize(session: OpenSession) -> list[str]:
     lines = []
     for phase, metrics in latest.items():
         shown = ", ".join(
-            f"{key.split('/', 1)[1].replace('_', ' ')} {float(value):.4f}"
+            f"{(key.partition('/')[2] or key).replace('_', ' ')} {float(value):.4f}"
             for key, value in metrics.items()
             if not key.endswith("/count")
         )

@@ -6,12 +6,11 @@ import os
 import sys
 from typing import TextIO
 
+from phaseline.distributed.environment import TERMINAL_VARIABLE
 from phaseline.distributed.process_image import replace_image
 from phaseline.distributed.world import World
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.layout import AttemptLayout
-
-TERMINAL_VARIABLE = "PHASELINE_TERMINAL_FD"
 
 
 class FreshImages:

@@ -9,7 +9,7 @@ from pathlib import Path
 from phaseline.checkpoint.manifest import Manifest, parse_name, verify
 from phaseline.checkpoint.retention import Best, best_of
 from phaseline.config.sections import Config, PhaseSection
-from phaseline.errors import CheckpointError, CheckpointUnreachableError
+from phaseline.errors import CheckpointError, CheckpointUnreachableError, ExitCode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,10 @@ def choose(
         {m.phase_step for _, m in _of_phase(Wanted(phase=wanted.phase), folders, session)[0]}
     )
     offer = f" There are checkpoints at the steps {', '.join(map(str, steps))}." if steps else ""
-    raise CheckpointError(f"There is no {wanted} that can be read.{why}{offer}")
+    absent = CheckpointError(f"There is no {wanted} that can be read.{why}{offer}")
+    if not problems:
+        absent.exit_code = ExitCode.USAGE  # what was never saved is not there next time
+    raise absent
 
 
 def _of_phase(

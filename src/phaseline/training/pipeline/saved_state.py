@@ -127,15 +127,15 @@ class SavedState:
     def _thawed(self, phase: PhaseSection) -> list[str]:
         return [
             name
-            for name, record in self._json("model.json").get("parameters", {}).items()
-            if not record["trainable"] and phase.trainable.trains(plain_name(name))
+            for name, record in self._parameters().items()
+            if not record.get("trainable", True) and phase.trainable.trains(plain_name(name))
         ]
 
     def _lost_callbacks(
         self, old: PhaseSection, new: PhaseSection, idx: int, *, in_depth: bool
     ) -> str:
         """What is wrong with other callbacks: each one's state has to be in the checkpoint."""
-        saved = self._json("state.json").get("stateful", {})
+        saved = _mapping(self._json("state.json").get("stateful"))
         for name in set(old.callbacks) - set(new.callbacks):
             if f"callback {name}" in saved:
                 return f"the checkpoint holds a state of {name}, which nothing would take"
@@ -154,8 +154,8 @@ class SavedState:
         """What keeps the saved weights from going into the model that is wanted now."""
         saved = {
             plain_name(name): tuple(record["shape"])
-            for name, record in self._json("model.json").get("parameters", {}).items()
-            if not is_adapter(name)
+            for name, record in self._parameters().items()
+            if not is_adapter(name) and isinstance(record.get("shape"), list)
         }
         if not saved:
             return ""
@@ -169,6 +169,11 @@ class SavedState:
         ]
         return f"its checkpoints are of another model ({lines[0]})" if lines else ""
 
+    def _parameters(self) -> dict[str, dict[str, Any]]:
+        """What the checkpoint says of each parameter. Not yet held against its hash."""
+        records = _mapping(self._json("model.json").get("parameters"))
+        return {name: record for name, record in records.items() if isinstance(record, dict)}
+
     def _json(self, name: str) -> dict[str, Any]:
         """A small file of the checkpoint; nothing where it cannot be read."""
         try:
@@ -176,6 +181,10 @@ class SavedState:
             return parse_object(read_file(path, remedy=""), path, remedy="")
         except (OSError, StoredFileError):
             return {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _other_size(stored: Config, wanted: Config) -> str:

@@ -162,12 +162,15 @@ def test_name_that_a_validation_has_is_refused(world: World) -> None:
             found.metrics("p", world)
 
 
-def test_sums_of_another_shape_are_refused() -> None:
+def test_sums_of_another_shape_are_refused_once_the_validation_is_done(world: World) -> None:
     inputs, targets, sources = examples(4)
     metric = Accuracy()
     metric.measures = ("right", "counted", "forgotten")
+    found = totals(metric)
+    found.look(Table(), Batch(inputs, targets, 4, source_ids=sources))
     with pytest.raises(ConfigurationError, match=r"sums have the shape \[2\]; it must be \[3\]"):
-        totals(metric).look(Table(), Batch(inputs, targets, 4, source_ids=sources))
+        found.metrics("p", world)
+    assert found.metric_has_failed
 
 
 def test_phase_records_its_metrics_and_they_do_not_depend_on_the_micro_size(

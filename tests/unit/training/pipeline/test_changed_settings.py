@@ -245,6 +245,32 @@ def test_thawing_is_refused_and_freezing_accepted(tmp_path: Path, layout: Sessio
     assert told["settings_accepted"]
 
 
+@pytest.mark.parametrize(
+    "content", [{"parameters": []}, {"parameters": {"head": 1}}, {"parameters": {"head": {}}}]
+)
+def test_change_is_judged_also_where_the_disk_damaged_what_the_checkpoint_says(
+    tmp_path: Path, layout: SessionLayout, content: dict[str, Any]
+) -> None:
+    describe(layout, "model.json", content)
+    changes = ["phases[0].trainable.freeze=[head]", "model.config.rope_theta=5.0"]
+    accept = ("phases[0].trainable", "model")
+    assert start(tmp_path, *changes, accept=accept)["settings_accepted"]
+
+
+@pytest.mark.parametrize("content", [{"stateful": []}, {"stateful": 1}])
+def test_callbacks_are_judged_also_where_the_disk_damaged_their_states(
+    tmp_path: Path, layout: SessionLayout, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged_callbacks.py").write_text(_CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "damaged_callbacks", raising=False)
+    describe(layout, "state.json", content)
+    added = "phases[0].callbacks=['damaged_callbacks:Stateless']"
+    assert start(tmp_path, added, accept=("phases[0].callbacks",))["settings_accepted"]
+    describe(layout, "state.json", content, attempt=2)
+    assert start(tmp_path, accept=("phases[0].callbacks",))["settings_accepted"]
+
+
 def test_callbacks_are_refused_when_a_state_would_be_lost(
     tmp_path: Path, layout: SessionLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

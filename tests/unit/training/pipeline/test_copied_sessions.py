@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ from phaseline.errors import ExitCode, UsageError
 from phaseline.session.identity import SessionIdentity, load_identity
 from phaseline.session.layout import SessionLayout
 from unit.training.pipeline.sessions import configure, open_session, publish
+
+HOLD = """
+import sys
+from pathlib import Path
+from phaseline.session.layout import SessionLayout
+from phaseline.session.lease import Lease
+lease = Lease.acquire(SessionLayout(Path(sys.argv[1])))
+print("held", flush=True)
+sys.stdin.readline()
+sys.exit(lease.is_lost())
+"""
 
 
 @pytest.fixture
@@ -46,6 +59,38 @@ def test_copy_is_refused_before_anything_is_written_while_its_original_is_there(
     with pytest.raises(UsageError, match=r"session is a copy of the session at .*first, which"):
         open_session(configure(tmp_path))
     assert sorted(copied.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [("validate", "FILE", "--session"), ("sync",), ("stop",)])
+def test_command_that_would_take_a_copy_for_its_original_is_refused(
+    tmp_path: Path,
+    copied: SessionLayout,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    configure(tmp_path)
+    file = str(tmp_path / "session.yaml")
+    call_words = [file if word == "FILE" else word for word in words]
+    assert call(*call_words, copied.root) == ExitCode.USAGE
+    assert "session is a copy of the session at" in capsys.readouterr().err
+    assert call("branch", copied.root) == 0
+
+
+def test_folder_that_was_copied_while_its_original_runs_is_made_a_session_of_its_own(
+    tmp_path: Path, copied: SessionLayout
+) -> None:
+    shutil.rmtree(copied.root)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "first")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        shutil.copytree(tmp_path / "first", copied.root)
+        assert call("branch", copied.root) == 0
+        open_session(configure(tmp_path)).end(ExitCode.STOPPED, "a test")
+        holder.communicate("\n")
+        assert holder.returncode == 0
 
 
 def test_branch_gives_a_copy_a_run_of_its_own_and_it_goes_on(

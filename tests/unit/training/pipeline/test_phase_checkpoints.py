@@ -7,7 +7,7 @@ import pytest
 
 from phaseline.checkpoint.manifest import FileRecord
 from phaseline.checkpoint.retention import Best
-from phaseline.errors import CheckpointError, CheckpointUnreachableError
+from phaseline.errors import CheckpointError, CheckpointUnreachableError, ExitCode
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.phase_checkpoints import Wanted, choose
 from unit.checkpoint.made_checkpoints import make_checkpoint
@@ -70,8 +70,9 @@ def test_choose_takes_the_one_before_when_the_last_does_not_verify(
 def test_choose_says_which_steps_there_are(folders: dict[int, Path]) -> None:
     with pytest.raises(
         CheckpointError, match=r"at step 9 that can be read\. There .* steps 1, 2, 3"
-    ):
+    ) as caught:
         choose(Wanted(phase="first", step=9), [*folders.values()], session=None)
+    assert caught.value.exit_code is ExitCode.USAGE
 
 
 def test_choose_leaves_checkpoints_of_another_session_alone(folders: dict[int, Path]) -> None:

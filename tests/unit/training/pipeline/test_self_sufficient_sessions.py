@@ -364,3 +364,14 @@ def test_data_that_is_gone_is_named(place: SessionPlace) -> None:
     with pytest.raises(PhaselineError, match="matches no file"):
         place.run("stopped")
     assert SessionLayout(place.folder / "stopped").session_file.is_file()
+
+
+def test_data_of_a_session_are_prepared_from_any_folder_where_it_is_named(
+    place: SessionPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = place.folder / "session.yaml"
+    assert call("prepare", file) == ExitCode.USAGE
+    assert call("prepare", file, "--session", place.folder / "stopped") == 0
+    assert call("prepare", file, "--session", place.folder / "stopped", "--preview") == 0

@@ -176,6 +176,30 @@ def test_changed_versions_and_own_code_are_told_at_the_next_start(
     assert note.startswith("versions changed since the last start: torch 1.13 -> 2.")
 
 
+def test_own_code_that_is_seen_from_another_folder_is_no_other_code(
+    tmp_path: Path, layout: SessionLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own_objective.py"
+    own.write_text("class Own: ...\n")
+    text = TEXT.replace(
+        "objective: causal_lm, duration", "objective: 'own_objective:Own', duration"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def notes(folder: Path) -> tuple[str, ...]:
+        monkeypatch.chdir(folder)
+        session = open_session(configure(tmp_path, text=text))
+        session.end(ExitCode.STOPPED, "a test")
+        return session.notes
+
+    assert notes(tmp_path) == ()
+    assert notes(tmp_path / "elsewhere") == ()
+    own.write_text("class Own: pass\n")
+    [note] = notes(tmp_path)
+    assert "own_objective.py" in note
+
+
 def test_later_image_goes_on_with_its_attempt_and_what_that_adopted(
     tmp_path: Path, layout: SessionLayout
 ) -> None:
@@ -377,8 +401,9 @@ def test_session_without_an_attempt_in_the_middle_is_refused(
         run_once(tmp_path)
     publish(layout, "first", 5, 2)
     shutil.rmtree(layout.attempt(2).dir)
-    with pytest.raises(SessionError, match="attempts/0002 is missing"):
+    with pytest.raises(SessionError, match="attempts/0002 is missing") as caught:
         open_session(configure(tmp_path))
+    assert caught.value.exit_code is ExitCode.USAGE
 
 
 def test_session_that_is_moved_while_it_runs_writes_nothing_more(
