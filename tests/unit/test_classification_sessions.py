@@ -20,6 +20,8 @@ from phaseline.training.pipeline.trained_phase import TrainedPhase
 from phaseline.training_pipeline import TrainingPipeline
 from unit.session_place import SessionPlace
 
+pytestmark = pytest.mark.extended("whole sessions for each kind of samples")
+
 ROOT = Path(__file__).parents[2]
 QUIET = "tracking: {interval_steps: 3, console: plain, wandb: {mode: disabled}}\n"
 IMAGES = (
@@ -93,8 +95,6 @@ export: {phases: [all]}
 MODULE = """
 import torch
 from phaseline.training.phases.callbacks import Callback
-
-pytestmark = pytest.mark.extended("whole sessions for each kind of samples")
 
 stops = {}
 

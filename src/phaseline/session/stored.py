@@ -23,6 +23,7 @@ Model = TypeVar("Model")
 MAX_BYTES = 1 << 26
 """Largest file that is read whole, 64 MiB; what is written here is far smaller."""
 _SHOWN_CHARS = 60
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _CHECKPOINT_NAME = re.compile(r"step-[\w.-]+", re.ASCII)
 _CHECKPOINT_FOLDER = re.compile(r"phases/[^/\0]+/run-[1-9]\d{0,8}/(checkpoints|final)", re.ASCII)
@@ -153,16 +154,26 @@ def parse_object(data: bytes, path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, path: Path, *, remedy: str) -> Any:
-    """Parses JSON of any kind.
+    """Parses JSON of any kind, whose texts are text.
 
     Raises:
-        StoredFileError: It is no JSON, or nested too deep.
+        StoredFileError: It is no JSON, nested too deep, or holds half a character.
     """
     try:
-        return json.loads(data)
+        content = json.loads(data)
+        if _HALF_CHARACTER.search(data):
+            _require_text(content)
+        return content
     except (ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise StoredFileError(f"{path} cannot be read: {why}. {remedy}") from error
+
+
+def _require_text(content: object) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half a character, which no text has") from error
 
 
 def read_file(path: Path, *, remedy: str, max_bytes: int = MAX_BYTES) -> bytes:

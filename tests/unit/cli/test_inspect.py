@@ -282,14 +282,14 @@ def test_status_shows_the_others_when_jobs_of_one_that_waits_cannot_be_read(
     for layout in (broken, private):
         layout.jobs_dir.mkdir(parents=True)
         layout.submitted_file.write_text("{")
-    may_look = Path.is_file
+    may_look = Path.exists
 
-    def is_file(path: Path) -> bool:
+    def exists(path: Path) -> bool:
         if private.root in path.parents:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return may_look(path)
 
-    monkeypatch.setattr(Path, "is_file", is_file)
+    monkeypatch.setattr(Path, "exists", exists)
     output = _status(capsys, root)
     assert _words(output, "demo")[:2] == ["demo", "created"]
     assert _words(output, "broken")[:2] == ["broken", "unreadable"]

@@ -23,6 +23,7 @@ from phaseline.session.stored import (
     Count,
     PlainName,
     StoredFileError,
+    parse_json,
     read_file,
     read_stored,
 )
@@ -123,6 +124,17 @@ def test_file_that_is_no_object_is_refused_in_words(tmp_path: Path, data: bytes)
     path.write_bytes(data)
     with pytest.raises(StoredFileError, match=r"a\.json .*Remove it\."):
         read_stored(path, Names, remedy=REMEDY)
+
+
+@pytest.mark.parametrize("data", [b'{"names": {"\\ud800": 1}}', b'["\\uDfff"]'])
+def test_half_a_character_is_refused_in_words(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(StoredFileError, match=r"a\.json cannot be read: it holds half a character"):
+        parse_json(data, tmp_path / "a.json", remedy="Remove it.")
+
+
+def test_whole_characters_of_two_halves_are_text(tmp_path: Path) -> None:
+    data = json.dumps({"name": "\N{GRINNING FACE}"}).encode()
+    assert parse_json(data, tmp_path / "a.json", remedy="") == {"name": "\N{GRINNING FACE}"}
 
 
 def test_what_is_no_file_is_refused_in_words(tmp_path: Path) -> None:

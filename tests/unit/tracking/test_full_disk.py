@@ -12,6 +12,8 @@ import pytest
 from phaseline.session.metrics_view import read_metrics
 from unit.tracking.session_builder import SessionBuilder
 
+pytestmark = pytest.mark.extended("wandb on a disk that is full")
+
 # In a namespace of its own, so that the small file system goes with the process.
 _FILLED = """
 import subprocess, sys, time
@@ -20,8 +22,6 @@ from phaseline.errors import ExitCode
 from phaseline.session.layout import SessionLayout
 from phaseline.tracking.follower import start_follower, wait_for_follower
 from unit.tracking.session_builder import SessionBuilder
-
-pytestmark = pytest.mark.extended("wandb on a disk that is full")
 
 root = Path(sys.argv[1])
 session = SessionBuilder.__new__(SessionBuilder)

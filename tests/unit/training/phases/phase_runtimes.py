@@ -129,8 +129,9 @@ class RuntimeMaker:
             ),
             self.world,
         )
-        folder = self.folder / f"run-{next(self._numbers)}"
-        folder.mkdir()
+        root = self.folder / f"session-{next(self._numbers)}"
+        folder = root / "phases" / section.name / "run-1"
+        folder.mkdir(parents=True)
         stateful = StatefulRegistry()
         stateful.register("position", position := PhasePosition())
         return PhaseRuntime(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phaseline.distributed.environment import RankEnvironment
+from phaseline.errors import ExitCode
 from phaseline.session.identity import load_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.training.pipeline.configuration_builder import (
@@ -61,3 +62,10 @@ def publish(
         session="s" if identity is None else identity.id,
         committed=covered_of(layout, (attempt, step)),
     )
+
+
+def run_once(folder: Path, *overrides: str, text: str = TEXT) -> int:
+    """Opens and ends the session; returns the attempt's number."""
+    session = open_session(configure(folder, *overrides, text=text))
+    session.end(ExitCode.STOPPED, "a test")
+    return session.attempt.number

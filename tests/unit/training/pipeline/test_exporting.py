@@ -120,7 +120,7 @@ def test_export_takes_the_step_or_the_best_that_is_asked_for(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--phase", "full", "--step", "9"], 1, "checkpoint of full at step 9 that can be read. "),
+        (["--phase", "full", "--step", "9"], 2, "checkpoint of full at step 9 that can be read. "),
         (["--phase", "ful"], 2, "--phase is 'ful', but the session at whole has the phases full, "),
         (["--phase", "lora", "--best"], 2, "--best has no meaning for lora"),
         (["--best", "--step", "3"], 2, "both say which checkpoint"),
