@@ -154,6 +154,12 @@ class UnreachableFileError(PhaselineError):
             ) from error
 
 
+class UnreachableHubError(DataError):
+    """The Hugging Face hub cannot be asked just now; another start may succeed."""
+
+    exit_code = ExitCode.FAILED
+
+
 class DamagedDataError(PhaselineError):
     """Prepared data in the cache is not what was written; the next start makes it anew."""
 

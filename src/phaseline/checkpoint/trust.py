@@ -39,7 +39,8 @@ def list_inherited(layout: SessionLayout, attempt: int) -> list[Path]:
 def newest_committed(layout: SessionLayout) -> tuple[CommittedLines, ...]:
     """The metrics that the session stands on, by the checkpoint that got furthest.
 
-    Without one that can be read it is what the last attempt adopted.
+    What the last attempt adopted is there too: it is what that checkpoint says, unless a disk
+    or another program changed one of the two.
     """
     for number in reversed(layout.attempt_numbers()):
         adopted = read_adopted(layout.attempt(number))
@@ -51,7 +52,8 @@ def newest_committed(layout: SessionLayout) -> tuple[CommittedLines, ...]:
                 found.append(Manifest.load(path))
         if not found:
             return adopted.committed
-        return max(found, key=lambda manifest: (manifest.clock, manifest.attempt)).committed
+        newest = max(found, key=lambda manifest: (manifest.clock, manifest.attempt))
+        return tuple(dict.fromkeys((*newest.committed, *adopted.committed)))
     return ()
 
 

@@ -16,6 +16,7 @@ from phaseline.session.copies import find_original, place_of_session
 from phaseline.session.identity import load_identity, require_session, save_identity
 from phaseline.session.layout import SessionLayout
 from phaseline.session.lease import Lease, read_lease
+from phaseline.tracking.tracker import WANDB
 
 
 def branch(
@@ -44,6 +45,9 @@ def branch(
     lease = Lease.acquire(layout, take_over=_is_held_by_original(layout, original))
     try:
         layout.launcher_file.unlink(missing_ok=True)  # of whoever starts the original
+        # The new run has been told of nothing yet, as of artifacts that the old one has.
+        for told in (layout.root / WANDB).glob("told*.json"):
+            told.unlink()
         wandb_id = uuid.uuid4().hex[:12]
         save_identity(layout, replace(identity, wandb_id=wandb_id, place=place_of_session(layout)))
     finally:

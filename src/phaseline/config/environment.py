@@ -8,6 +8,7 @@ from phaseline.config.tree import Loc, Node
 from phaseline.errors import Fault
 
 WANDB_MODE = "WANDB_MODE"
+WANDB_DISABLED = "WANDB_DISABLED"
 _MODE: Loc = ("tracking", "wandb", "mode")
 _MODES = {
     "online": "online",
@@ -18,6 +19,9 @@ _MODES = {
     "dryrun": "offline",
     "shared": "online",
 }
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+"""What transformers' trainer and older wandb take for true in `WANDB_DISABLED`."""
 
 
 def apply_environment(root: Node, variables: Mapping[str, str]) -> tuple[Node, list[Fault]]:
@@ -30,11 +34,13 @@ def apply_environment(root: Node, variables: Mapping[str, str]) -> tuple[Node, l
     Returns:
         The changed tree, and what is wrong with variables that could not be used.
     """
-    given = variables.get(WANDB_MODE, "").strip()
+    name, given = WANDB_MODE, variables.get(WANDB_MODE, "").strip()
+    if not given and variables.get(WANDB_DISABLED, "").strip().lower() in _TRUE:
+        name, given = WANDB_DISABLED, "disabled"
     if not given:
         return root, []
     mode = _MODES.get(given)
-    location = f"{WANDB_MODE} in the environment"
+    location = f"{name} in the environment"
     if mode is None:
         problem = f"is {given!r}; it must be one of {', '.join(_MODES)}"
         return root, [Fault("tracking.wandb.mode", location, problem, f"Unset {WANDB_MODE}.")]

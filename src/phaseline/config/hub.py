@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 from phaseline.config.model_section import HUB_PREFIX
@@ -23,6 +24,25 @@ _WITHOUT_NETWORK = (
 )
 
 
+_TRANSPORTS = ("httpcore", "httpx", "requests", "urllib3")
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers of a server that may be another one next time."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether it is the way to the hub that failed, or the hub's server; not what was asked for."""
+    seen: BaseException | None = error
+    while seen is not None and not is_offline():
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return status in _BUSY
+        is_transport = type(seen).__module__.split(".")[0] in _TRANSPORTS
+        if is_transport or isinstance(seen, (ConnectionError, TimeoutError, socket.gaierror)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
 class HubModelError(PhaselineError):
     """A model of the hub is not here.
 
@@ -34,6 +54,10 @@ class HubModelError(PhaselineError):
     def __init__(self, problem: str, fix: str) -> None:
         self.problem, self.fix = problem, fix
         super().__init__(f"The model cannot be taken: it {problem}. {fix}")
+
+
+class HubOutageError(HubModelError):
+    """Whether a model is there cannot be asked just now; another start may succeed."""
 
 
 def is_hub_name(text: str) -> bool:
@@ -126,7 +150,8 @@ def fetch(text: str) -> Path:
         ) from error
     except Exception as error:  # the library passes on whatever its transport raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HubModelError(
+        kind = HubOutageError if is_outage(error) else HubModelError
+        raise kind(
             f"is no folder here, and the hub could not be asked for it ({reason.rstrip('.')})",
             by_hand,
         ) from error

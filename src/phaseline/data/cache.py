@@ -231,9 +231,13 @@ def _wait_for_lock(file: IO[str], proceed: Proceed) -> None:
 
 
 def _publish(aside: Path, entry: Path) -> None:
-    if entry.exists() and not _is_complete(entry):
+    if os.path.lexists(entry) and not _is_complete(entry):
         # A damaged entry is moved away first: readers that hold its files keep them.
-        shutil.rmtree(entry.rename(aside.with_name(aside.name + "-damaged")), ignore_errors=True)
+        damaged = entry.rename(aside.with_name(aside.name + "-damaged"))
+        if damaged.is_symlink() or damaged.is_file():
+            damaged.unlink()
+        else:
+            shutil.rmtree(damaged, ignore_errors=True)
     try:
         aside.rename(entry)
     except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.hub import is_outage
 from phaseline.config.known import HUB_NAME
 from phaseline.config.known_sources import paths_of_source
 from phaseline.config.places import current_places, fixed_part, is_known, located, place_of
@@ -25,7 +26,7 @@ from phaseline.data.tokenizer import (
     changed_settings,
     read_tokenizer_files,
 )
-from phaseline.errors import DataError, UnreachableFileError
+from phaseline.errors import DataError, UnreachableFileError, UnreachableHubError
 from phaseline.session.stored import StoredFileError, read_file
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ def _find_on_hub(name: str, revision: str | None, report: Report) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        raise DataError(
+        kind = UnreachableHubError if is_outage(error) else DataError
+        raise kind(
             f"tokenizer.pretrained is {name!r}, which is neither a folder nor on this machine, "
             f"and cannot be fetched from the Hugging Face hub: {_first_line(error)}. On a machine "
             "with a network run `phaseline prepare` with the same cache, or name a folder that "

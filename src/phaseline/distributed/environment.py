@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phaseline.errors import WorldError
+from phaseline.errors import UsageError
 
 IMAGE_VARIABLE = "PHASELINE_IMAGE"
 ATTEMPT_VARIABLE = "PHASELINE_ATTEMPT"
@@ -62,32 +62,44 @@ class RankEnvironment:
         """Reads the coordinates; a process that nobody launched is alone.
 
         Raises:
-            WorldError: The variables contradict each other.
+            UsageError: The variables are no numbers, or contradict each other.
         """
-        world_size = int(variables.get("WORLD_SIZE", "1"))
-        rank = int(variables.get("RANK", "0"))
+        world_size = _number(variables, "WORLD_SIZE", 1)
+        rank = _number(variables, "RANK", 0)
         address = variables.get("MASTER_ADDR", "")
         if not 0 <= rank < world_size:
-            raise WorldError(
+            raise UsageError(
                 f"RANK is {rank} and WORLD_SIZE is {world_size}; the rank must be below the world "
                 "size. Start with `phaseline launch` or `accelerate launch`, which set both."
             )
         if world_size > 1 and not address:
-            raise WorldError(
+            raise UsageError(
                 f"WORLD_SIZE is {world_size} but MASTER_ADDR is not set, so the ranks cannot meet. "
                 "Start with `phaseline launch` or `accelerate launch`, which set both."
             )
-        attempt = variables.get(ATTEMPT_VARIABLE)
         return cls(
             rank=rank,
             world_size=world_size,
-            local_rank=int(variables.get("LOCAL_RANK", "0")),
+            local_rank=_number(variables, "LOCAL_RANK", 0),
             master_addr=address,
-            master_port=int(variables.get("MASTER_PORT", "0")),
+            master_port=_number(variables, "MASTER_PORT", 0),
             agent_hosts_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            restart_count=int(variables.get("TORCHELASTIC_RESTART_COUNT", "0")),
-            image=int(variables.get(IMAGE_VARIABLE, "0")),
-            attempt=int(attempt) if attempt else None,
+            restart_count=_number(variables, "TORCHELASTIC_RESTART_COUNT", 0),
+            image=_number(variables, IMAGE_VARIABLE, 0),
+            attempt=_number(variables, ATTEMPT_VARIABLE, 0) or None,
             session_dir=variables.get(SESSION_VARIABLE) or None,
-            local_world_size=int(variables.get("LOCAL_WORLD_SIZE", "1")),
+            local_world_size=_number(variables, "LOCAL_WORLD_SIZE", 1),
         )
+
+
+def _number(variables: Mapping[str, str], name: str, default: int) -> int:
+    """The value of a variable; the default where it is not set, or empty."""
+    given = variables.get(name, "").strip()
+    if not given:
+        return default
+    if not (given.isascii() and given.isdecimal()):
+        raise UsageError(
+            f"{name} is {given!r} in the environment; it must be a whole number. Unset it, or start "
+            "with `phaseline launch` or `accelerate launch`, which set it."
+        )
+    return int(given)

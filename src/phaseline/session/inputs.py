@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from phaseline.config.places import Places
-from phaseline.errors import SessionError, is_passing
+from phaseline.errors import SessionError, UnreachableFileError, is_passing
 from phaseline.session.files import fsync_file, fsync_folder, write_json
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.stored import Count, StoredFileError, read_file, read_stored
@@ -138,10 +138,15 @@ def is_whole(layout: SessionLayout, inputs: SessionInputs) -> bool:
 
 
 def hash_of(path: Path) -> str:
-    """Names the content of a small file; empty if it cannot be read."""
+    """Names the content of a small file; empty if it cannot be read.
+
+    Raises:
+        UnreachableFileError: It cannot be read just now.
+    """
     try:
         return _hash(read_file(path, remedy="", max_bytes=_MAX_BYTES))
-    except (OSError, StoredFileError):
+    except (OSError, StoredFileError) as error:
+        UnreachableFileError.require_lasting(error, path)
         return ""
 
 

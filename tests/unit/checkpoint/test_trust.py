@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from phaseline.checkpoint.trust import list_inherited, list_trusted
+from phaseline.checkpoint.manifest import Manifest
+from phaseline.checkpoint.trust import list_inherited, list_trusted, newest_committed
 from phaseline.session.attempts import Adopted, take_attempt, write_adopted
+from phaseline.session.committed import CommittedLines
 from phaseline.session.layout import SessionLayout
 from unit.checkpoint.made_checkpoints import make_checkpoint
 
@@ -75,3 +77,16 @@ def test_checkpoint_that_was_removed_is_not_trusted(layout: SessionLayout) -> No
 
 def test_attempt_inherits_nothing_when_it_is_alone(layout: SessionLayout) -> None:
     assert list_inherited(layout, 1) == []
+
+
+def test_committed_lines_that_the_last_attempt_adopted_are_held_to_their_hash_too(
+    layout: SessionLayout,
+) -> None:
+    begin(layout)
+    saved = publish(layout, 5, 1)
+    attempt = take_attempt(layout)
+    stands_on = Manifest.load(saved).committed
+    changed = CommittedLines(1, 7, "0" * 32)
+    paths = (str(saved.relative_to(layout.root)),)
+    write_adopted(attempt, Adopted(checkpoints=paths, resumed_from=None, committed=(changed,)))
+    assert newest_committed(layout) == (*stands_on, changed)

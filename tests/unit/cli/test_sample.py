@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phaseline.cli import main
-from phaseline.errors import ExitCode
+from phaseline.errors import ExitCode, UsageError
 from phaseline.training.pipeline.talking import Talk
 from phaseline.training.pipeline.trained_phase import TrainedPhase
 from unit.training.pipeline.adapter_session import Place
@@ -147,6 +147,16 @@ def test_dialogue_goes_through_the_chat_template_and_is_remembered(
     first = [*encode("u:hi"), eos, *encode("a:")]
     assert talk.title == "full at step 3 answers"
     assert seen == [first, [*first, *encode(answer), eos, *encode("u:ho"), eos, *encode("a:")]]
+
+
+def test_dialogue_that_the_chat_template_refuses_is_told_in_a_sentence(session: Path) -> None:
+    trained = TrainedPhase.find(session, None)
+    talk = Talk(trained, max_new_tokens=2, temperature=0.0, seed=0, is_chat=True)
+    chat: Any = talk._chat
+    for template in ("{{ raise_exception('only questions') }}", "{{ messages[0].content / 0 }}"):
+        chat.chat_template = template
+        with pytest.raises(UsageError, match=r"cannot write this dialogue: .*Give --no-chat"):
+            talk.answer("hi")
 
 
 def test_phase_speaks_in_turns_once_it_has_learnt_chats(

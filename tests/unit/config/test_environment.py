@@ -43,6 +43,25 @@ def test_file_decides_where_the_environment_says_nothing(
     assert loaded.locate(MODE).startswith(str(path))
 
 
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "1"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, "offline"),
+    ],
+)
+def test_wandb_is_disabled_as_for_the_trainer_of_transformers(
+    tmp_path: Path, variables: dict[str, str], mode: str
+) -> None:
+    path = write(tmp_path, VALID + "tracking: {wandb: {mode: online}}\n")
+    loaded = load_config(path, variables=variables)
+    assert loaded.config.tracking.wandb.mode == mode
+    if mode == "disabled":
+        assert loaded.locate(MODE) == "WANDB_DISABLED in the environment"
+
+
 def test_override_wins_over_the_environment(tmp_path: Path) -> None:
     loaded = load_config(
         write(tmp_path), ["tracking.wandb.mode=online"], variables={"WANDB_MODE": "disabled"}

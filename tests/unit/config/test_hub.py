@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
 from huggingface_hub import constants
 
 from phaseline.config import hub
-from phaseline.config.hub import HubModelError
+from phaseline.config.hub import HubModelError, HubOutageError
+from phaseline.errors import ExitCode
 
 COMMIT = "a" * 40
 FILES = {
@@ -161,3 +163,40 @@ def test_cached_model_with_a_damaged_index_is_not_whole(tmp_path: Path, index: s
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert not hub._is_complete(tmp_path)
+
+
+def _answer(status: int) -> Exception:
+    response = httpx.Response(status, request=httpx.Request("GET", "https://a.test"))
+    return httpx.HTTPStatusError("no", request=response.request, response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (httpx.ConnectTimeout("no"), True),
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (_answer(503), True),
+        (_answer(429), True),
+        (_answer(404), False),
+        (ValueError("no"), False),
+        (FileNotFoundError(), False),
+    ],
+)
+def test_only_the_way_to_the_hub_is_an_outage(error: Exception, is_outage: bool) -> None:
+    assert hub.is_outage(error) == is_outage
+    wrapped = OSError("cannot be loaded")
+    wrapped.__cause__ = error
+    assert hub.is_outage(wrapped) == is_outage
+
+
+def test_outage_is_worth_another_start(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ConnectTimeout("nobody answers")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr(hub, "find_cached", lambda _: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(HubOutageError, match=r"could not be asked for it \(nobody answers") as raised:
+        hub.fetch("hub:org/tiny")
+    assert raised.value.exit_code is ExitCode.FAILED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,16 @@ def test_load_config_takes_the_home_folder_for_a_tilde(
     monkeypatch.setenv("HOME", str(tmp_path))
     loaded = load_config(write(tmp_path), ["session.root=~/runs"])
     assert loaded.session_dir == tmp_path / "runs" / "test"
+
+
+def test_chat_template_is_read_from_a_file_of_a_bounded_size_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"a" * (1 << 20) + b"a")
+    path = write(tmp_path)
+    for name, problem in [
+        ("/dev/zero", "it is no regular file"),
+        (str(tmp_path / "pipe"), "it is no regular file"),
+        (str(tmp_path / "large"), "it is larger than 1 MiB"),
+    ]:
+        with pytest.raises(ConfigurationError, match=f"a file that cannot be read: {problem}"):
+            load_config(path, [f"tokenizer.chat_template={name}"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -193,3 +194,20 @@ def test_cache_that_is_refused_for_a_while_is_worth_another_start(
     with pytest.raises(UnreachableFileError, match="cannot be read or written now") as told:
         Cache(tmp_path / "cache").obtain("kind", "name", _write_content, pytest.fail)
     assert told.value.exit_code is ExitCode.FAILED
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_cache_puts_aside_what_is_no_folder_in_an_entrys_place(
+    tmp_path: Path, is_link: bool
+) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.obtain("kind", "name", _write_content, lambda _: None)
+    shutil.rmtree(entry)
+    if is_link:
+        entry.symlink_to(tmp_path / "nowhere")
+    else:
+        entry.write_text("a file")
+    assert cache.obtain("kind", "name", _write_content, lambda _: None) == entry
+    assert cache.find("kind", "name") == entry
+    assert not entry.is_symlink()
+    assert not list(entry.parent.glob("*-damaged"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from phaseline.distributed.environment import RankEnvironment
-from phaseline.errors import WorldError
+from phaseline.errors import UsageError
 
 LAUNCHED = {
     "RANK": "3",
@@ -40,12 +40,23 @@ def test_environment_takes_what_the_launcher_set() -> None:
     assert not RankEnvironment.read(LAUNCHED).is_main
 
 
-@pytest.mark.parametrize("rank", ["4", "-1"])
+@pytest.mark.parametrize("rank", ["4", "17"])
 def test_environment_is_refused_when_the_rank_lies_outside_the_world(rank: str) -> None:
-    with pytest.raises(WorldError, match=f"RANK is {rank} and WORLD_SIZE is 4; .*below the world"):
+    with pytest.raises(UsageError, match=f"RANK is {rank} and WORLD_SIZE is 4; .*below the world"):
         RankEnvironment.read({**LAUNCHED, "RANK": rank})
 
 
 def test_environment_is_refused_when_ranks_have_no_place_to_meet() -> None:
-    with pytest.raises(WorldError, match="WORLD_SIZE is 2 but MASTER_ADDR is not set"):
+    with pytest.raises(UsageError, match="WORLD_SIZE is 2 but MASTER_ADDR is not set"):
         RankEnvironment.read({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def test_variable_that_is_empty_is_not_set() -> None:
+    environment = RankEnvironment.read({"RANK": "", "WORLD_SIZE": " ", "PHASELINE_ATTEMPT": ""})
+    assert (environment.rank, environment.world_size, environment.attempt) == (0, 1, None)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
+def test_variable_that_is_no_number_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is 'all' in the environment; it must be a whole"):
+        RankEnvironment.read({**LAUNCHED, name: "all"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from phaseline.errors import UnreachableFileError
 
 _FILE = "tokenizer.json"
 # What only transformers' own templates know, and no template needs to be read without.
+_MOST_BYTES_OF_TEMPLATE = 1 << 20
+"""The longest public ones have some ten thousand characters."""
 _MARKERS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 
@@ -122,7 +126,7 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
     text, whose = setting, ""
     if "{" not in setting:
         try:
-            text, whose = place_of(setting).read_text(encoding="utf-8"), f" of {setting}"
+            text, whose = _read_template(place_of(setting)), f" of {setting}"
         except (OSError, UnicodeDecodeError) as error:
             if is_known(setting):
                 return  # the session keeps it
@@ -134,6 +138,23 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
             )
             return
     yield from _check_template(text, whose, loc)
+
+
+def _read_template(path: Path) -> str:
+    """The text of a file of a bounded size.
+
+    Raises:
+        OSError: It is no file, is too large, or cannot be read.
+        UnicodeDecodeError: It is no text.
+    """
+    # Looked at before it is opened: a pipe without a writer would be waited for.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES_OF_TEMPLATE + 1)
+    if len(data) > _MOST_BYTES_OF_TEMPLATE:
+        raise OSError(errno.EFBIG, "it is larger than 1 MiB", str(path))
+    return data.decode()
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -7,13 +7,14 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from phaseline.config.hub import is_outage
 from phaseline.config.places import place_of
 from phaseline.data.file_digests import fingerprint_files
 from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.formats.columnar import rows_of_batches
 from phaseline.data.sources.problems import Problems
 from phaseline.data.sources.row_source import RowSettings, RowSource
-from phaseline.errors import DataError
+from phaseline.errors import DataError, UnreachableHubError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -96,7 +97,8 @@ class HubTable:
                 revision=self._revision,
             )
         except failures as error:
-            raise DataError(self._unavailable(error)) from error
+            kind = UnreachableHubError if is_outage(error) else DataError
+            raise kind(self._unavailable(error)) from error
         if not isinstance(found, datasets.DatasetDict):
             return found
         if len(found) != 1:

@@ -26,6 +26,7 @@ def require_records(layout: SessionLayout) -> None:
     if identity is None:
         _require_nothing_saved(layout, has_attempts=bool(numbers))
         return
+    _require_identity_of_checkpoints(layout, identity.id, numbers)
     for phase in sorted(layout.phases_dir.glob("*")):
         for folder in list_kept(layout.phase(phase.name)):
             named = parse_name(folder.name)
@@ -37,6 +38,30 @@ def require_records(layout: SessionLayout) -> None:
                     "begin another session (--session DIR) with "
                     f"inherit.weights: {folder}."
                 )
+
+
+def _require_identity_of_checkpoints(
+    layout: SessionLayout, session_id: str, numbers: Sequence[int]
+) -> None:
+    """Refuses a session all of whose checkpoints, by its own attempts, say that they are another's.
+
+    One character of the identity that a disk changed would have everything trained again.
+    """
+    others: dict[str, Path] = {}
+    for phase in sorted(layout.phases_dir.glob("*")):
+        for folder in list_kept(layout.phase(phase.name)):
+            named, found = parse_name(folder.name), _session_of(folder)
+            if found == session_id:
+                return
+            if found is not None and named is not None and named[1] in numbers:
+                others[found] = folder
+    if others:
+        found, folder = next(iter(others.items()))
+        raise StoredFileError(
+            f"{layout.session_file} says that the session is {session_id!r}, and {folder}, which "
+            f"one of its attempts wrote, that it is {found!r}. Restore the file from a copy; or "
+            f"begin another session (--session DIR) with inherit.weights: {folder}."
+        )
 
 
 def _missing_of(layout: SessionLayout, writer: int, numbers: Sequence[int]) -> Path | None:
@@ -74,7 +99,12 @@ def _require_nothing_saved(layout: SessionLayout, *, has_attempts: bool) -> None
 
 def _is_of(folder: Path, session_id: str) -> bool:
     """Whether a checkpoint says that it belongs to a session."""
+    return _session_of(folder) == session_id
+
+
+def _session_of(folder: Path) -> str | None:
+    """The session that a checkpoint says it belongs to; None if it cannot be read."""
     try:
-        return Manifest.load(folder).session == session_id
+        return Manifest.load(folder).session
     except CheckpointError:
-        return False
+        return None

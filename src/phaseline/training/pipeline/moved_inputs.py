@@ -27,8 +27,8 @@ from phaseline.config.places import (
 )
 from phaseline.config.resolved import settings_of
 from phaseline.config.sections import Config
-from phaseline.config.tree import Loc
-from phaseline.errors import PhaselineError
+from phaseline.config.tree import Loc, path_text
+from phaseline.errors import PhaselineError, UnreachableFileError
 from phaseline.session.inputs import MODEL, SessionInputs, hash_of, load_inputs
 from phaseline.session.layout import SessionLayout
 from phaseline.session.records import read_events
@@ -181,7 +181,11 @@ class _Contents:
         self._weights: dict[str, str] = {}
 
     def are_same(self, loc: Loc) -> bool:
-        """Whether the contents behind a setting are what they were."""
+        """Whether the contents behind a setting are what they were.
+
+        Raises:
+            UnreachableFileError: Nobody can say just now.
+        """
         try:
             if loc == ("model", "pretrained"):
                 return self._is_same_model()
@@ -193,7 +197,10 @@ class _Contents:
                 # Its weights are held against the checkpoint's record when they are loaded.
                 return bool(self._fingerprint(str(settings_of(self._stored)[loc])))
             return self._is_same_source(loc)
-        except (PhaselineError, OSError, ValueError):
+        except UnreachableFileError:
+            raise
+        except (PhaselineError, OSError, ValueError) as error:
+            UnreachableFileError.require_lasting(error, path_text(loc))
             return False
 
     def _is_same_model(self) -> bool:

@@ -75,20 +75,37 @@ class Talk:
         return f"{self._trained.phase} at step {self._trained.manifest.phase_step} {how}"
 
     def answer(self, text: str) -> str:
-        """What the model writes after a text, or as the answer to it."""
+        """What the model writes after a text, or as the answer to it.
+
+        Raises:
+            UsageError: The chat template refuses the dialogue.
+        """
         coder: Coder = self._trained.tokenizer
         prompt = text
         if self._chat is not None:
             self._turns.append({"role": "user", "content": text})
-            prompt = self._chat.apply_chat_template(
-                self._turns, tokenize=False, add_generation_prompt=True
-            )
+            prompt = self._written(self._chat)
             coder = _ChatCoder(self._trained.tokenizer, self._chat)
         # Drawn from its own index, so that an answer does not depend on how long others were.
         [found] = self._generate(coder, [(self._num_answers, prompt)])
         self._num_answers += 1
         self._turns.append({"role": "assistant", "content": found.completion})
         return found.completion
+
+    def _written(self, chat: Any) -> str:
+        """The dialogue as the chat template writes it, up to where the answer begins."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = chat.apply_chat_template(
+                self._turns, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise UsageError(
+                f"The chat template of the session at {self._trained.layout.root} cannot write "
+                f"this dialogue: {error}. Give --no-chat to have a text continued."
+            ) from error
+        return text
 
 
 class _ChatCoder:

@@ -97,7 +97,11 @@ def test_branch_gives_a_copy_a_run_of_its_own_and_it_goes_on(
     tmp_path: Path, copied: SessionLayout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original = identity_at(tmp_path / "first")
+    told = copied.root / "wandb" / "told-online.json"
+    told.parent.mkdir()
+    told.write_text("[]")
     assert call("branch", copied.root) == 0
+    assert not told.exists()  # of the original's run
     assert "is a session of its own now" in capsys.readouterr().out
     mine = identity_at(copied.root)
     assert mine.wandb_id != original.wandb_id

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from phaseline.errors import (
     SessionError,
 )
 from phaseline.session.layout import SessionLayout
+from phaseline.session.stored import StoredFileError
 from unit.checkpoint.made_checkpoints import make_checkpoint
 from unit.training.pipeline.sessions import configure, open_session, publish, run_once
 
@@ -104,3 +106,16 @@ def test_session_without_an_attempt_in_the_middle_is_refused(
     with pytest.raises(SessionError, match="attempts/0002 is missing") as caught:
         open_session(configure(tmp_path))
     assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_session_whose_identity_was_changed_is_refused_rather_than_begun_anew(
+    tmp_path: Path, layout: SessionLayout
+) -> None:
+    run_once(tmp_path)
+    saved = publish(layout, "first", 5, 1)
+    content = json.loads(layout.session_file.read_text())
+    layout.session_file.write_text(json.dumps({**content, "id": content["id"][:-1] + "?"}))
+    message = f"session.json says that the session is .*, and {saved}, which one of its attempts"
+    with pytest.raises(StoredFileError, match=message):
+        run_once(tmp_path)
+    assert list(layout.attempt_numbers()) == [1]
