@@ -1,5 +1,5 @@
 # make quickstart   train the quick-start session; again: resume it, or say it is finished
-# make test         unit tests, ranks, one session that is killed and resumed: some twelve minutes on two cores
+# make test         unit tests, ranks, one session that is killed and resumed: some eleven minutes on two cores
 # make test-all     what CI runs besides: every kind of interruption, lm-eval, a few jobs on a real SLURM
 # make check        format, lint, types, layers, architecture: the same as in CI
 # make test-slurm   all tests on a real SLURM, which it brings up on this machine (root, Debian or Ubuntu)
@@ -54,7 +54,8 @@ quickstart: $(STAMP)
 
 # Tests that start ranks want both cores for themselves; the others share them.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m 'not (distributed or extended or slurm or nightly)' tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m 'not (distributed or extended or slurm or nightly)' \
+	  --ignore tests/architecture tests
 	$(VENV)/bin/pytest -m 'distributed and not (extended or slurm or nightly)' tests
 
 $(LM_EVAL): $(STAMP)

@@ -167,7 +167,13 @@ def test_launch_file_holds_no_hyper_parameter(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "per_machine"), [("cpu_1", 1), ("cpu_2", 2), ("gpu_1", 1), ("gpu_8", 8)]
+    ("name", "per_machine"),
+    [
+        pytest.param("cpu_1", 1, marks=pytest.mark.extended("each file alike")),
+        ("cpu_2", 2),
+        pytest.param("gpu_1", 1, marks=pytest.mark.extended("each file alike")),
+        ("gpu_8", 8),
+    ],
 )
 def test_launch_file_starts_its_ranks_when_one_machine_is_named(
     name: str, per_machine: int, script: list[str]

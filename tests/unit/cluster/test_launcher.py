@@ -42,6 +42,8 @@ ready = layout.root / f"ready-{rank}"
 ready.with_suffix(".new").write_text(f"{os.getpid()} {os.getppid()}")
 ready.with_suffix(".new").rename(ready)
 if mode == "leaves" and rank == 1:
+    while not (layout.root / "ready-0").exists():  # the attempt has begun
+        time.sleep(0.02)
     os._exit(5)
 while not stops or mode == "deaf":
     time.sleep(0.02)

@@ -197,6 +197,8 @@ def test_outage_is_worth_another_start(cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     monkeypatch.setattr(hub, "find_cached", lambda _: None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(HubOutageError, match=r"could not be asked for it \(nobody answers") as raised:
+    with pytest.raises(
+        HubOutageError, match=r"could not be asked for it \(nobody answers"
+    ) as raised:
         hub.fetch("hub:org/tiny")
     assert raised.value.exit_code is ExitCode.FAILED

@@ -59,6 +59,7 @@ def test_follower_sends_every_record_once_when_killed_and_restarted_over_a_repla
     assert len(list((session.layout.root / "wandb").glob("*run-*-runid123"))) == 2
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_run_has_each_step_once_when_a_restart_drops_or_adds_validations(
     session: SessionBuilder, parent: subprocess.Popen[bytes]
 ) -> None:
@@ -133,6 +134,7 @@ def test_follower_lives_on_and_is_not_doubled_when_its_parent_execs(
     assert len(list((root / "wandb").glob("*run-*-runid123"))) == 1
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_follower_goes_on_in_a_new_process_when_wandb_breaks_down(
     session: SessionBuilder, parent: subprocess.Popen[bytes]
 ) -> None:

@@ -166,6 +166,7 @@ def test_run_is_complete_when_wandb_is_killed_while_the_server_lags_behind(
     assert _steps(server) == list(range(5, 1701, 5))
 
 
+@pytest.mark.extended("wandb starts several times")
 def test_sync_builds_the_run_from_offline_attempts_and_goes_on_where_the_server_is(
     session: SessionBuilder, server: WandbServer, parent: subprocess.Popen[bytes]
 ) -> None:

@@ -12,6 +12,8 @@ from phaseline.errors import ConfigurationError, ExitCode, SessionChangedError, 
 from phaseline.session.metrics_view import read_metrics
 from unit.session_place import SessionPlace
 
+pytestmark = pytest.mark.extended("a session for each piece of advice, which is followed")
+
 _FIRST = "  - {name: first, objective: causal_lm, duration: 2 steps}\n"
 _SECOND = (
     "  - {name: second, objective: causal_lm, duration: 4 steps, trainable: {freeze: [embed]},\n"

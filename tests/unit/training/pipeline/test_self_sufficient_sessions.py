@@ -26,6 +26,8 @@ from phaseline.training.pipeline.keeping import differences
 from unit.session_place import SessionPlace
 from unit.training.pipeline.adapter_session import tiny_llama
 
+pytestmark = pytest.mark.extended("a session for each way in which its inputs move or go")
+
 TEXT = """\
 session: {name: kept, seed: 3}
 model: {pretrained: models/base, attention: eager}
