@@ -15,6 +15,7 @@ from phaseline.checkpoint.tensor_files import list_folder
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
 from phaseline.data.batch import Batch
+from phaseline.data.block_hashes import hashes_file
 from phaseline.data.encoded_chunk import Split
 from phaseline.data.phase_data import open_phase_data
 from phaseline.errors import DataError, ExitCode, SessionError
@@ -129,6 +130,11 @@ def test_reference_is_refused_when_its_file_is_damaged(place: Place) -> None:
     place.run("damaged", stop_at=3 + 2)
     path = place.reference_files("damaged")[1]
     np.save(path, np.load(path)[:-1])
+    with pytest.raises(
+        DataError, match=r"train-0-\w+\.npy does not hold what was written, and the"
+    ):
+        place.run("damaged")
+    hashes_file(path).unlink()  # as of a version that wrote none
     with pytest.raises(DataError, match=r"holds float32 \[45, 2\] where float32 \[46, 2\] was"):
         place.run("damaged")
     path.write_bytes(path.read_bytes()[:-8])
@@ -218,7 +224,8 @@ def test_no_reference_is_left_behind_by_another(tmp_path: Path) -> None:
     assert found is not None
     assert found["train"].tolist() == [[2.0, 2.0]] * 5
     assert found["held_out"].shape == (1, 2)
-    assert len(list((tmp_path / "reference").iterdir())) == 4
+    assert len(list((tmp_path / "reference").glob("*.npy"))) == 4
+    assert len(list((tmp_path / "reference").iterdir())) == 8  # with their hashes
     with pytest.raises(SessionError, match="another holds the lease"):
         files("late", refuse).publish(tables)
     assert files("new").read() is not None
