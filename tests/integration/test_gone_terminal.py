@@ -20,7 +20,9 @@ from phaseline.errors import ExitCode
 from phaseline.session.attempts import read_error, read_outcome
 from phaseline.session.layout import SessionLayout
 
-pytestmark = pytest.mark.extended("starts a session twice")
+# Once in five runs on a busy machine the stop did not reach the rank, and why is not known yet:
+# `make nightly` looks for it.
+pytestmark = pytest.mark.nightly
 
 CONFIG = """\
 session: {name: gone, seed: 5}
