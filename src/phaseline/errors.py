@@ -154,7 +154,7 @@ class UnreachableFileError(PhaselineError):
             ) from error
 
 
-class UnreachableHubError(DataError):
+class HubOutageError(DataError):
     """The Hugging Face hub cannot be asked just now; another start may succeed."""
 
     exit_code = ExitCode.FAILED

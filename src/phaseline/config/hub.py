@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from phaseline.config.model_section import HUB_PREFIX
-from phaseline.errors import PhaselineError
+from phaseline.errors import HubOutageError, PhaselineError
 
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 _WANTED = (
@@ -56,8 +56,8 @@ class HubModelError(PhaselineError):
         super().__init__(f"The model cannot be taken: it {problem}. {fix}")
 
 
-class HubOutageError(HubModelError):
-    """Whether a model is there cannot be asked just now; another start may succeed."""
+class HubModelOutageError(HubModelError, HubOutageError):
+    """The hub cannot be asked for a model just now; another start may succeed."""
 
 
 def is_hub_name(text: str) -> bool:
@@ -150,7 +150,7 @@ def fetch(text: str) -> Path:
         ) from error
     except Exception as error:  # the library passes on whatever its transport raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        kind = HubOutageError if is_outage(error) else HubModelError
+        kind = HubModelOutageError if is_outage(error) else HubModelError
         raise kind(
             f"is no folder here, and the hub could not be asked for it ({reason.rstrip('.')})",
             by_hand,

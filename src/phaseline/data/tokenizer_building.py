@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phaseline.config.checks.tokenizers import read_template
 from phaseline.config.hub import is_outage
 from phaseline.config.known import HUB_NAME
 from phaseline.config.known_sources import paths_of_source
@@ -26,8 +27,7 @@ from phaseline.data.tokenizer import (
     changed_settings,
     read_tokenizer_files,
 )
-from phaseline.errors import DataError, UnreachableFileError, UnreachableHubError
-from phaseline.session.stored import StoredFileError, read_file
+from phaseline.errors import DataError, HubOutageError, UnreachableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -159,8 +159,8 @@ def _chat_template(setting: str | None) -> str | None:
     if setting is None or "{" in setting:
         return setting
     try:
-        return read_file(place_of(setting), remedy="").decode()
-    except (OSError, UnicodeDecodeError, StoredFileError) as error:
+        return read_template(place_of(setting))
+    except (OSError, UnicodeDecodeError) as error:
         UnreachableFileError.require_lasting(error, setting)
         raise DataError(
             f"tokenizer.chat_template is {setting!r}, a file that cannot be read: {error}. "
@@ -210,7 +210,7 @@ def _find_on_hub(name: str, revision: str | None, report: Report) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        kind = UnreachableHubError if is_outage(error) else DataError
+        kind = HubOutageError if is_outage(error) else DataError
         raise kind(
             f"tokenizer.pretrained is {name!r}, which is neither a folder nor on this machine, "
             f"and cannot be fetched from the Hugging Face hub: {_first_line(error)}. On a machine "

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from phaseline.config import hub
-from phaseline.config.hub import HubModelError, HubOutageError
+from phaseline.config.hub import HubModelError, HubModelOutageError
 from phaseline.errors import ExitCode
 
 COMMIT = "a" * 40
@@ -198,7 +198,7 @@ def test_outage_is_worth_another_start(cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hub, "find_cached", lambda _: None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(
-        HubOutageError, match=r"could not be asked for it \(nobody answers"
+        HubModelOutageError, match=r"could not be asked for it \(nobody answers"
     ) as raised:
         hub.fetch("hub:org/tiny")
     assert raised.value.exit_code is ExitCode.FAILED

@@ -17,9 +17,9 @@ from phaseline.config.tree import found_text
 from phaseline.errors import UnreachableFileError
 
 _FILE = "tokenizer.json"
-# What only transformers' own templates know, and no template needs to be read without.
 _MOST_BYTES_OF_TEMPLATE = 1 << 20
 """The longest public ones have some ten thousand characters."""
+# What only transformers' own templates know, and no template needs to be read without.
 _MARKERS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 
@@ -126,7 +126,7 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
     text, whose = setting, ""
     if "{" not in setting:
         try:
-            text, whose = _read_template(place_of(setting)), f" of {setting}"
+            text, whose = read_template(place_of(setting)), f" of {setting}"
         except (OSError, UnicodeDecodeError) as error:
             if is_known(setting):
                 return  # the session keeps it
@@ -140,8 +140,8 @@ def chat_template_can_be_read(config: Config) -> Iterator[Finding]:
     yield from _check_template(text, whose, loc)
 
 
-def _read_template(path: Path) -> str:
-    """The text of a file of a bounded size.
+def read_template(path: Path) -> str:
+    """The chat template in a file, which has at most 1 MiB.
 
     Raises:
         OSError: It is no file, is too large, or cannot be read.

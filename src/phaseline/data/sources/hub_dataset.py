@@ -14,7 +14,7 @@ from phaseline.data.fingerprints import fingerprint_of
 from phaseline.data.sources.formats.columnar import rows_of_batches
 from phaseline.data.sources.problems import Problems
 from phaseline.data.sources.row_source import RowSettings, RowSource
-from phaseline.errors import DataError, UnreachableHubError
+from phaseline.errors import DataError, HubOutageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -97,7 +97,7 @@ class HubTable:
                 revision=self._revision,
             )
         except failures as error:
-            kind = UnreachableHubError if is_outage(error) else DataError
+            kind = HubOutageError if is_outage(error) else DataError
             raise kind(self._unavailable(error)) from error
         if not isinstance(found, datasets.DatasetDict):
             return found

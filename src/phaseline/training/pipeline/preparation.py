@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from phaseline.config.hub import HubModelError, HubOutageError, fetch, find_cached, is_hub_name
+from phaseline.config.hub import HubModelError, HubModelOutageError, fetch, find_cached, is_hub_name
 from phaseline.config.inheritance import kept_model, outside_weights, pretrained_weights, teacher_of
 from phaseline.config.model_section import HUB_PREFIX
 from phaseline.config.sections import Config
@@ -62,7 +62,7 @@ def _fetch_weights(config: Config, report: Callable[[str], None], begun: Collect
 
     Raises:
         ConfigurationError: The hub does not give one.
-        HubOutageError: The hub cannot be asked just now.
+        HubModelOutageError: The hub cannot be asked just now.
     """
     wanted: dict[Loc, str | None] = {("model", "pretrained"): pretrained_weights(config.model)}
     spared: set[Loc] = set() if kept_model(config.model) is None else {("model", "pretrained")}
@@ -82,7 +82,7 @@ def _fetch_weights(config: Config, report: Callable[[str], None], begun: Collect
         except HubModelError as error:
             if loc in spared:
                 continue
-            if isinstance(error, HubOutageError):
+            if isinstance(error, HubModelOutageError):
                 raise
             problem = f"is {text.removeprefix(HUB_PREFIX)!r}, which {error.problem}"
             raise ConfigurationError([Fault(path_text(loc), "", problem, error.fix)]) from error
