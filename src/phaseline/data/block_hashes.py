@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from phaseline.errors import DamagedDataError
+from phaseline.errors import DamagedDataError, UnreachableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,11 +43,16 @@ def hashes_file(path: Path) -> Path:
 
 
 def is_intact(path: Path) -> bool:
-    """Reads a whole file and compares every block."""
+    """Reads a whole file and compares every block.
+
+    Raises:
+        UnreachableFileError: It cannot be read just now.
+    """
     try:
         hashes = np.frombuffer(hashes_file(path).read_bytes(), "<u8")
         found = np.fromiter(_hashes_of(path), "<u8")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        UnreachableFileError.require_lasting(error, path)
         return False
     return np.array_equal(hashes, found)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from phaseline.config.places import Places
-from phaseline.errors import SessionError, UnreachableFileError, is_passing
+from phaseline.errors import UnreachableFileError
 from phaseline.session.files import fsync_file, fsync_folder, write_json
 from phaseline.session.layout import AttemptLayout, SessionLayout
 from phaseline.session.stored import Count, StoredFileError, read_file, read_stored
@@ -88,7 +88,7 @@ def load_inputs(layout: SessionLayout) -> SessionInputs | None:
     Nothing is missed then as long as what the session began from is where it was.
 
     Raises:
-        SessionError: It cannot be read just now.
+        UnreachableFileError: It cannot be read just now.
     """
     path = layout.inputs_dir / _RECORD
     try:
@@ -96,7 +96,7 @@ def load_inputs(layout: SessionLayout) -> SessionInputs | None:
     except StoredFileError:
         return None
     except OSError as error:
-        _require_lasting(error, path)
+        UnreachableFileError.require_lasting(error, path)
         return None
     return record if set(record.files) <= set(_NAMES) else None
 
@@ -111,7 +111,7 @@ def require_kept(layout: SessionLayout, inputs: SessionInputs, part: str) -> Pat
 
     Raises:
         StoredFileError: A file is gone, damaged, or led to over a link that leads out.
-        SessionError: One cannot be read just now.
+        UnreachableFileError: One cannot be read just now.
     """
     for name, file in inputs.files.items():
         if not name.startswith(f"{part}/"):
@@ -120,7 +120,7 @@ def require_kept(layout: SessionLayout, inputs: SessionInputs, part: str) -> Pat
         try:
             data = read_file(path, remedy=_REMEDY, max_bytes=_MAX_BYTES)
         except OSError as error:
-            _require_lasting(error, path)
+            UnreachableFileError.require_lasting(error, path)
             raise StoredFileError(f"{path} is missing: {error.strerror}. {_REMEDY}") from error
         if len(data) != file.size or _hash(data) != file.hash:
             raise StoredFileError(f"{path} does not hold what was written. {_REMEDY}")
@@ -264,15 +264,6 @@ def _folder_of(layout: SessionLayout, inputs: SessionInputs, part: str) -> Path 
         return require_kept(layout, inputs, part)
     except StoredFileError:
         return None
-
-
-def _require_lasting(error: OSError, path: Path) -> None:
-    """Raises if another try may read what could not be read now."""
-    if is_passing(error):
-        raise SessionError(
-            f"{path} cannot be read now: {error.strerror or error}. The same command goes on once "
-            "it can."
-        ) from error
 
 
 def _inside(layout: SessionLayout, path: Path) -> Path:

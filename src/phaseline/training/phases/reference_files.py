@@ -78,8 +78,7 @@ class ReferenceFiles:
         ]
 
     def _load(self, path: Path, num_pairs: int) -> NDArray[np.float32]:
-        # An earlier version wrote no hashes.
-        if hashes_file(path).exists() and not is_intact(path):
+        if not is_intact(path):
             raise DataError(
                 f"{path} does not hold what was written, and the policy would be held against "
                 "other numbers. Restore it from a copy; or, as long as the phase has no "

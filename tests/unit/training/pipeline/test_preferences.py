@@ -15,7 +15,7 @@ from phaseline.checkpoint.tensor_files import list_folder
 from phaseline.config.batch_layout import BatchLayout
 from phaseline.config.loading import load_config
 from phaseline.data.batch import Batch
-from phaseline.data.block_hashes import hashes_file
+from phaseline.data.block_hashes import write_hashes
 from phaseline.data.encoded_chunk import Split
 from phaseline.data.phase_data import open_phase_data
 from phaseline.errors import DataError, ExitCode, SessionError
@@ -134,10 +134,11 @@ def test_reference_is_refused_when_its_file_is_damaged(place: Place) -> None:
         DataError, match=r"train-0-\w+\.npy does not hold what was written, and the"
     ):
         place.run("damaged")
-    hashes_file(path).unlink()  # as of a version that wrote none
+    write_hashes(path)
     with pytest.raises(DataError, match=r"holds float32 \[45, 2\] where float32 \[46, 2\] was"):
         place.run("damaged")
     path.write_bytes(path.read_bytes()[:-8])
+    write_hashes(path)
     with pytest.raises(DataError, match=r"train-0-\w+\.npy cannot be read: .* Restore it"):
         place.run("damaged")
 
