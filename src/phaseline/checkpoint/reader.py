@@ -93,26 +93,26 @@ class CheckpointReader:
         """
         self.folder = folder
         self.manifest = Manifest.load(folder)
-        self.model: dict[str, Any] = self._json("model.json", _Model)
+        self.model: dict[str, Any] = self._read("model.json", _Model, whole=True)
         """What `model.json` says: parameters, which names are tied, adapters."""
         self.parameters: dict[str, dict[str, Any]] = self.model["parameters"]
-        self.state: dict[str, Any] = self._json("state.json", _State)
+        self.state: dict[str, Any] = self._read("state.json", _State, whole=True)
         self._pieces: dict[str, list[tuple[int, int, int]]] = {}
         self._scalars: dict[str, dict[str, tuple[Scalar, bool]]] = {}
         self._files: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> CheckpointReader:  # noqa: PYI034 - Self is newer than Python 3.10
-        index = self._json(INDEX, _Index)
+        index = self._read(INDEX, _Index)
         left_out = self.manifest.weights_only
         self._pieces = {
             key: [(start, numel, rank) for start, numel, rank in pieces]
-            for key, pieces in index["fragments"].items()
+            for key, pieces in index.fragments.items()
             if not left_out or key.startswith(f"{WEIGHT}/")
         }
         self._scalars = {
             name: {key: (value, in_tensor) for key, (value, in_tensor) in scalars.items()}
-            for name, scalars in index["scalars"].items()
+            for name, scalars in index.scalars.items()
         }
         return self
 
@@ -203,13 +203,13 @@ class CheckpointReader:
             self._files[name] = self._stack.enter_context(opened)
         return self._files[name]
 
-    def _json(self, name: str, model: type[Any]) -> Any:
-        """What a file holds, with all that a later version may have added."""
+    def _read(self, name: str, model: type[Any], *, whole: bool = False) -> Any:
+        """What a file holds, as a dataclass; the whole object, with keys that it does not know."""
         path = self.folder / name
         try:
             data = read_file(path, remedy=_REMEDY, max_bytes=MOST_JSON_BYTES)
-            check(data, model, path, remedy=_REMEDY)
-            return parse_object(data, path, remedy=_REMEDY)
+            checked = check(data, model, path, remedy=_REMEDY)
+            return parse_object(data, path, remedy=_REMEDY) if whole else checked
         except StoredFileError as error:
             raise CheckpointError(str(error)) from error
 
