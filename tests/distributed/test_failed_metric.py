@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from distributed.ranks import run_ranks
@@ -12,31 +10,16 @@ from phaseline.distributed.environment import RankEnvironment
 from phaseline.distributed.rendezvous import Rendezvous
 from phaseline.distributed.world import World
 from phaseline.objectives.causal_lm import CausalLM
-from phaseline.objectives.validation_metric import Seen
 from phaseline.training.phases.held_out import HeldOutTotals
+from unit.training.phases.phase_runtimes import CountedUnits
 
 VOCABULARY = 5
-
-
-class FailsOn:
-    name, measures, needs_logits = "fragile", ("count",), False
-
-    def __init__(self, *, fails: bool) -> None:
-        self._fails = fails
-
-    def sums(self, seen: Seen) -> torch.Tensor:
-        if self._fails:
-            raise ZeroDivisionError("no units")
-        return seen.is_unit.sum().view(1)
-
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {"units": sums["count"]}
 
 
 def validate(failing_rank: int) -> list[object]:
     environment = RankEnvironment.read()
     world = World(environment, Rendezvous(environment, timeout_s=60), collective_timeout_s=60)
-    metric = FailsOn(fails=world.dp_rank == failing_rank)
+    metric = CountedUnits("sums" if world.dp_rank == failing_rank else "")
     totals = HeldOutTotals(
         CausalLM(), torch.ones(VOCABULARY), [], ["a"], torch.device("cpu"), (metric,)
     )

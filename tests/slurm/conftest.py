@@ -33,7 +33,7 @@ def running_cluster() -> Iterator[Cluster]:
     except NotInstalledError as error:
         problem = str(error)
     if problem:
-        pytest.skip(f"no SLURM was tested: {problem}")
+        pytest.skip(f"needs SLURM: {problem}")
     yield cluster
     cluster.stop()
 

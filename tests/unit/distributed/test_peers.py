@@ -138,7 +138,7 @@ def test_ranks_of_other_machines_are_not_looked_at() -> None:
     assert "rank 1 (process 4194305" in lost
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="lists a process's children")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: lists a process's children")
 def test_rank_that_was_killed_early_is_missing_among_its_siblings() -> None:
     words = [sys.executable, "-c", LAUNCH]
     told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -103,7 +103,8 @@ def test_linear_loss_equals_the_loss_of_logits_in_values_and_gradients() -> None
 
 
 @pytest.mark.skipif(
-    not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="torch is older than 2.13"
+    not hasattr(torch.nn.functional, "linear_cross_entropy"),
+    reason="needs torch 2.13, which brings the function",
 )
 def test_linear_loss_equals_torchs_own_in_fp32() -> None:
     layer = Layer()

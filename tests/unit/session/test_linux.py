@@ -13,7 +13,7 @@ import pytest
 from phaseline.session import linux
 from unit.session.conftest import StartPython, first_line
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these calls are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 
@@ -168,9 +168,9 @@ def test_die_with_parent_ends_the_process_when_its_launcher_is_already_dead(
     process = start_python(middle)
     pid, parent = map(int, first_line(process).split())
     if parent != 1:
-        pytest.skip(f"process {parent} adopts orphans here, not process 1")
+        pytest.skip("needs a process 1 that adopts orphans")
     if any(name in Path("/proc/1/cmdline").read_bytes() for name in linux._LAUNCHERS):
-        pytest.skip("process 1 may be a launcher")
+        pytest.skip("needs a process 1 that is no launcher")
     wait_until(lambda: linux.process_start(pid) is None)
     assert first_line(process) == ""
 

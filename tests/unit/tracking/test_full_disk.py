@@ -43,10 +43,10 @@ print(wait_for_follower(root, 60.0))
 def namespace() -> list[str]:
     command = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare")
+        pytest.skip("needs `unshare`")
     probe = [*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody mount a file system")
+        pytest.skip("needs the privilege to mount a file system")
     return command
 
 

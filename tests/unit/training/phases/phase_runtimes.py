@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.checkpoint.retention import Retention
 from phaseline.checkpoint.stateful import StatefulRegistry
 from phaseline.checkpoint.store import CheckpointStore, Origin
@@ -21,12 +22,14 @@ from phaseline.distributed.engines import EngineSettings, build_engine
 from phaseline.distributed.world import World
 from phaseline.models.optimizers import build_optimizer
 from phaseline.objectives import Objective, build_objective
+from phaseline.objectives.validation_metric import Seen
 from phaseline.resilience.stop import StopVote
 from phaseline.resilience.stop_flag import StopFlag
 from phaseline.session.records import RecordWriter, read_records
 from phaseline.tracking.console import PhaseBanner, Progress
 from phaseline.training.phases.callbacks import Callback, CallbackList
 from phaseline.training.phases.meter import Meter
+from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.plan import PhasePlan
 from phaseline.training.phases.position import PhasePosition
 from phaseline.training.phases.progress_clock import ProgressClock
@@ -210,3 +213,37 @@ def seen(runtime: PhaseRuntime) -> SeenDisplay:
 def weights_of(runtime: PhaseRuntime) -> torch.Tensor:
     """All weights, flat."""
     return torch.cat([p.detach().flatten() for p in runtime.engine.module.parameters()])
+
+
+class CountedUnits:
+    """A metric that counts units, and fails where it is told to: in `sums`, `metrics` or its name."""
+
+    name, measures, needs_logits = "units", ("count",), False
+
+    def __init__(self, failing: str = "") -> None:
+        self._failing = failing
+
+    def sums(self, seen: Seen) -> torch.Tensor:
+        if self._failing == "sums":
+            raise ZeroDivisionError("no units")
+        return seen.is_unit.sum().view(1)
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        if self._failing == "metrics":
+            raise ZeroDivisionError("no units")
+        return {"perplexity" if self._failing == "name" else "units": sums["count"]}
+
+
+def finish_from(folder: Path, resumed: PhaseRuntime, whole: PhaseRuntime) -> None:
+    """Loads a checkpoint into a runtime, which then ends as one that ran through."""
+    with CheckpointReader(folder) as reader:
+        load_engine(reader, resumed.engine, dp_rank=0)
+        resumed.stateful.load_state_dict(reader.state["stateful"])
+    assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+    assert resumed.position == whole.position
+
+
+def bare(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what a clock measured."""
+    return {key: value for key, value in record.items() if key != "timing"}

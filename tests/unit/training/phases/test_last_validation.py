@@ -10,31 +10,18 @@ import pytest
 import torch
 
 from phaseline.checkpoint.manifest import list_published, verify
-from phaseline.checkpoint.reader import CheckpointReader, load_engine
-from phaseline.objectives.validation_metric import Seen
 from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.runtime import PhaseRuntime
-from unit.training.phases.phase_runtimes import RuntimeMaker, records_of, weights_of
+from unit.training.phases.phase_runtimes import (
+    CountedUnits,
+    RuntimeMaker,
+    bare,
+    finish_from,
+    records_of,
+)
 
 SAMPLES = {"prompts": ["word1", "word2"], "max_new_tokens": 3, "temperature": 1.0}
-
-
-class Count:
-    """Counts units, and fails if it is told to."""
-
-    name, measures, needs_logits = "units", ("count",), False
-
-    def __init__(self, *, fails: bool) -> None:
-        self._fails = fails
-
-    def sums(self, seen: Seen) -> torch.Tensor:
-        if self._fails:
-            raise ZeroDivisionError("no units")
-        return seen.is_unit.sum().view(1)
-
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {"units": sums["count"]}
 
 
 class Fragile(Callback):
@@ -52,7 +39,7 @@ def make(maker: RuntimeMaker, failing: str = "") -> PhaseRuntime:
         evaluate={"samples": SAMPLES},
         checkpoint={"every": "4 steps"},
     )
-    runtime.metrics = (Count(fails=failing == "metric"),)
+    runtime.metrics = (CountedUnits("sums" if failing == "metric" else ""),)
 
     def write(inputs: torch.Tensor, **_: Any) -> torch.Tensor:
         if failing == "samples":
@@ -76,12 +63,7 @@ def test_no_step_is_lost_when_user_code_fails_after_the_last_one(
     saved = verify(folder)
     assert folder.name == "step-00000006-trained.a0002"
     assert (saved.phase_step, saved.final, dict(saved.validation)) == (6, False, {})
-    with CheckpointReader(folder) as reader:
-        load_engine(reader, resumed.engine, dp_rank=0)
-        resumed.stateful.load_state_dict(reader.state["stateful"])
-    assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED
-    assert torch.equal(weights_of(resumed), weights_of(whole))
-    assert resumed.position == whole.position
+    finish_from(folder, resumed, whole)
     [published] = list_published(resumed.store.folder)
     assert verify(published).final
     # What was recorded after the saved step is not committed with it.
@@ -95,7 +77,3 @@ def test_phase_that_ends_keeps_one_checkpoint_of_its_last_step(maker: RuntimeMak
     assert TrainingPhaseManager(runtime=runtime).run() is PhaseEnding.FINISHED
     names = [path.name for path in list_published(runtime.store.folder)]
     assert names == ["step-00000004.a0002", "step-00000006.a0002"]
-
-
-def bare(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "timing"}

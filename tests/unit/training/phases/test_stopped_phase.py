@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from phaseline.checkpoint.manifest import list_published, verify
-from phaseline.checkpoint.reader import CheckpointReader, load_engine
 from phaseline.objectives.base import TokenBatch
 from phaseline.objectives.causal_lm import CausalLM
 from phaseline.resilience.stop_flag import StopFlag
@@ -18,7 +17,7 @@ from phaseline.training.phases.callbacks import Callback
 from phaseline.training.phases.phase_manager import PhaseEnding, TrainingPhaseManager
 from phaseline.training.phases.position import Unfinished
 from phaseline.training.phases.runtime import PhaseRuntime
-from unit.training.phases.phase_runtimes import RuntimeMaker, records_of, weights_of
+from unit.training.phases.phase_runtimes import RuntimeMaker, finish_from, records_of
 
 PHASE: dict[str, Any] = {
     "evaluate": {
@@ -99,12 +98,7 @@ def require_same_end_when_resumed(maker: RuntimeMaker, stopped: PhaseRuntime) ->
     assert TrainingPhaseManager(runtime=whole).run() is PhaseEnding.FINISHED
     [folder] = list_published(stopped.store.folder)
     assert not verify(folder).final
-    with CheckpointReader(folder) as reader:
-        load_engine(reader, resumed.engine, dp_rank=0)
-        resumed.stateful.load_state_dict(reader.state["stateful"])
-    assert TrainingPhaseManager(runtime=resumed).run() is PhaseEnding.FINISHED
-    assert torch.equal(weights_of(resumed), weights_of(whole))
-    assert resumed.position == whole.position
+    finish_from(folder, resumed, whole)
     assert resumed.position.unfinished is Unfinished.NOTHING
     assert records(stopped, resumed) == records(whole)
     [sampled] = resumed.samples_folder.iterdir()
